@@ -1,0 +1,3 @@
+//! What flows should exist on a host and why: compile, diff, trace, and the switch driver.
+
+#![forbid(unsafe_code)]

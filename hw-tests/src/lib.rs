@@ -1,0 +1,1 @@
+//! The lab: hosts with hardware virtualisation and a kernel data path, without the hardware.

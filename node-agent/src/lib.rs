@@ -1,0 +1,1 @@
+//! The per-host daemon: spec, plan, apply, observe, report.

@@ -1,0 +1,3 @@
+//! The thin centre: intent, placement, and one specification per host.
+
+#![forbid(unsafe_code)]

@@ -1,0 +1,5 @@
+//! The program: see the library of this crate.
+
+#![forbid(unsafe_code)]
+
+fn main() {}

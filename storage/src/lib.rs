@@ -1,0 +1,1 @@
+//! Volumes and images: backends, the librbd binding, formats.

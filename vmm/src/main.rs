@@ -1,0 +1,3 @@
+//! The program: see the library of this crate.
+
+fn main() {}

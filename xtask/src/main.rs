@@ -1,0 +1,3 @@
+//! The project's own commands: up, test, check, lab, ceph.
+
+fn main() {}
