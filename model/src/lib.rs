@@ -1,3 +1,24 @@
-//! The shared nouns in checked form, and their versioned wire forms.
+//! The shared nouns of Basalt in checked form, and the wire forms that carry them between scheduler, agent and tools.
+//!
+//! A value of one of these types is valid by construction: fields that have a shape (an address, a VNI, a size) are types with private
+//! contents and one door in (`TryFrom`, `FromStr`). [`spec::NodeSpec`] adds what holds between objects: each reference names an object that
+//! is there. This crate does no I/O and reads no clock.
 
 #![forbid(unsafe_code)]
+
+pub mod address;
+pub mod id;
+pub mod image;
+pub mod machine;
+pub mod network;
+pub mod observed;
+pub mod security;
+pub mod spec;
+pub mod units;
+pub mod volume;
+
+pub use address::{Mac, Vni};
+pub use id::{
+    FlavorId, HostId, ImageId, MachineId, NetworkId, PortId, RouterId, RuleId, SecurityGroupId, SubnetId, VolumeId,
+};
+pub use units::{Mib, Vcpus};

@@ -1,0 +1,135 @@
+//! Networks, subnets, routers and ports, as a host needs to know them.
+//!
+//! The numbers that flows carry (VNI, router and port keys) are given once by the scheduler and stay with the object, so that two hosts, or one
+//! host before and after a restart, say the same.
+
+use std::net::{IpAddr, Ipv4Addr};
+
+use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
+
+use crate::address::{Mac, Vni};
+use crate::id::{HostId, MachineId, NetworkId, PortId, RouterId, SecurityGroupId, SubnetId};
+
+/// A tenant network: one layer-2 segment, carried between hosts in VXLAN.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Network {
+    /// Identity.
+    pub id: NetworkId,
+    /// Name given by its owner.
+    pub name: String,
+    /// Its number on the wire and in flows: unique in the cloud.
+    pub vni: Vni,
+    /// The largest IP packet in bytes that a port may send: 68 (IPv4) or 1280 (IPv6) to 9000.
+    pub mtu: u16,
+}
+
+/// A range of addresses on a network.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Subnet {
+    /// Identity.
+    pub id: SubnetId,
+    /// Name given by its owner.
+    pub name: String,
+    /// The network it is on.
+    pub network: NetworkId,
+    /// The addresses, host bits zero.
+    pub cidr: IpNet,
+    /// The address of the default gateway, inside `cidr`; none: no way out is announced.
+    pub gateway: Option<IpAddr>,
+    /// Whether DHCP answers on this subnet.
+    pub dhcp: bool,
+    /// Name servers announced by DHCP.
+    #[serde(default)]
+    pub dns: Vec<IpAddr>,
+}
+
+/// A router between subnets, present on every host at once.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Router {
+    /// Identity.
+    pub id: RouterId,
+    /// Name given by its owner.
+    pub name: String,
+    /// Number of its routing table in flows and its conntrack zone: 1 to 65535, unique in the cloud.
+    pub key: u16,
+    /// Its feet, each in one subnet.
+    pub interfaces: Vec<RouterInterface>,
+}
+
+/// A router's foot in a subnet.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RouterInterface {
+    /// The subnet.
+    pub subnet: SubnetId,
+    /// The router's address there; mostly the subnet's gateway.
+    pub address: IpAddr,
+    /// The router's MAC address there: the same on every host.
+    pub mac: Mac,
+}
+
+/// A virtual network interface.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Port {
+    /// Identity.
+    pub id: PortId,
+    /// Name given by its owner; DHCP and DNS use the VM's name, not this.
+    pub name: String,
+    /// The network it is on.
+    pub network: NetworkId,
+    /// Number of this port in flows: unique in the cloud, 1 and up, never used again for another port.
+    pub key: u32,
+    /// Its MAC address: unique in its network.
+    pub mac: Mac,
+    /// Its addresses; with port security it may send from no other.
+    pub addresses: Vec<FixedIp>,
+    /// The security groups that it is in.
+    pub groups: Vec<SecurityGroupId>,
+    /// Whether spoofed sources are dropped and security groups hold. Off: everything passes.
+    pub port_security: bool,
+    /// Where it is plugged in; none: nowhere yet.
+    pub binding: Option<Binding>,
+}
+
+/// An address that a port owns.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct FixedIp {
+    /// The subnet that the address is from.
+    pub subnet: SubnetId,
+    /// The address.
+    pub address: IpAddr,
+}
+
+/// Where a port is plugged in.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Binding {
+    /// The VM that has the port.
+    pub machine: MachineId,
+    /// The VM's name: what DHCP gives as host name.
+    pub hostname: String,
+    /// The host that the VM runs on.
+    pub host: HostId,
+    /// That host's tunnel endpoint on the underlay.
+    pub tunnel: Ipv4Addr,
+}
+
+impl Port {
+    /// Whether this port is plugged in on `host`.
+    #[must_use]
+    pub fn is_on(&self, host: HostId) -> bool {
+        self.binding.as_ref().is_some_and(|binding| binding.host == host)
+    }
+
+    /// The name of the tap device of this port on its host: within the 15 characters that Linux allows.
+    #[must_use]
+    pub fn tap_name(&self) -> String {
+        format!("tap{}", self.key)
+    }
+}
