@@ -1,3 +1,48 @@
-//! The project's own commands: up, test, check, lab, ceph.
+//! The project's own commands. Each one sets up what it needs and says what it does.
+//!
+//! Owns the command line only: each command's work is in the module of its name.
 
-fn main() {}
+mod packages;
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+use hw_tests::lab::progress::{Audience, Progress};
+
+/// Basalt's own commands.
+#[derive(Debug, Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask", version, arg_required_else_help = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Task,
+}
+
+#[derive(Debug, Subcommand)]
+enum Task {
+    /// Install the Debian packages that are missing; start no service.
+    Packages {
+        /// Only these groups: build, lab, network, ceph. All when none is named.
+        groups: Vec<String>,
+    },
+}
+
+fn main() -> ExitCode {
+    match run(Cli::parse()) {
+        Ok(code) => code,
+        Err(error) => {
+            Progress::new("xtask", Audience::Stderr).say(&format!("error: {error:#}"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(cli: Cli) -> Result<ExitCode> {
+    match cli.command {
+        Task::Packages { groups } => {
+            let groups: Vec<&str> = groups.iter().map(String::as_str).collect();
+            packages::ensure(&groups, &Progress::new("packages", Audience::Stderr))?;
+            Ok(ExitCode::SUCCESS)
+        }
+    }
+}
