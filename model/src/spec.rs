@@ -430,3 +430,6 @@ fn expect_kind(object: &str, image: &Image, kind: ImageKind) -> Result<(), SpecE
     let problem = format!("{:?} is of kind {:?}, want {kind:?}", image.id, image.kind);
     Err(SpecError::Unfit { object: object.to_owned(), problem })
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,194 @@
+//! What [`NodeSpec::check`] takes and refuses, and that the wire form loses nothing.
+
+use super::*;
+use crate::address::Mac;
+use crate::id::RuleId;
+use crate::image::Sha256;
+use crate::machine::{Boot, Disk, Power};
+use crate::network::{Binding, FixedIp, RouterInterface};
+use crate::security::{Direction, Ethertype, PortRange, Protocol, Rule};
+use crate::volume::VolumeBackend;
+use uuid::Uuid;
+
+fn uuid(number: u128) -> Uuid {
+    Uuid::from_u128(number)
+}
+
+fn host() -> HostId {
+    HostId::from_uuid(uuid(1))
+}
+
+fn image(number: u128, kind: ImageKind) -> Image {
+    Image {
+        id: ImageId::from_uuid(uuid(number)),
+        name: format!("image{number}"),
+        kind,
+        sha256: Sha256::new([7; 32]),
+        size_bytes: 10,
+    }
+}
+
+fn subnet(number: u128, network: u128, cidr: &str, gateway: &str) -> Subnet {
+    Subnet {
+        id: SubnetId::from_uuid(uuid(number)),
+        name: format!("subnet{number}"),
+        network: NetworkId::from_uuid(uuid(network)),
+        cidr: cidr.parse().unwrap(),
+        gateway: Some(gateway.parse().unwrap()),
+        dhcp: true,
+        dns: vec![],
+    }
+}
+
+fn foot(subnet: u128, address: &str) -> RouterInterface {
+    RouterInterface {
+        subnet: SubnetId::from_uuid(uuid(subnet)),
+        address: address.parse().unwrap(),
+        mac: Mac::new([0xfa, 0x16, 0x3e, 0, 1, u8::try_from(subnet).unwrap()]),
+    }
+}
+
+/// One machine with a volume and a port, two networks, a router and a group that names itself.
+fn parts() -> SpecParts {
+    let network = |number, vni| Network {
+        id: NetworkId::from_uuid(uuid(number)),
+        name: format!("net{number}"),
+        vni: crate::Vni::try_from(vni).unwrap(),
+        mtu: 1450,
+    };
+    let group = SecurityGroupId::from_uuid(uuid(30));
+    let rule = Rule {
+        id: RuleId::from_uuid(uuid(31)),
+        direction: Direction::Ingress,
+        ethertype: Ethertype::IPv4,
+        protocol: Protocol::Tcp(PortRange::new(22, 22).unwrap()),
+        remote: Remote::Group(group),
+    };
+    let machine = MachineId::from_uuid(uuid(60));
+    let port = Port {
+        id: PortId::from_uuid(uuid(40)),
+        name: "eth0".to_owned(),
+        network: NetworkId::from_uuid(uuid(10)),
+        key: 5,
+        mac: Mac::new([0xfa, 0x16, 0x3e, 0, 0, 5]),
+        addresses: vec![FixedIp { subnet: SubnetId::from_uuid(uuid(11)), address: "10.0.0.5".parse().unwrap() }],
+        groups: vec![group],
+        port_security: true,
+        binding: Some(Binding { machine, hostname: "a".to_owned(), host: host(), tunnel: Ipv4Addr::new(192, 0, 2, 1) }),
+    };
+    SpecParts {
+        generation: Generation(3),
+        host: host(),
+        tunnel: Ipv4Addr::new(192, 0, 2, 1),
+        networks: vec![network(10, 100), network(20, 200)],
+        subnets: vec![subnet(11, 10, "10.0.0.0/24", "10.0.0.1"), subnet(21, 20, "10.0.1.0/24", "10.0.1.1")],
+        routers: vec![Router {
+            id: RouterId::from_uuid(uuid(25)),
+            name: "r".to_owned(),
+            key: 1,
+            interfaces: vec![foot(11, "10.0.0.1"), foot(21, "10.0.1.1")],
+        }],
+        groups: vec![SecurityGroup { id: group, name: "default".to_owned(), key: 1, rules: vec![rule] }],
+        ports: vec![port],
+        images: vec![image(50, ImageKind::Qcow2), image(51, ImageKind::Kernel), image(52, ImageKind::Initrd)],
+        volumes: vec![Volume {
+            id: VolumeId::from_uuid(uuid(55)),
+            name: "root".to_owned(),
+            size: crate::Mib::try_from(512).unwrap(),
+            backend: VolumeBackend::Rbd { pool: "volumes".to_owned() },
+            source: VolumeSource::Image(ImageId::from_uuid(uuid(50))),
+        }],
+        retired_volumes: vec![],
+        machines: vec![Machine {
+            id: machine,
+            name: "a".to_owned(),
+            vcpus: crate::Vcpus::try_from(1).unwrap(),
+            memory: crate::Mib::try_from(256).unwrap(),
+            boot: Boot {
+                kernel: ImageId::from_uuid(uuid(51)),
+                initrd: Some(ImageId::from_uuid(uuid(52))),
+                cmdline: "root=/dev/vda".to_owned(),
+            },
+            disks: vec![Disk { volume: VolumeId::from_uuid(uuid(55)), read_only: false }],
+            ports: vec![PortId::from_uuid(uuid(40))],
+            power: Power::Running,
+            starts: 1,
+        }],
+    }
+}
+
+/// Changes a good spec in one place and expects the refusal.
+fn refused(change: impl FnOnce(&mut SpecParts)) -> String {
+    let mut parts = parts();
+    change(&mut parts);
+    NodeSpec::check(parts).unwrap_err().to_string()
+}
+
+#[test]
+fn the_wire_form_loses_nothing() {
+    let spec = NodeSpec::check(parts()).unwrap();
+    let bytes = wire::encode(&spec).unwrap();
+    assert_eq!(wire::decode(&bytes).unwrap(), spec);
+}
+
+#[test]
+fn a_field_or_version_that_is_not_known_is_refused() {
+    let spec = NodeSpec::check(parts()).unwrap();
+    let text = String::from_utf8(wire::encode(&spec).unwrap()).unwrap();
+    for (known, unknown) in
+        [("\"machines\"", "\"engines\""), ("\"version\":\"1\"", "\"version\":\"2\""), ("\"mtu\"", "\"mtv\"")]
+    {
+        let changed = text.replace(known, unknown);
+        assert_ne!(changed, text, "{known} is part of the wire form");
+        assert!(matches!(wire::decode(changed.as_bytes()), Err(wire::DecodeError::Shape { .. })), "{unknown}");
+    }
+}
+
+#[test]
+fn a_reference_to_nothing_is_refused_with_both_names() {
+    let missing = refused(|parts| parts.networks.truncate(1));
+    assert!(missing.starts_with("subnet(") && missing.contains("refers to network("), "{missing}");
+    assert!(refused(|parts| parts.groups.clear()).contains("refers to security group("));
+    assert!(refused(|parts| parts.volumes.clear()).contains("refers to volume("));
+    assert!(refused(|parts| parts.images.truncate(1)).contains("refers to image("));
+    assert!(refused(|parts| parts.ports.clear()).contains("refers to port("));
+}
+
+#[test]
+fn what_must_be_unique_is_refused_twice() {
+    assert!(refused(|parts| parts.networks[1].vni = parts.networks[0].vni).contains("share VNI 100"));
+    assert!(refused(|parts| parts.networks[1].id = parts.networks[0].id).contains("appears twice"));
+    let twin = refused(|parts| {
+        let mut twin = parts.ports[0].clone();
+        twin.id = PortId::from_uuid(uuid(41));
+        twin.key = 6;
+        parts.ports.push(twin);
+    });
+    assert!(twin.contains("share MAC address fa:16:3e:00:00:05"), "{twin}");
+    let shared = refused(|parts| {
+        let mut other = parts.machines[0].clone();
+        other.id = MachineId::from_uuid(uuid(61));
+        other.ports.clear();
+        parts.machines.push(other);
+    });
+    assert!(shared.contains("share volume("), "{shared}");
+}
+
+#[test]
+fn values_that_do_not_fit_their_object_are_refused() {
+    let overlap = refused(|parts| {
+        parts.subnets[1].cidr = "10.0.0.0/16".parse().unwrap();
+        parts.subnets[1].gateway = None;
+        parts.routers[0].interfaces[1].address = "10.0.1.1".parse().unwrap();
+    });
+    assert!(overlap.contains("its subnets 10.0.0.0/24 and 10.0.0.0/16 overlap"), "{overlap}");
+    assert!(
+        refused(|parts| parts.subnets[0].gateway = Some("10.9.0.1".parse().unwrap())).contains("its gateway 10.9.0.1")
+    );
+    assert!(refused(|parts| parts.subnets[0].cidr = "10.0.0.3/24".parse().unwrap()).contains("has host bits set"));
+    assert!(refused(|parts| parts.networks[0].mtu = 60).contains("its MTU 60"));
+    assert!(refused(|parts| parts.images[1].kind = ImageKind::Raw).contains("want Kernel"));
+    assert!(refused(|parts| parts.ports[0].binding = None).contains("not plugged in on this host"));
+    assert!(refused(|parts| parts.ports[0].mac = Mac::BROADCAST).contains("no unicast MAC address"));
+    assert!(refused(|parts| parts.retired_volumes = parts.volumes.clone()).contains("both wanted and retired"));
+}
