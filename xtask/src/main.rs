@@ -2,8 +2,12 @@
 //!
 //! Owns the command line only: each command's work is in the module of its name.
 
+mod check;
 mod packages;
+mod test;
+mod tidy;
 
+use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::Result;
@@ -20,6 +24,10 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Task {
+    /// Hold the tree to its rules: format, clippy, docs, licences, tidiness.
+    Check,
+    /// Install what the tests need, then run every one on the real things.
+    Test,
     /// Install the Debian packages that are missing; start no service.
     Packages {
         /// Only these groups: build, lab, network, ceph. All when none is named.
@@ -39,10 +47,24 @@ fn main() -> ExitCode {
 
 fn run(cli: Cli) -> Result<ExitCode> {
     match cli.command {
+        Task::Check => {
+            check::run(root(), &Progress::new("check", Audience::Stderr))?;
+            Ok(ExitCode::SUCCESS)
+        }
+        Task::Test => {
+            test::run(root(), &Progress::new("test", Audience::Stderr))?;
+            Ok(ExitCode::SUCCESS)
+        }
         Task::Packages { groups } => {
             let groups: Vec<&str> = groups.iter().map(String::as_str).collect();
             packages::ensure(&groups, &Progress::new("packages", Audience::Stderr))?;
             Ok(ExitCode::SUCCESS)
         }
     }
+}
+
+/// The top of the tree that this program was built from.
+fn root() -> &'static Path {
+    let own = Path::new(env!("CARGO_MANIFEST_DIR"));
+    own.parent().unwrap_or(own)
 }
