@@ -1,0 +1,194 @@
+//! Volumes in files, through the same interface that a VM uses: patterns, two openers, clones, a full disk.
+
+#![expect(clippy::unwrap_used, reason = "a helper of a test may panic as the test may")]
+
+use std::path::{Path, PathBuf};
+
+use proptest::prelude::*;
+use storage::file::{self, FileError};
+use storage::source::{self, Engine, FileSource, OpenError, OpenOptions, Source};
+use storage::volume::{Operation, SubmitError, TransferError, Volume};
+
+const MIB: u64 = 1024 * 1024;
+
+fn directory() -> tempfile::TempDir {
+    // Beside the build, not in /tmp: that may be a tmpfs, which does no direct I/O.
+    tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap()
+}
+
+fn source_of(path: &Path, direct: bool) -> Source {
+    Source::File(FileSource { path: path.to_owned(), direct })
+}
+
+fn new_volume(directory: &Path, size_bytes: u64) -> PathBuf {
+    let path = directory.join("volume");
+    file::create(&path, size_bytes).unwrap();
+    path
+}
+
+/// What a step of the model test does; offsets and lengths are in sectors.
+#[derive(Clone, Debug)]
+struct Step {
+    operation: Operation,
+    sector: u64,
+    sectors: u64,
+    fill: u8,
+}
+
+const MODEL_SECTORS: u64 = 256;
+
+fn steps() -> impl Strategy<Value = Vec<Step>> {
+    let operation = prop_oneof![
+        Just(Operation::Read),
+        Just(Operation::Write),
+        Just(Operation::Flush),
+        Just(Operation::Discard),
+        Just(Operation::WriteZeroes),
+    ];
+    let step = (operation, 0..MODEL_SECTORS, 0..64_u64, any::<u8>()).prop_map(|(operation, sector, sectors, fill)| {
+        Step { operation, sector, sectors: sectors.min(MODEL_SECTORS - sector), fill }
+    });
+    prop::collection::vec(step, 1..40)
+}
+
+/// Runs the steps on the volume and on an array, and compares them after each read and at the end.
+fn check_against_model(volume: &mut Volume, steps: &[Step]) {
+    let mut model = vec![0_u8; usize::try_from(MODEL_SECTORS * 512).unwrap()];
+    for (index, step) in steps.iter().enumerate() {
+        let (offset, length) = (step.sector * 512, step.sectors * 512);
+        let range = usize::try_from(offset).unwrap()..usize::try_from(offset + length).unwrap();
+        match step.operation {
+            Operation::Read => {
+                let mut bytes = vec![0xEE; range.len()];
+                volume.read_at(offset, &mut bytes).unwrap();
+                assert!(bytes == model[range], "step {index}: {step:?} read something else");
+            }
+            Operation::Write => {
+                model[range.clone()].fill(step.fill);
+                volume.write_at(offset, &model[range]).unwrap();
+            }
+            Operation::Flush => volume.perform(Operation::Flush, 0, 0).unwrap(),
+            Operation::Discard | Operation::WriteZeroes => {
+                // On a file a discard is a hole, which reads as zeroes.
+                volume.perform(step.operation, offset, length).unwrap();
+                model[range].fill(0);
+            }
+        }
+    }
+    let mut bytes = vec![0xEE; model.len()];
+    volume.read_at(0, &mut bytes).unwrap();
+    assert!(bytes == model, "the volume differs from the model at the end");
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(24))]
+    #[test]
+    fn volume_behaves_like_an_array(steps in steps(), direct: bool, threads: bool) {
+        let directory = directory();
+        let path = new_volume(directory.path(), MODEL_SECTORS * 512);
+        let engine = if threads { Engine::Threads } else { Engine::Automatic };
+        let options = OpenOptions { engine, ..OpenOptions::default() };
+        let mut volume = source::open(&source_of(&path, direct), &options).unwrap();
+        check_against_model(&mut volume, &steps);
+    }
+}
+
+/// A second writer is told who has the volume; readers share it with each other, not with a writer.
+#[test]
+fn second_opener_is_refused_by_name() {
+    let directory = directory();
+    let path = new_volume(directory.path(), MIB);
+    let source = source_of(&path, false);
+    let writing = OpenOptions::default();
+    let reading = OpenOptions { read_only: true, ..OpenOptions::default() };
+
+    let writer = source::open(&source, &writing).unwrap();
+    for options in [&writing, &reading] {
+        let error = source::open(&source, options).unwrap_err();
+        assert!(matches!(error, OpenError::File(FileError::Locked { .. })), "{error:?}");
+        assert!(error.to_string().contains(&format!("process {}", std::process::id())), "{error}");
+    }
+    assert!(matches!(file::remove(&path), Err(FileError::Locked { .. })));
+    assert!(matches!(file::grow(&path, 2 * MIB), Err(FileError::Locked { .. })));
+    writer.close().unwrap();
+
+    let mut first = source::open(&source, &reading).unwrap();
+    let _second = source::open(&source, &reading).unwrap();
+    assert!(source::open(&source, &writing).is_err());
+    let refused = first.write_at(0, &[0; 512]).unwrap_err();
+    assert!(matches!(refused, TransferError::Submit(SubmitError::ReadOnly { .. })), "{refused:?}");
+}
+
+/// Requests outside the volume or off its blocks never reach the disk.
+#[test]
+fn bad_requests_are_refused() {
+    let directory = directory();
+    let path = new_volume(directory.path(), MIB);
+    let mut volume = source::open(&source_of(&path, false), &OpenOptions::default()).unwrap();
+    let refusal = |result: Result<(), TransferError>| match result {
+        Err(TransferError::Submit(error)) => error,
+        other => panic!("not refused: {other:?}"),
+    };
+    assert!(matches!(refusal(volume.read_at(MIB, &mut [0; 512])), SubmitError::OutOfRange { .. }));
+    assert!(matches!(refusal(volume.write_at(100, &[0; 512])), SubmitError::Misaligned { .. }));
+    assert!(matches!(refusal(volume.write_at(0, &[0; 100])), SubmitError::Misaligned { .. }));
+    assert!(matches!(
+        refusal(volume.perform(Operation::Discard, u64::MAX - 511, 1024)),
+        SubmitError::OutOfRange { .. }
+    ));
+}
+
+/// A clone starts as its source, keeps the holes, and goes its own way afterwards.
+#[test]
+fn clone_is_sparse_and_independent() {
+    let directory = directory();
+    let path = new_volume(directory.path(), 64 * MIB);
+    let mut volume = source::open(&source_of(&path, false), &OpenOptions::default()).unwrap();
+    volume.write_at(33 * MIB, &[7; 4096]).unwrap();
+    volume.close().unwrap();
+
+    let target = directory.path().join("clone");
+    let mut heard = 0;
+    file::clone(&path, &target, 128 * MIB, &mut |done, _| heard = done).unwrap();
+    assert_eq!(heard, 64 * MIB);
+    let usage = file::usage(&target).unwrap();
+    assert_eq!(usage.size_bytes, 128 * MIB);
+    assert!(usage.allocated_bytes <= MIB, "{usage:?}");
+
+    let mut clone = source::open(&source_of(&target, true), &OpenOptions::default()).unwrap();
+    let mut bytes = [0; 4096];
+    clone.read_at(33 * MIB, &mut bytes).unwrap();
+    assert_eq!(bytes, [7; 4096]);
+    clone.write_at(33 * MIB, &[9; 4096]).unwrap();
+    let mut volume = source::open(&source_of(&path, false), &OpenOptions::default()).unwrap();
+    volume.read_at(33 * MIB, &mut bytes).unwrap();
+    assert_eq!(bytes, [7; 4096]);
+
+    assert!(matches!(file::create(&target, MIB), Err(FileError::Exists { .. })));
+    drop(volume);
+    assert!(matches!(
+        file::clone(&path, &directory.path().join("small"), MIB, &mut |_, _| ()),
+        Err(FileError::Shrink { .. })
+    ));
+}
+
+/// What is not a volume is said to be none, and why.
+#[test]
+fn open_names_what_is_wrong() {
+    let directory = directory();
+    let open = |path: &Path| source::open(&source_of(path, false), &OpenOptions::default()).unwrap_err();
+    assert!(matches!(open(&directory.path().join("none")), OpenError::File(FileError::NotFound { .. })));
+    assert!(matches!(open(directory.path()), OpenError::File(FileError::NotAFile { .. })));
+    let odd = directory.path().join("odd");
+    std::fs::write(&odd, [0; 700]).unwrap();
+    assert!(matches!(open(&odd), OpenError::File(FileError::Size { size_bytes: 700, .. })));
+}
+
+/// The wire form is what configurations carry, and it refuses what it does not know.
+#[test]
+fn source_has_the_agreed_wire_form() {
+    let text = r#"{"rbd":{"conf":"/etc/ceph/ceph.conf","user":"admin","pool":"volumes","image":"v1"}}"#;
+    let source: Source = serde_json::from_str(text).unwrap();
+    assert_eq!(serde_json::to_string(&source).unwrap(), text);
+    assert!(serde_json::from_str::<Source>(r#"{"file":{"path":"/x","direct":true,"more":1}}"#).is_err());
+}
