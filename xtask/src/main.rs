@@ -3,6 +3,7 @@
 //! Owns the command line only: each command's work is in the module of its name.
 
 mod check;
+mod lab;
 mod packages;
 mod test;
 mod tidy;
@@ -28,6 +29,9 @@ enum Task {
     Check,
     /// Install what the tests need, then run every one on the real things.
     Test,
+    /// Emulated hosts with real KVM and a kernel data path.
+    #[command(subcommand)]
+    Lab(lab::LabCommand),
     /// Install the Debian packages that are missing; start no service.
     Packages {
         /// Only these groups: build, lab, network, ceph. All when none is named.
@@ -55,6 +59,7 @@ fn run(cli: Cli) -> Result<ExitCode> {
             test::run(root(), &Progress::new("test", Audience::Stderr))?;
             Ok(ExitCode::SUCCESS)
         }
+        Task::Lab(command) => lab::run(command),
         Task::Packages { groups } => {
             let groups: Vec<&str> = groups.iter().map(String::as_str).collect();
             packages::ensure(&groups, &Progress::new("packages", Audience::Stderr))?;

@@ -1,5 +1,356 @@
 //! The lab: one to three emulated hosts with real KVM and a real kernel data path, on any machine.
+//!
+//! Each host is a QEMU machine with a stock Debian kernel, kvm-amd and openvswitch, whose root file system is the outer
+//! machine's own: read-only over 9p, made writable in memory. What is installed or built here runs there under the same
+//! path. All machines live in one network namespace of the lab, which is also how they are found and taken away again.
+//!
+//! ```text
+//!  outer machine ── network namespace of the lab ─────────────────────────────────┐
+//!   target/lab/     10.77.0.1 on "management": Ceph, scheduler, exec connections  │
+//!                      ├── host1 eth0 10.77.0.11        ├── host2 eth0 10.77.0.12  │
+//!                   "underlay", MTU 1700: VXLAN between hosts                      │
+//!                      └── host1 eth1 10.78.0.11        └── host2 eth1 10.78.0.12  │
+//! ```
+//!
+//! Invariant: after [`Lab::down`], a failure, Ctrl-C or SIGKILL of the owner, no process and no link of the lab is left,
+//! unless [`Lab::keep`] was called. Every step has a time limit.
 
+pub mod acceleration;
 pub mod artifact;
+pub mod console;
+pub mod cpio;
 pub mod debian;
+pub mod emulator;
+pub mod exec;
+pub mod guest_image;
+pub mod host;
+pub mod initrd;
+pub mod kernel;
+pub mod network;
 pub mod progress;
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::process::Child;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use anyhow::{Context, Result, anyhow, bail};
+use basalt_tests::process;
+use nix::fcntl::{Flock, FlockArg};
+use serde::{Deserialize, Serialize};
+
+use acceleration::Acceleration;
+use artifact::{Cache, lab_directory};
+use emulator::{EMULATOR_LOG, Machine};
+pub use host::Host;
+use kernel::Kernel;
+use network::{Keeper, Network, UNDERLAY_MTU};
+use progress::Progress;
+
+/// Most hosts in a lab.
+pub const HOSTS_MAX: u8 = 3;
+/// Longest time from starting a machine to its exec server answering.
+const BOOT_LIMIT: Duration = Duration::from_secs(180);
+/// The host's clock may be off by this much.
+const CLOCK_SECONDS_MAX: u64 = 5;
+const STATE: &str = "lab.json";
+
+/// What lab to bring up.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Config {
+    /// Its name: labs of different names run side by side.
+    pub name: String,
+    /// Number of hosts, 1 to [`HOSTS_MAX`].
+    pub hosts: u8,
+    /// Memory of each host; taken as it is touched.
+    pub memory_mib: u32,
+    /// Processors of each host.
+    pub cpus: u8,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self { name: "lab".to_owned(), hosts: 2, memory_mib: 3072, cpus: 2 }
+    }
+}
+
+/// What a running lab is, on disk for the next command.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct State {
+    hosts: u8,
+    network: String,
+    acceleration: Acceleration,
+    hand: PathBuf,
+    started_unix_seconds: u64,
+}
+
+/// A running lab. Dropping it takes it away, unless it was kept or only opened.
+#[derive(Debug)]
+pub struct Lab {
+    directory: PathBuf,
+    state: State,
+    network: Network,
+    hosts: Vec<Host>,
+    machines: Vec<Child>,
+    keeper: Option<Keeper>,
+    _lock: Option<Flock<File>>,
+}
+
+impl Lab {
+    /// Brings up a lab that lives as long as the value.
+    ///
+    /// # Errors
+    /// What is missing on this machine, or the step that failed with the end of the console that shows why.
+    pub fn up(config: &Config, progress: &Progress) -> Result<Self> {
+        if !(1..=HOSTS_MAX).contains(&config.hosts) {
+            bail!("a lab has 1 to {HOSTS_MAX} hosts, not {}", config.hosts);
+        }
+        let directory = run_directory(&config.name);
+        fs::create_dir_all(&directory).with_context(|| format!("making {}", directory.display()))?;
+        let lock = lock(&directory, &config.name)?;
+        let hand = hand_binary()?;
+        let cache = Cache::open()?;
+
+        let step = progress.step("kernel and initrd");
+        let kernel = Kernel::get(&cache, kernel::HOST_PACKAGE)?;
+        let initrd = initrd::host(&cache, &kernel)?;
+        step.done(&format!("Debian {}", kernel.release()));
+        let step = progress.step("acceleration");
+        let (acceleration, reason) = Acceleration::decide(&cache, &kernel.image(), &initrd)?;
+        step.done(&format!("{acceleration:?}: {reason}"));
+
+        let step = progress.step("network");
+        let network = Network::named(&network_name(&directory));
+        if network.exists() {
+            step.note("taking away what an earlier run left");
+            network.remove()?;
+        }
+        let keeper = Keeper::watch(&network)?;
+        let started = SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs();
+        let state = State {
+            hosts: config.hosts,
+            network: network.name().to_owned(),
+            acceleration,
+            hand,
+            started_unix_seconds: started,
+        };
+        let mut lab = Self::assemble(directory, state, Some(keeper), Some(lock));
+        lab.network.create(config.hosts)?;
+        step.done(&format!("namespace {}, 10.77.0.0/24 and 10.78.0.0/24", lab.network.name()));
+        lab.boot(config, &kernel, &initrd, progress)?;
+        artifact::write_atomically(&lab.directory.join(STATE), &serde_json::to_vec_pretty(&lab.state)?)?;
+        Ok(lab)
+    }
+
+    /// The running lab called `name`; dropping the value leaves it running.
+    ///
+    /// # Errors
+    /// There is none.
+    pub fn open(name: &str) -> Result<Self> {
+        let directory = run_directory(name);
+        let file = directory.join(STATE);
+        let bytes = fs::read(&file).with_context(|| format!("the lab {name:?} is not up"))?;
+        let state: State = serde_json::from_slice(&bytes).with_context(|| format!("reading {}", file.display()))?;
+        let lab = Self::assemble(directory, state, None, None);
+        if !lab.network.exists() {
+            bail!("the lab {name:?} is not up any more");
+        }
+        Ok(lab)
+    }
+
+    /// Leaves the lab running after the value is gone.
+    ///
+    /// # Errors
+    /// The keeper cannot be told.
+    pub fn keep(&mut self) -> Result<()> {
+        self.keeper.take().map_or(Ok(()), Keeper::release)
+    }
+
+    /// Takes a lab away, in whatever state it is; nothing happens when there is none.
+    ///
+    /// # Errors
+    /// A process or link could not be removed, or the lab belongs to a process that still runs.
+    pub fn down(name: &str) -> Result<()> {
+        let directory = run_directory(name);
+        if !directory.exists() {
+            return Ok(());
+        }
+        let _lock = lock(&directory, name)?;
+        Network::named(&network_name(&directory)).remove()?;
+        fs::remove_dir_all(&directory).with_context(|| format!("removing {}", directory.display()))
+    }
+
+    /// Its hosts in order.
+    #[must_use]
+    pub fn hosts(&self) -> &[Host] {
+        &self.hosts
+    }
+
+    /// The host called `name`, or its number.
+    ///
+    /// # Errors
+    /// There is no such host.
+    pub fn host(&self, name: &str) -> Result<&Host> {
+        let found = self.hosts.iter().find(|host| host.name() == name || host.index().to_string() == name);
+        found.ok_or_else(|| {
+            let names = self.hosts.iter().map(Host::name).collect::<Vec<_>>().join(", ");
+            anyhow!("no host {name:?} in the lab; there are {names}")
+        })
+    }
+
+    /// Its network namespace, where programs of the outer machine reach the hosts.
+    #[must_use]
+    pub fn network(&self) -> &Network {
+        &self.network
+    }
+
+    /// How its hosts' instructions run.
+    #[must_use]
+    pub fn acceleration(&self) -> Acceleration {
+        self.state.acceleration
+    }
+
+    /// Its directory: a sub-directory for each host with its console log and QEMU's messages.
+    #[must_use]
+    pub fn directory(&self) -> &Path {
+        &self.directory
+    }
+
+    /// Time since it was started.
+    #[must_use]
+    pub fn age(&self) -> Duration {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        now.saturating_sub(Duration::from_secs(self.state.started_unix_seconds))
+    }
+
+    fn assemble(directory: PathBuf, state: State, keeper: Option<Keeper>, lock: Option<Flock<File>>) -> Self {
+        let network = Network::named(&state.network);
+        let host = |index| Host::new(index, &network, directory.join(host::host_name(index)), state.hand.clone());
+        let hosts = (1..=state.hosts).map(host).collect();
+        Self { network: network.clone(), hosts, directory, state, machines: Vec::new(), keeper, _lock: lock }
+    }
+
+    /// Starts all machines at once and waits until each is a host.
+    fn boot(&mut self, config: &Config, kernel: &Kernel, initrd: &Path, progress: &Progress) -> Result<()> {
+        let step = progress.step("hosts");
+        let start = Instant::now();
+        let target = lab_directory().parent().unwrap_or(Path::new("/")).canonicalize()?;
+        for host in &self.hosts {
+            let machine = Machine {
+                index: host.index(),
+                name: format!("{}-{}", self.network.name(), host.name()),
+                acceleration: self.state.acceleration,
+                cpus: config.cpus,
+                memory_mib: config.memory_mib,
+                kernel: kernel.image(),
+                initrd: initrd.to_owned(),
+                command_line: command_line(host, kernel, &target, &self.state.hand),
+                target: target.clone(),
+                directory: self.directory.join(host.name()),
+            };
+            self.machines.push(machine.start(&self.network)?);
+        }
+        let mut waiting: Vec<usize> = (0..self.hosts.len()).collect();
+        while !waiting.is_empty() {
+            let ready = process::wait_for("a lab host", BOOT_LIMIT.saturating_sub(start.elapsed()), || {
+                for (place, index) in waiting.iter().enumerate() {
+                    if let Some(evidence) = self.look_at(*index)? {
+                        return Ok(Some((place, evidence)));
+                    }
+                }
+                Ok(None)
+            });
+            let (place, evidence) = ready.with_context(|| self.show_failure(&waiting))?;
+            let host = &self.hosts[waiting.remove(place)];
+            step.note(&format!("{} ready after {:.1} s: {evidence}", host.name(), start.elapsed().as_secs_f64()));
+        }
+        step.done(&format!("{} up", self.hosts.len()));
+        Ok(())
+    }
+
+    /// What host number `place` says about itself once it is up; an error when it never will be.
+    fn look_at(&mut self, place: usize) -> Result<Option<String>> {
+        let host = self.hosts[place].clone();
+        if let Some(status) = self.machines[place].try_wait()? {
+            bail!("QEMU of {} ended: {status}", host.name());
+        }
+        if host.console_tail().contains("basalt-lab: FAILED") {
+            bail!("{} could not start", host.name());
+        }
+        let script =
+            "date +%s; uname -r; test -c /dev/kvm && test -d /sys/module/openvswitch; cat /sys/module/kvm_*/refcnt";
+        let Ok(finished) = host.try_sh(script) else { return Ok(None) };
+        if !finished.success() {
+            bail!("{} has no /dev/kvm or no openvswitch: {}", host.name(), finished.error_text());
+        }
+        let text = finished.text();
+        let mut lines = text.lines();
+        let clock: u64 = lines.next().unwrap_or_default().parse().context("the host's clock")?;
+        let now = SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs();
+        if clock.abs_diff(now) > CLOCK_SECONDS_MAX {
+            bail!("the clock of {} is off by {} s", host.name(), clock.abs_diff(now));
+        }
+        Ok(Some(format!("{}, kvm, openvswitch, clock right", lines.next().unwrap_or_default())))
+    }
+
+    fn show_failure(&self, waiting: &[usize]) -> String {
+        let mut text = String::from("hosts that did not come up:");
+        for host in waiting.iter().map(|place| &self.hosts[*place]) {
+            let log = fs::read_to_string(self.directory.join(host.name()).join(EMULATOR_LOG)).unwrap_or_default();
+            text.push_str(&format!("\n--- {}: QEMU said: {}\n{}", host.name(), log.trim_end(), host.console_tail()));
+        }
+        text
+    }
+}
+
+impl Drop for Lab {
+    fn drop(&mut self) {
+        let Some(keeper) = self.keeper.take() else { return };
+        // Nobody is left to hear of an error; the next run of the same name takes away what this one could not.
+        keeper.clean().ok();
+        for machine in &mut self.machines {
+            machine.wait().ok();
+        }
+        if !std::thread::panicking() {
+            fs::remove_dir_all(&self.directory).ok();
+        }
+    }
+}
+
+fn command_line(host: &Host, kernel: &Kernel, target: &Path, hand: &Path) -> String {
+    let machine_id = &debian::sha256_hex(format!("{}{:?}", host.name(), SystemTime::now()).as_bytes())[..32];
+    [
+        "console=ttyS0 panic=-1 loglevel=4 mitigations=off nowatchdog audit=0 apparmor=0 cgroup_no_v1=all".to_owned(),
+        "random.trust_cpu=on rcupdate.rcu_expedited=1 ipv6.disable_ipv6=0".to_owned(),
+        format!("lab.name={} lab.machine={machine_id}", host.name()),
+        format!("lab.management={}/24 lab.underlay={}/24 lab.mtu={UNDERLAY_MTU}", host.management(), host.underlay()),
+        format!("lab.outer={} lab.port={} lab.hand={}", network::OUTER, exec::PORT, hand.display()),
+        format!("lab.modules={} lab.target={}", kernel.modules().display(), target.display()),
+    ]
+    .join(" ")
+}
+
+/// The directory of the lab called `name`.
+fn run_directory(name: &str) -> PathBuf {
+    lab_directory().join("run").join(name)
+}
+
+/// The namespace of the lab in `directory`: different for each working copy.
+fn network_name(directory: &Path) -> String {
+    format!("basalt-{}", &debian::sha256_hex(directory.as_os_str().as_encoded_bytes())[..8])
+}
+
+fn lock(directory: &Path, name: &str) -> Result<Flock<File>> {
+    let file = File::create(directory.join("lock"))?;
+    Flock::lock(file, FlockArg::LockExclusiveNonblock)
+        .map_err(|(_, error)| anyhow!("the lab {name:?} belongs to another running command ({error})"))
+}
+
+/// The program `lab-hand` beside the running one, where cargo puts it.
+fn hand_binary() -> Result<PathBuf> {
+    let own = std::env::current_exe()?.canonicalize()?;
+    let places = own.ancestors().skip(1).take(2).map(|directory| directory.join("lab-hand"));
+    let found = places.into_iter().find(|path| path.exists());
+    found.with_context(|| format!("no lab-hand beside {}: cargo build -p hw-tests --bins", own.display()))
+}
