@@ -1,3 +1,7 @@
 //! OpenFlow 1.5 with the Nicira extensions of Open vSwitch: a sans-IO codec and session.
+//!
+//! - [`flow`]: flows and groups as values, with their ovs-ofctl text.
 
 #![forbid(unsafe_code)]
+
+pub mod flow;
