@@ -2,6 +2,7 @@
 //!
 //! Owns the command line only: each command's work is in the module of its name.
 
+mod ceph;
 mod check;
 mod lab;
 mod packages;
@@ -32,6 +33,8 @@ enum Task {
     /// Emulated hosts with real KVM and a kernel data path.
     #[command(subcommand)]
     Lab(lab::LabCommand),
+    /// Run a private Ceph cluster to try things on.
+    Ceph(ceph::Ceph),
     /// Install the Debian packages that are missing; start no service.
     Packages {
         /// Only these groups: build, lab, network, ceph. All when none is named.
@@ -60,6 +63,10 @@ fn run(cli: Cli) -> Result<ExitCode> {
             Ok(ExitCode::SUCCESS)
         }
         Task::Lab(command) => lab::run(command),
+        Task::Ceph(command) => {
+            ceph::run(root(), &command, &Progress::new("ceph", Audience::Stderr))?;
+            Ok(ExitCode::SUCCESS)
+        }
         Task::Packages { groups } => {
             let groups: Vec<&str> = groups.iter().map(String::as_str).collect();
             packages::ensure(&groups, &Progress::new("packages", Audience::Stderr))?;
