@@ -7,4 +7,5 @@
 pub mod client;
 pub mod config;
 pub mod control;
+pub mod jail;
 pub mod state;
