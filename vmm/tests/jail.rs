@@ -25,10 +25,10 @@ fn in_child(test: &str, body: impl FnOnce()) -> Option<ExitStatus> {
         body();
         return None;
     }
-    let own = std::env::current_exe().unwrap();
+    let own = std::env::current_exe().expect("a test knows its own program");
     let mut command = Command::new(own);
     command.args(["--exact", test, "--nocapture", "--test-threads=1"]).env(CHILD, "1");
-    Some(command.output().unwrap().status)
+    Some(command.output().expect("run the test again").status)
 }
 
 #[test]
