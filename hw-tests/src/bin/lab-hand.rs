@@ -8,7 +8,7 @@ use std::thread;
 use anyhow::{Context, Result, bail};
 use hw_tests::lab::exec::server;
 
-const USAGE: &str = "usage: lab-hand serve PORT | relay UNIX-SOCKET";
+const USAGE: &str = "usage: lab-hand serve PORT | relay UNIX-SOCKET | kvm";
 
 fn main() -> ExitCode {
     let words: Vec<String> = std::env::args().skip(1).collect();
@@ -27,8 +27,17 @@ fn run(words: &[&str]) -> Result<()> {
     match words {
         ["serve", port] => server::serve(port.parse().context("the port")?),
         ["relay", path] => relay(path),
+        ["kvm"] => kvm(),
         _ => bail!(USAGE),
     }
+}
+
+/// Makes a virtual machine with one processor, which is what a working KVM can do.
+fn kvm() -> Result<()> {
+    let machine = kvm_ioctls::Kvm::new().context("opening /dev/kvm")?.create_vm().context("making a machine")?;
+    machine.create_vcpu(0).context("making a processor")?;
+    writeln!(std::io::stdout(), "a virtual machine with one processor was made")?;
+    Ok(())
 }
 
 /// Joins standard input and output to a unix socket, such as a guest's console, until either side ends.

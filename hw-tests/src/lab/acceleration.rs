@@ -35,8 +35,9 @@ impl Acceleration {
     #[must_use]
     pub fn arguments(self, cache_mib: u32) -> Vec<String> {
         let text = match self {
-            // Five-level paging would cost one more step in each emulated page walk.
-            Self::Emulation => format!("-accel tcg,thread=multi,tb-size={cache_mib} -cpu max,+svm,-la57"),
+            // Five-level paging would cost one more step in each emulated page walk. An invariant TSC spares the kernel
+            // the emulated HPET, whose every read takes QEMU's global lock.
+            Self::Emulation => format!("-accel tcg,thread=multi,tb-size={cache_mib} -cpu max,+svm,+invtsc,-la57"),
             Self::Kvm => "-accel kvm -cpu host".to_owned(),
         };
         text.split(' ').map(str::to_owned).collect()
@@ -75,10 +76,12 @@ impl Acceleration {
             Ok(output) if output.stdout.contains("basalt-lab: probe") => {
                 (Self::Emulation, "this machine's KVM boots a stock kernel but gives it no KVM inside".to_owned())
             }
-            Ok(_) | Err(_) => {
+            Ok(output) => {
+                let words = output.stderr.lines().last().map(|line| format!(" ({line})")).unwrap_or_default();
                 let limit = TRIAL_LIMIT.as_secs();
-                (Self::Emulation, format!("this machine's KVM did not boot a stock kernel within {limit} s"))
+                (Self::Emulation, format!("this machine's KVM did not boot a stock kernel in {limit} s{words}"))
             }
+            Err(error) => (Self::Emulation, format!("this machine's KVM could not be tried: {error:#}")),
         }
     }
 }

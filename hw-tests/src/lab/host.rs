@@ -62,6 +62,12 @@ impl Host {
         Call::new(&self.name, move || network.connect(address, CONNECT_LIMIT), program)
     }
 
+    /// The lab's own program inside, for [`Host::command`].
+    #[must_use]
+    pub fn hand(&self) -> String {
+        self.hand.to_string_lossy().into_owned()
+    }
+
     /// Runs a shell script inside and returns its standard output.
     ///
     /// # Errors
@@ -84,8 +90,7 @@ impl Host {
     /// The host does not answer.
     pub fn relay(&self, socket: &str) -> Result<(exec::client::OutputStream, exec::client::InputStream)> {
         let day = Duration::from_secs(86_400);
-        let hand = self.hand.to_string_lossy();
-        self.command(&hand).args(["relay", socket]).limit(day).start()?.into_stream()
+        self.command(&self.hand()).args(["relay", socket]).limit(day).start()?.into_stream()
     }
 
     /// Waits until Open vSwitch may be started: it miscounts processors in the first 10 s of a machine.

@@ -31,7 +31,8 @@ const HOST_MODULES: &[&str] = &[
 /// Tried one after the other on a lab host; the one that fits its processor stays.
 const HOST_KVM_MODULES: &[&str] = &["kvm-amd", "kvm-intel"];
 /// What a guest loads.
-const GUEST_MODULES: &[&str] = &["virtio_blk", "virtio_net", "virtio_console", "virtio-rng", "ext4", "button", "evdev"];
+const GUEST_MODULES: &[&str] =
+    &["virtio_pci", "virtio_blk", "virtio_net", "virtio_console", "virtio-rng", "ext4", "button", "evdev"];
 /// The busybox commands that init scripts use.
 const APPLETS: &[&str] = &[
     "sh",

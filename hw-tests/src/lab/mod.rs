@@ -321,7 +321,8 @@ impl Drop for Lab {
 fn command_line(host: &Host, kernel: &Kernel, target: &Path, hand: &Path) -> String {
     let machine_id = &debian::sha256_hex(format!("{}{:?}", host.name(), SystemTime::now()).as_bytes())[..32];
     [
-        "console=ttyS0 panic=-1 loglevel=4 mitigations=off nowatchdog audit=0 apparmor=0 cgroup_no_v1=all".to_owned(),
+        "console=ttyS0 panic=-1 loglevel=4 mitigations=off nowatchdog audit=0 apparmor=0 tsc=reliable cgroup_no_v1=all"
+            .to_owned(),
         "random.trust_cpu=on rcupdate.rcu_expedited=1 ipv6.disable_ipv6=0".to_owned(),
         format!("lab.name={} lab.machine={machine_id}", host.name()),
         format!("lab.management={}/24 lab.underlay={}/24 lab.mtu={UNDERLAY_MTU}", host.management(), host.underlay()),

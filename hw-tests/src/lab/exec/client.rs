@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail};
 
+use crate::guest::Console;
+
 use super::frame::{Ending, Frame, Request};
 
 /// Longest time of a command for which the caller names none.
@@ -287,10 +289,16 @@ impl Write for InputStream {
     }
 }
 
+impl Console for InputStream {
+    fn hang_up(&mut self) {
+        // It may have ended already.
+        self.stream.shutdown(Shutdown::Both).ok();
+    }
+}
+
 impl Drop for InputStream {
     fn drop(&mut self) {
-        // The other side sees the end of the stream; nobody is left to hear of an error.
-        self.stream.shutdown(Shutdown::Both).ok();
+        self.hang_up();
     }
 }
 

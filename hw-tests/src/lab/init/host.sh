@@ -49,7 +49,7 @@ ip addr add "$lab_management" dev eth0 && ip link set eth0 up || die "management
 ip link set eth1 mtu "$lab_mtu" && ip addr add "$lab_underlay" dev eth1 && ip link set eth1 up || die "underlay network"
 echo 1 >/proc/sys/vm/overcommit_memory
 say "root is ready"
-export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin HOME=/root TERM=linux LANG=C.UTF-8
+export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin HOME=/root TERM=linux LANG=C.UTF-8 PS1='\h:\w# '
 exec switch_root /root /bin/sh -c "
-    while :; do setsid -c /bin/sh -c 'exec bash -l' </dev/ttyS0 >/dev/ttyS0 2>&1; sleep 1; done &
+    while :; do setsid -c /bin/sh -c 'exec bash --norc --noprofile' </dev/ttyS0 >/dev/ttyS0 2>&1; sleep 1; done &
     while :; do $lab_hand serve $lab_port; echo 'basalt-lab: exec server ended' >/dev/console; sleep 1; done"
