@@ -198,7 +198,7 @@ tables! {
         next_cfg: i64,
         /// The `next_cfg` that the switch has caught up with.
         cur_cfg: i64,
-        /// The version of Open vSwitch, once the switch daemon has written it.
+        /// The version of Open vSwitch, where the script that starts it (ovs-ctl) has written it.
         ovs_version: Option<String>,
         /// The datapath types that this switch offers.
         datapath_types: BTreeSet<String>,
