@@ -1,0 +1,105 @@
+//! The features of the pipeline, one module each: what flows a feature wants for a host's networks.
+//!
+//! A feature reads a [`Plan`](crate::compile) and adds flows; it never reads another feature's flows. What one hands to the next stands in the
+//! registers (see [`register`](crate::register)).
+
+pub(crate) mod arp;
+pub mod canary;
+pub(crate) mod classify;
+pub(crate) mod deliver;
+pub(crate) mod dhcp;
+pub(crate) mod forward;
+pub(crate) mod identity;
+pub(crate) mod router;
+pub(crate) mod security;
+pub(crate) mod tunnel;
+
+/// A part of the pipeline that owns flows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Feature {
+    /// Source port, network, and anti-spoofing.
+    Classify,
+    /// Groups of senders behind tunnels.
+    Identity,
+    /// ARP answers.
+    Arp,
+    /// DHCP requests, handed to the agent.
+    Dhcp,
+    /// Layer 2.
+    Forward,
+    /// Layer 3.
+    Router,
+    /// Security groups.
+    Security,
+    /// Delivery to ports here.
+    Deliver,
+    /// VXLAN, in and out.
+    Tunnel,
+    /// The flow that tells the version.
+    Canary,
+}
+
+/// What is known of a feature.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FeatureInfo {
+    /// The feature.
+    pub feature: Feature,
+    /// Its number in cookies; never used again for another.
+    pub number: u8,
+    /// Its name in dumps.
+    pub name: &'static str,
+}
+
+/// All features.
+pub const FEATURES: &[FeatureInfo] = &[
+    FeatureInfo { feature: Feature::Classify, number: 1, name: "classify" },
+    FeatureInfo { feature: Feature::Identity, number: 2, name: "identity" },
+    FeatureInfo { feature: Feature::Arp, number: 3, name: "arp" },
+    FeatureInfo { feature: Feature::Dhcp, number: 4, name: "dhcp" },
+    FeatureInfo { feature: Feature::Forward, number: 5, name: "forward" },
+    FeatureInfo { feature: Feature::Router, number: 6, name: "router" },
+    FeatureInfo { feature: Feature::Security, number: 7, name: "security" },
+    FeatureInfo { feature: Feature::Deliver, number: 8, name: "deliver" },
+    FeatureInfo { feature: Feature::Tunnel, number: 9, name: "tunnel" },
+    FeatureInfo { feature: Feature::Canary, number: 15, name: "canary" },
+];
+
+impl Feature {
+    /// What is known of it.
+    #[must_use]
+    pub const fn info(self) -> &'static FeatureInfo {
+        &FEATURES[self as usize]
+    }
+
+    /// Its number in cookies.
+    #[must_use]
+    pub const fn number(self) -> u8 {
+        self.info().number
+    }
+
+    /// The feature with this number.
+    #[must_use]
+    pub fn by_number(number: u8) -> Option<Self> {
+        FEATURES.iter().find(|info| info.number == number).map(|info| info.feature)
+    }
+}
+
+impl std::fmt::Display for Feature {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.info().name)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_list_is_sound() {
+        for (index, info) in FEATURES.iter().enumerate() {
+            assert_eq!(info.feature as usize, index);
+            assert_eq!(Feature::by_number(info.number), Some(info.feature));
+        }
+        assert_eq!(Feature::by_number(0), None);
+    }
+}

@@ -1,0 +1,87 @@
+//! Layer 2: the destination of a packet on its own network.
+//!
+//! Every port of the network is known by its MAC address, here or elsewhere; a router's MAC address leads to its routes. Broadcast and multicast go
+//! to each port here and, once, to every other host that has a port on the network; what came by tunnel stays here. A unicast address that nobody
+//! has is dropped. Rules are asked for every copy.
+
+use model::network::Port;
+use openflow::flow::{Action, Field, Match};
+
+use crate::compile::{Place, Plan, Segment};
+use crate::cookie::{Cookie, Object};
+use crate::feature::Feature;
+use crate::flow_set::{FlowSet, GroupNumber};
+use crate::register::{
+    ENDPOINT, FLAG_BITS, FROM_TUNNEL, NETWORK, ROUTER, TARGET, TARGET_GUARDED, TARGET_IDENTITY, TO_ALL_HOSTS, TO_TUNNEL,
+};
+use crate::table::Table;
+
+const KNOWN: u16 = 100;
+const FLOOD_FROM_TUNNEL: u16 = 60;
+const FLOOD: u16 = 50;
+/// The bit that makes a MAC address a group's.
+const GROUP_BIT: [u8; 6] = [1, 0, 0, 0, 0, 0];
+
+pub(crate) fn add(plan: &Plan<'_>, set: &mut FlowSet) {
+    set.add_miss(Table::Forward);
+    for segment in &plan.segments {
+        for port in segment.ports() {
+            let cookie = Cookie { feature: Feature::Forward, object: Object::Port(port.key) };
+            let to = Match::new().with(NETWORK.field, segment.vni()).eth_dst(port.mac.bytes());
+            let mut steps = towards(plan, port);
+            steps.push(Action::GotoTable(Table::Track.number()));
+            set.add(Table::Forward, KNOWN, to, steps, cookie);
+        }
+        for (router, foot) in &segment.feet {
+            let cookie = Cookie { feature: Feature::Forward, object: Object::Router(router.key.into()) };
+            let to = Match::new().ip().with(NETWORK.field, segment.vni()).eth_dst(foot.mac.bytes()).with_masked(
+                FLAG_BITS.field,
+                0,
+                FROM_TUNNEL.mask,
+            );
+            let steps = vec![Action::set(ROUTER.field, router.key), Action::GotoTable(Table::Route.number())];
+            set.add(Table::Forward, KNOWN, to, steps, cookie);
+        }
+        add_flood(plan, segment, set);
+    }
+}
+
+/// What a packet knows once its destination is known.
+pub(crate) fn towards(plan: &Plan<'_>, port: &Port) -> Vec<Action> {
+    let mut steps =
+        vec![Action::set(TARGET.field, port.key), Action::set(TARGET_IDENTITY.field, plan.identities.of_port(port))];
+    match plan.place(port) {
+        Place::Here if port.port_security => steps.push(raise(TARGET_GUARDED.mask)),
+        Place::Here | Place::Nowhere => {}
+        Place::There(endpoint) => {
+            steps.push(Action::set(ENDPOINT.field, endpoint));
+            steps.push(raise(TO_TUNNEL.mask));
+        }
+    }
+    steps
+}
+
+fn add_flood(plan: &Plan<'_>, segment: &Segment<'_>, set: &mut FlowSet) {
+    let cookie = Cookie { feature: Feature::Forward, object: Object::Network(segment.vni()) };
+    let (here, everywhere) = (GroupNumber::FloodHere(segment.vni()), GroupNumber::FloodEverywhere(segment.vni()));
+    let plugged = segment.local.iter().filter(|local| local.number.is_some());
+    let copies: Vec<Vec<Action>> = plugged
+        .map(|local| {
+            let mut steps = towards(plan, local.port);
+            steps.push(Action::resubmit(Table::Track.number()));
+            steps
+        })
+        .collect();
+    let away = (plan.vxlan.is_some() && !segment.endpoints.is_empty())
+        .then(|| vec![raise(TO_ALL_HOSTS.mask), Action::resubmit(Table::Track.number())]);
+    set.add_group(here, copies.clone());
+    set.add_group(everywhere, copies.into_iter().chain(away).collect());
+    let many = || Match::new().with(NETWORK.field, segment.vni()).with_masked(Field::EthDst, GROUP_BIT, GROUP_BIT);
+    let from_tunnel = many().with_masked(FLAG_BITS.field, FROM_TUNNEL.mask, FROM_TUNNEL.mask);
+    set.add(Table::Forward, FLOOD_FROM_TUNNEL, from_tunnel, vec![Action::Group(here.to_wire())], cookie);
+    set.add(Table::Forward, FLOOD, many(), vec![Action::Group(everywhere.to_wire())], cookie);
+}
+
+fn raise(mask: u32) -> Action {
+    Action::set_masked(FLAG_BITS.field, mask, mask)
+}

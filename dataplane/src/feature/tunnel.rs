@@ -1,0 +1,68 @@
+//! VXLAN between hosts, in and out: the VNI is the network, the sending host knows which endpoint has the destination.
+//!
+//! Broadcast is replicated by the sending host, one copy for each other host with a port on the network. Nothing that came by tunnel leaves by one.
+
+use std::net::Ipv4Addr;
+
+use openflow::flow::{Action, Field, Match, PortNo, Subfield};
+
+use crate::compile::Plan;
+use crate::cookie::{Cookie, Object};
+use crate::feature::Feature;
+use crate::flow_set::{FlowSet, GroupNumber};
+use crate::register::{ENDPOINT, FLAG_BITS, FROM_TUNNEL, NETWORK, TO_ALL_HOSTS, TO_TUNNEL, ZONE};
+use crate::table::Table;
+
+const ARRIVAL: u16 = 100;
+const NO_RETURN: u16 = 300;
+const TO_ONE: u16 = 200;
+const TO_ALL: u16 = 150;
+/// Bits of a VNI (RFC 7348 §5).
+const VNI_BITS: u8 = 24;
+
+const PIPELINE: Cookie = Cookie { feature: Feature::Tunnel, object: Object::Pipeline };
+
+pub(crate) fn add(plan: &Plan<'_>, set: &mut FlowSet) {
+    let Some(vxlan) = plan.vxlan else { return };
+    for segment in &plan.segments {
+        let cookie = Cookie { feature: Feature::Tunnel, object: Object::Network(segment.vni()) };
+        let arrival = Match::new().in_port(vxlan).with(Field::TunId, segment.vni());
+        let steps = vec![
+            Action::set(NETWORK.field, segment.vni()),
+            Action::set(ZONE.field, segment.zone),
+            Action::set_masked(FLAG_BITS.field, FROM_TUNNEL.mask, FROM_TUNNEL.mask),
+            Action::GotoTable(Table::Identity.number()),
+        ];
+        set.add(Table::Classify, ARRIVAL, arrival, steps, cookie);
+        if segment.endpoints.is_empty() {
+            continue;
+        }
+        let group = GroupNumber::OtherHosts(segment.vni());
+        set.add_group(group, segment.endpoints.iter().map(|endpoint| copy_to(*endpoint, vxlan)).collect());
+        let to_all = flagged(TO_ALL_HOSTS.mask).with(NETWORK.field, segment.vni());
+        let mut steps = number_tunnel();
+        steps.push(Action::Group(group.to_wire()));
+        set.add(Table::Output, TO_ALL, to_all, steps, cookie);
+    }
+    let note = "it came by tunnel, and its destination is on another host".to_owned();
+    let back = flagged(FROM_TUNNEL.mask | TO_TUNNEL.mask);
+    set.add_noted(Table::Output, NO_RETURN, back, Vec::new(), (PIPELINE, note));
+    let mut steps = number_tunnel();
+    steps.push(Action::copy(ENDPOINT.field, Field::TunDst));
+    steps.push(Action::output(vxlan));
+    set.add(Table::Output, TO_ONE, flagged(TO_TUNNEL.mask), steps, PIPELINE);
+}
+
+fn flagged(mask: u32) -> Match {
+    Match::new().with_masked(FLAG_BITS.field, mask, mask)
+}
+
+fn copy_to(endpoint: Ipv4Addr, vxlan: PortNo) -> Vec<Action> {
+    vec![Action::set(Field::TunDst, endpoint), Action::output(vxlan)]
+}
+
+/// Writes the network into the tunnel header.
+fn number_tunnel() -> Vec<Action> {
+    let bits = |field| Subfield::new(field, 0, VNI_BITS).unwrap_or(Subfield::whole(field));
+    vec![Action::copy(bits(NETWORK.field), bits(Field::TunId))]
+}

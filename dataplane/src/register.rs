@@ -1,0 +1,90 @@
+//! What the registers of a packet mean while it walks the pipeline.
+//!
+//! Owns the assignment of fields to meanings and the bits of the flag register. Golden files and `trace` print these names.
+//! Invariant: no two meanings share a field, no two flags a bit.
+
+use openflow::flow::Field;
+
+/// A meaning that a field has in our pipeline.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Register {
+    /// The field that holds it.
+    pub field: Field,
+    /// Its name in traces.
+    pub name: &'static str,
+    /// What the value says.
+    pub doc: &'static str,
+}
+
+/// The network that the packet is on: its VNI.
+pub const NETWORK: Register = Register { field: Field::Metadata, name: "network", doc: "VNI of the network it is on" };
+/// Facts gathered on the way: see [`FLAGS`].
+pub const FLAG_BITS: Register = Register { field: Field::Reg0, name: "flags", doc: "facts gathered on the way" };
+/// The local port that the packet came from; 0 when it came by tunnel.
+pub const SOURCE: Register =
+    Register { field: Field::Reg1, name: "source port", doc: "key of the local port it is from" };
+/// The port that the packet goes to; 0 while it is not known.
+pub const TARGET: Register =
+    Register { field: Field::Reg2, name: "destination port", doc: "key of the port it goes to" };
+/// The connection tracking zone: one per set of networks that routers join.
+pub const ZONE: Register = Register { field: Field::Reg3, name: "zone", doc: "connection tracking zone" };
+/// The identity of the sender: stands for the set of its groups.
+pub const SOURCE_IDENTITY: Register =
+    Register { field: Field::Reg4, name: "sender identity", doc: "set of groups of the sender" };
+/// The identity of the receiver: stands for the set of its groups.
+pub const TARGET_IDENTITY: Register =
+    Register { field: Field::Reg5, name: "receiver identity", doc: "set of groups of the receiver" };
+/// The tunnel endpoint of the host that has the destination, as an IPv4 address.
+pub const ENDPOINT: Register = Register { field: Field::Reg6, name: "endpoint", doc: "tunnel endpoint to send to" };
+/// The router whose routes apply.
+pub const ROUTER: Register = Register { field: Field::Reg7, name: "router", doc: "key of the router that routes it" };
+
+/// All of them.
+pub const REGISTERS: &[Register] =
+    &[NETWORK, FLAG_BITS, SOURCE, TARGET, ZONE, SOURCE_IDENTITY, TARGET_IDENTITY, ENDPOINT, ROUTER];
+
+/// One bit of the flag register.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Flag {
+    /// The bit, as a mask.
+    pub mask: u32,
+    /// Its name in traces.
+    pub name: &'static str,
+}
+
+/// It came by tunnel, so it must not leave by one.
+pub const FROM_TUNNEL: Flag = Flag { mask: 1 << 0, name: "from tunnel" };
+/// The source port is here and its groups hold.
+pub const SOURCE_GUARDED: Flag = Flag { mask: 1 << 1, name: "sender guarded" };
+/// The destination port is here and its groups hold.
+pub const TARGET_GUARDED: Flag = Flag { mask: 1 << 2, name: "receiver guarded" };
+/// It goes to the host in the endpoint register.
+pub const TO_TUNNEL: Flag = Flag { mask: 1 << 3, name: "to another host" };
+/// It goes to every other host of its network.
+pub const TO_ALL_HOSTS: Flag = Flag { mask: 1 << 4, name: "to all other hosts" };
+
+/// All flags.
+pub const FLAGS: &[Flag] = &[FROM_TUNNEL, SOURCE_GUARDED, TARGET_GUARDED, TO_TUNNEL, TO_ALL_HOSTS];
+
+/// The bit of a connection's mark that says that it was allowed once and is not any more.
+pub const MARK_DEAD: u32 = 1;
+
+/// The register that a field is, if it is one of ours.
+#[must_use]
+pub fn by_field(field: Field) -> Option<&'static Register> {
+    REGISTERS.iter().find(|register| register.field == field)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_is_used_twice() {
+        for (index, register) in REGISTERS.iter().enumerate() {
+            assert!(REGISTERS[..index].iter().all(|other| other.field != register.field));
+        }
+        assert_eq!(FLAGS.iter().map(|flag| flag.mask.count_ones()).sum::<u32>(), 5);
+        assert_eq!(FLAGS.iter().fold(0, |bits, flag| bits | flag.mask).count_ones(), 5);
+    }
+}

@@ -1,0 +1,221 @@
+//! The tables of the pipeline: numbers, names, what each is for, and what it means when no flow of it matches.
+//!
+//! Owns the layout and nothing that stands in the tables. Code, golden files, `trace` and `flowctl` read it from here.
+//! Invariant: numbers grow along every path, so that `goto_table` is always legal; a gap is room for a feature to come.
+//! A packet crosses the connection tracker at most once, in [`Table::Track`], after its destination is known.
+//!
+//! ```text
+//! classify -> identity (from tunnels) -> arp -> forward -> route -> host -> track -> state -> egress -> ingress -> commit -> output
+//!                                                                            |                  \---------\-> deny
+//!                                                                            \-> output (nothing to police)
+//! ```
+
+use crate::feature::Feature;
+
+/// One table of the pipeline.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Table {
+    /// Which port or network a packet is from, and whether it may say so.
+    Classify,
+    /// Which groups the sender behind a tunnel is in.
+    Identity,
+    /// Answers to ARP requests.
+    Arp,
+    /// The destination on the packet's own network.
+    Forward,
+    /// The subnet to route to.
+    Route,
+    /// The neighbour on that subnet.
+    Host,
+    /// The one pass through the connection tracker.
+    Track,
+    /// What the connection tracker said.
+    State,
+    /// Rules of the sender.
+    Egress,
+    /// Rules of the receiver.
+    Ingress,
+    /// Remembering an allowed connection.
+    Commit,
+    /// Refusing, and forgetting what was allowed before.
+    Deny,
+    /// Delivery to a port, to another host or to all of them.
+    Output,
+    /// The version of the pipeline; no packet comes here.
+    Canary,
+}
+
+/// What is known of a table.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TableInfo {
+    /// The table.
+    pub table: Table,
+    /// Its number on the wire.
+    pub number: u8,
+    /// Its name in dumps and traces.
+    pub name: &'static str,
+    /// The feature that owns it.
+    pub feature: Feature,
+    /// What it does, in a line.
+    pub doc: &'static str,
+    /// Why a packet that no flow of it matches is dropped, in the users' words.
+    pub miss: &'static str,
+}
+
+/// All tables, in the order of their numbers.
+pub const TABLES: &[TableInfo] = &[
+    TableInfo {
+        table: Table::Classify,
+        number: 0,
+        name: "classify",
+        feature: Feature::Classify,
+        doc: "names the source port and network, and drops what is spoofed",
+        miss: "the sender may not use this source address, or its port or network is not known here",
+    },
+    TableInfo {
+        table: Table::Identity,
+        number: 2,
+        name: "identity",
+        feature: Feature::Identity,
+        doc: "names the groups of a sender that came by tunnel, from its address",
+        miss: "no path for packets from tunnels is installed",
+    },
+    TableInfo {
+        table: Table::Arp,
+        number: 4,
+        name: "arp",
+        feature: Feature::Arp,
+        doc: "answers ARP requests for every known port and router",
+        miss: "no path for ARP is installed",
+    },
+    TableInfo {
+        table: Table::Forward,
+        number: 10,
+        name: "forward",
+        feature: Feature::Forward,
+        doc: "finds the destination port on the packet's network, floods broadcasts, hands routed packets on",
+        miss: "no port of the network has this destination MAC address",
+    },
+    TableInfo {
+        table: Table::Route,
+        number: 12,
+        name: "route",
+        feature: Feature::Router,
+        doc: "finds the subnet of the destination among the router's, answers pings to the router",
+        miss: "the router has no route to this destination",
+    },
+    TableInfo {
+        table: Table::Host,
+        number: 14,
+        name: "host",
+        feature: Feature::Router,
+        doc: "finds the port that has the destination address",
+        miss: "no port on the destination subnet has this address",
+    },
+    TableInfo {
+        table: Table::Track,
+        number: 20,
+        name: "track",
+        feature: Feature::Security,
+        doc: "sends packets of guarded ports through the connection tracker, in their network's zone",
+        miss: "no path past the connection tracker is installed",
+    },
+    TableInfo {
+        table: Table::State,
+        number: 21,
+        name: "state",
+        feature: Feature::Security,
+        doc: "passes replies, drops invalid packets, has the rules judge the rest",
+        miss: "the packet was not tracked",
+    },
+    TableInfo {
+        table: Table::Egress,
+        number: 22,
+        name: "egress",
+        feature: Feature::Security,
+        doc: "asks the rules of the sender's groups",
+        miss: "no rule of the sender's security groups lets this out",
+    },
+    TableInfo {
+        table: Table::Ingress,
+        number: 23,
+        name: "ingress",
+        feature: Feature::Security,
+        doc: "asks the rules of the receiver's groups",
+        miss: "no rule of the receiver's security groups lets this in",
+    },
+    TableInfo {
+        table: Table::Commit,
+        number: 24,
+        name: "commit",
+        feature: Feature::Security,
+        doc: "remembers an allowed connection, so that its replies pass",
+        miss: "no path for allowed packets is installed",
+    },
+    TableInfo {
+        table: Table::Deny,
+        number: 26,
+        name: "deny",
+        feature: Feature::Security,
+        doc: "marks a connection that is not allowed any more as dead, and drops",
+        miss: "the security groups do not allow it",
+    },
+    TableInfo {
+        table: Table::Output,
+        number: 30,
+        name: "output",
+        feature: Feature::Deliver,
+        doc: "delivers to a port here, to another host by tunnel, or to every host of a network",
+        miss: "the destination port is not plugged in",
+    },
+    TableInfo {
+        table: Table::Canary,
+        number: 63,
+        name: "canary",
+        feature: Feature::Canary,
+        doc: "holds one flow that tells the version of the pipeline and that the switch still has our flows",
+        miss: "no packet comes here",
+    },
+];
+
+impl Table {
+    /// What is known of it.
+    #[must_use]
+    pub const fn info(self) -> &'static TableInfo {
+        &TABLES[self as usize]
+    }
+
+    /// Its number on the wire.
+    #[must_use]
+    pub const fn number(self) -> u8 {
+        self.info().number
+    }
+
+    /// The table with this number, if the pipeline has one.
+    #[must_use]
+    pub fn by_number(number: u8) -> Option<Self> {
+        TABLES.iter().find(|info| info.number == number).map(|info| info.table)
+    }
+}
+
+impl std::fmt::Display for Table {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.info().name)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Rows stand at their discriminant, numbers grow, names are unique.
+    #[test]
+    fn the_list_is_sound() {
+        for (index, info) in TABLES.iter().enumerate() {
+            assert_eq!(info.table as usize, index);
+            assert_eq!(Table::by_number(info.number), Some(info.table));
+            assert!(TABLES[..index].iter().all(|other| other.number < info.number && other.name != info.name));
+        }
+        assert_eq!(Table::by_number(1), None);
+    }
+}

@@ -1,0 +1,119 @@
+//! The flows of known topologies as golden text, and what must hold of every flow set: legal, deterministic, and nothing left to change once
+//! installed.
+
+#[cfg(test)]
+mod topology;
+
+use std::path::Path;
+
+use dataplane::{Installed, compile, diff};
+use openflow::flow::Flow;
+use topology::{Cloud, PING, tcp, two_subnets};
+
+/// Holds text against the golden file, or writes the file when `UPDATE_GOLDEN` is set.
+fn golden(name: &str, text: &str) {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(name);
+    if std::env::var_os("UPDATE_GOLDEN").is_some() {
+        assert!(std::fs::write(&path, text).is_ok(), "write {}", path.display());
+        return;
+    }
+    let want = std::fs::read_to_string(&path).unwrap_or_default();
+    assert!(want == text, "{} differs; set UPDATE_GOLDEN=1, run again and review the diff", path.display());
+}
+
+/// Both hosts of the two-subnet cloud, flow by flow.
+#[test]
+fn two_subnets_and_two_groups() {
+    let cloud = two_subnets();
+    for host in [0, 1] {
+        let set = compile(&cloud.host(host), &cloud.numbers(host));
+        golden(&format!("two-subnets-host-{}.flows", host + 1), &set.to_text());
+    }
+}
+
+/// A group of many members in several sets, many masks: a conjunction instead of the product.
+#[test]
+fn a_remote_group_of_many_sets_is_a_conjunction() {
+    let mut cloud = Cloud::default();
+    let network = cloud.network("flat", "10.0.0.0/24");
+    let member = cloud.group("member");
+    let members = cloud.members(member);
+    cloud.allow(member, tcp(1000, 1999), members);
+    cloud.allow(member, PING, members);
+    for number in 0..6_u8 {
+        let extra = cloud.group(&format!("extra-{number}"));
+        cloud.port(&format!("vm-{number}"), network, usize::from(number % 2), number + 10, &[member, extra]);
+    }
+    let set = compile(&cloud.host(0), &cloud.numbers(0));
+    let clauses = set.flows().filter(|flow| flow.to_string().contains("conjunction(")).count();
+    let masks = 1 + cloud.groups[member]
+        .rules
+        .iter()
+        .map(|rule| match rule.protocol {
+            model::security::Protocol::Tcp(range) => range.masks().len(),
+            _ => 0,
+        })
+        .sum::<usize>();
+    assert_eq!(clauses, 3 + 6 + masks, "three identities here, six in all, {masks} selectors");
+    golden("remote-group.flows", &set.to_text());
+}
+
+/// Every flow and group is one that a switch takes, and reads back from its own text.
+#[test]
+fn flows_are_legal_and_read_back() {
+    let cloud = two_subnets();
+    let set = compile(&cloud.host(0), &cloud.numbers(0));
+    for flow in set.flows() {
+        flow.check().unwrap_or_else(|error| panic!("{flow}: {error}"));
+        assert_eq!(&flow.to_string().parse::<Flow>().unwrap(), flow);
+    }
+    for group in set.groups() {
+        group.check().unwrap_or_else(|error| panic!("{group}: {error}"));
+    }
+}
+
+/// From nothing, from another state and from a state with foreign flows: applying the changes leaves nothing to change, and what is right stays.
+#[test]
+fn applied_changes_leave_nothing_to_change() {
+    let mut cloud = two_subnets();
+    let before = compile(&cloud.host(0), &cloud.numbers(0));
+    let foreign: Flow = "table=0, priority=5, in_port=99 actions=NORMAL".parse().unwrap();
+    let mut installed = Installed { flows: vec![foreign.clone()], groups: Vec::new() };
+    installed = installed.after(&diff(&before, &installed));
+    let again = diff(&before, &installed);
+    assert!(again.is_empty(), "{again:?}");
+    assert_eq!((again.unchanged_flows, again.foreign_flows), (before.flows().len(), vec![foreign]));
+
+    cloud.port("web-3", 0, 1, 33, &[0]);
+    let after = compile(&cloud.host(0), &cloud.numbers(0));
+    let changes = diff(&after, &installed);
+    assert_eq!(changes.delete_flows, []);
+    assert_eq!(changes.replaced_flows, 0);
+    assert_eq!(changes.add_flows.len(), 4, "ARP, layer 2, layer 3, identity: {:#?}", changes.add_flows);
+    assert!(diff(&after, &installed.after(&changes)).is_empty());
+    let back = diff(&before, &installed.after(&changes));
+    assert_eq!((back.delete_flows.len(), back.add_flows.len()), (4, 0));
+}
+
+/// A flow that somebody changed, and a group that somebody emptied, are put right.
+#[test]
+fn what_was_tampered_with_is_put_right() {
+    let cloud = two_subnets();
+    let set = compile(&cloud.host(0), &cloud.numbers(0));
+    let mut installed = Installed::default().after(&diff(&set, &Installed::default()));
+    installed.flows[3].actions.clear();
+    installed.flows[3].cookie = 7;
+    installed.groups[0].buckets.clear();
+    let lost = installed.flows.remove(7);
+    let changes = diff(&set, &installed);
+    assert_eq!((changes.add_flows.len(), changes.replaced_flows, changes.modify_groups.len()), (2, 1, 1));
+    assert!(changes.add_flows.contains(&lost));
+    assert!(diff(&set, &installed.after(&changes)).is_empty());
+}
+
+/// A host without ports has the fixed flows only.
+#[test]
+fn an_empty_host_has_the_fixed_flows_only() {
+    let cloud = Cloud::default();
+    golden("empty.flows", &compile(&cloud.host(0), &cloud.numbers(0)).to_text());
+}
