@@ -9,6 +9,7 @@
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::Once;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -22,6 +23,9 @@ const SCHEMA: &str = "/usr/share/openvswitch/vswitch.ovsschema";
 
 /// How long a daemon may take until it answers; loaded machines take seconds.
 const START_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// The first letters of every switch's directory; the pid of the process that made it follows.
+const DIRECTORY_PREFIX: &str = "bt-ovs-";
 
 /// A private `ovsdb-server` and `ovs-vswitchd`.
 #[derive(Debug)]
@@ -249,6 +253,19 @@ impl Switch {
         let mut command = self.command("ovs-appctl");
         command.arg("--timeout=5").arg("-t").arg(control).arg("version");
         Ok(process::output(&mut command, COMMAND_TIMEOUT)?.status.success())
+    }
+}
+
+/// Removes the directories of test processes that are gone. Failures are left to the next run.
+fn remove_orphans() {
+    let Ok(entries) = std::fs::read_dir(std::env::temp_dir()) else { return };
+    for entry in entries.flatten() {
+        let name = entry.file_name();
+        let owner =
+            name.to_str().and_then(|name| name.strip_prefix(DIRECTORY_PREFIX)?.split_once('-')?.0.parse::<u32>().ok());
+        if owner.is_some_and(|pid| !Path::new("/proc").join(pid.to_string()).exists()) {
+            let _gone = std::fs::remove_dir_all(entry.path());
+        }
     }
 }
 
