@@ -51,9 +51,11 @@ impl Switch {
     /// # Errors
     /// As [`Switch::start`].
     pub fn start_in(namespace: Namespace) -> Result<Self> {
+        static SWEEP: Once = Once::new();
+        SWEEP.call_once(remove_orphans);
         // Socket paths may have 107 bytes (unix(7)), so the directory is directly below the temporary one.
-        let directory =
-            tempfile::Builder::new().prefix("bt-ovs-").tempdir().context("make a directory for a switch")?;
+        let prefix = format!("{DIRECTORY_PREFIX}{}-", std::process::id());
+        let directory = tempfile::Builder::new().prefix(&prefix).tempdir().context("make a directory for a switch")?;
         let mut switch = Self { vswitchd: None, ovsdb: None, namespace, directory };
         let database = switch.dir().join("conf.db");
         process::run(Command::new("ovsdb-tool").arg("create").arg(&database).arg(SCHEMA), COMMAND_TIMEOUT)?;

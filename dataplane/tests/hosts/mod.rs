@@ -1,0 +1,134 @@
+//! Hosts that forward real packets: each a private Open vSwitch in a namespace of its own, joined by an underlay, with a
+//! namespace per machine plugged into it.
+//!
+//! The tunnel endpoint is the address of a second bridge, `br-under`, which holds the underlay link: the userspace
+//! datapath finds its way to other endpoints there.
+
+#![allow(dead_code, unreachable_pub, reason = "each test program uses a part of it, as a module of its own")]
+
+use std::io::{Read, Write};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use basalt_tests::netns::Namespace;
+use basalt_tests::ovs::Switch;
+use dataplane::switch::bridge::{Bridge, Datapath, Settings, TapPort};
+use model::network::Port;
+use ovsdb::connection::Remote;
+
+const LIMIT: Duration = Duration::from_secs(20);
+/// How long a packet that should arrive may take, on a loaded machine and through a switch that learns its way.
+const REACH_TIMEOUT: Duration = Duration::from_secs(3);
+/// How long is waited for a packet that should not arrive.
+const SILENCE: Duration = Duration::from_millis(700);
+
+/// A host with its switch.
+#[derive(Debug)]
+pub struct Host {
+    pub bridge: Bridge,
+    pub switch: Switch,
+}
+
+impl Host {
+    /// Starts a host with this tunnel endpoint, not yet linked to another.
+    pub async fn start(endpoint: Ipv4Addr) -> Result<Self> {
+        let switch = Switch::start()?;
+        let settings = Settings {
+            database: Remote::Unix(switch.db_socket()),
+            bridge: "br-int".to_owned(),
+            datapath: Datapath::Netdev,
+            tunnel_ip: Some(endpoint),
+        };
+        switch.vsctl(&["add-br", "br-under", "--", "set", "bridge", "br-under", "datapath_type=netdev"])?;
+        let namespace = switch.namespace();
+        namespace.add_address("br-under", &format!("{endpoint}/24"))?;
+        namespace.set_mtu("br-under", 1600)?;
+        namespace.up("br-under")?;
+        let bridge = Bridge::start(settings);
+        bridge.connected(LIMIT).await?;
+        bridge.ensure().await?;
+        Ok(Self { bridge, switch })
+    }
+
+    /// Joins two hosts by an underlay link.
+    pub fn link(&self, other: &Self) -> Result<()> {
+        self.switch.namespace().add_veth("under0", other.switch.namespace(), "under0")?;
+        for host in [self, other] {
+            let namespace = host.switch.namespace();
+            // Only the bridge answers for the endpoint, not the link that it holds.
+            namespace.run(&["sysctl", "-qw", "net.ipv4.conf.all.arp_ignore=1", "net.ipv4.conf.under0.arp_ignore=8"])?;
+            namespace.set_mtu("under0", 1600)?;
+            host.switch.add_port("br-under", "under0")?;
+        }
+        Ok(())
+    }
+
+    /// Plugs a machine in: a namespace with the port's MAC address, no IP address yet, and its number on the bridge.
+    pub async fn plug(&self, port: &Port) -> Result<(Machine, u32)> {
+        let namespace = Namespace::new()?;
+        let tap = port.tap_name();
+        self.switch.namespace().add_veth(&tap, &namespace, "eth0")?;
+        namespace.set_mac("eth0", &port.mac.to_string())?;
+        namespace.set_mtu("eth0", 1450)?;
+        let binding = port.binding.as_ref().context("the port is plugged in nowhere")?;
+        let tap = TapPort { tap, port: port.id, machine: binding.machine, mac: port.mac };
+        let number = self.bridge.ensure_port(&tap).await?;
+        Ok((Machine { namespace }, number))
+    }
+}
+
+/// A machine: a namespace with one interface, `eth0`.
+#[derive(Debug)]
+pub struct Machine {
+    pub namespace: Namespace,
+}
+
+impl Machine {
+    /// Gives it an address and a way out by hand.
+    pub fn configure(&self, address: Ipv4Addr, gateway: Ipv4Addr) -> Result<()> {
+        self.namespace.add_address("eth0", &format!("{address}/24"))?;
+        self.namespace.add_route("default", &gateway.to_string())
+    }
+
+    /// How many of three pings were answered.
+    pub fn pings(&self, target: Ipv4Addr) -> Result<u32> {
+        self.namespace.ping(target.into(), 3, REACH_TIMEOUT)
+    }
+
+    /// Whether one of two pings got through, for targets that should be out of reach.
+    pub fn leaks(&self, target: Ipv4Addr) -> Result<bool> {
+        Ok(self.namespace.ping(target.into(), 2, SILENCE)? > 0)
+    }
+
+    /// A server inside, on this port.
+    pub fn listen(&self, port: u16) -> Result<TcpListener> {
+        self.namespace.enter(|| TcpListener::bind((Ipv4Addr::UNSPECIFIED, port)))?.context("listen inside a machine")
+    }
+
+    /// Whether a connection to a server inside another machine comes about and carries bytes both ways.
+    pub fn reaches(&self, target: Ipv4Addr, listener: &TcpListener) -> Result<bool> {
+        self.connects(target, listener, REACH_TIMEOUT)
+    }
+
+    /// The same, for targets that should be out of reach.
+    pub fn intrudes(&self, target: Ipv4Addr, listener: &TcpListener) -> Result<bool> {
+        self.connects(target, listener, SILENCE)
+    }
+
+    fn connects(&self, target: Ipv4Addr, listener: &TcpListener, timeout: Duration) -> Result<bool> {
+        let address = SocketAddr::from((target, listener.local_addr()?.port()));
+        let Ok(mut client) = self.namespace.enter(|| TcpStream::connect_timeout(&address, timeout))? else {
+            return Ok(false);
+        };
+        let (mut server, _) = listener.accept()?;
+        client.set_read_timeout(Some(REACH_TIMEOUT))?;
+        server.set_read_timeout(Some(REACH_TIMEOUT))?;
+        let mut answer = [0; 4];
+        client.write_all(b"ping")?;
+        server.read_exact(&mut answer)?;
+        server.write_all(&answer)?;
+        client.read_exact(&mut answer)?;
+        Ok(answer == *b"ping")
+    }
+}
