@@ -6,7 +6,7 @@
 //! | part | what it owns |
 //! |---|---|
 //! | `volume` | [`FileVolume`]: slots in flight, bounce buffers |
-//! | `uring`, `pool` | the two engines that do the I/O |
+//! | `ring`, `pool` | the two engines that do the I/O |
 //! | `draft`, `manage` | making, cloning, growing and removing |
 //! | `lock` | one writer or many readers, and who is in the way |
 //! | `syscall` | system calls that nix does not wrap |
@@ -15,8 +15,8 @@ mod draft;
 mod lock;
 mod manage;
 mod pool;
+mod ring;
 mod syscall;
-mod uring;
 mod volume;
 
 use std::io;

@@ -10,10 +10,12 @@
 //! | [`volume`] | [`volume::Volume`]: submit, kick, drain, close |
 //! | [`memory`] | guest memory as I/O buffers; the promise made about it |
 //! | [`file`] | volumes in sparse raw files: create, clone, open with a lock |
+//! | [`rbd`] | volumes in a Ceph cluster, by librbd: create, clone, snapshot, open with the exclusive lock, fence |
 //!
 //! Invariant: a volume is open for writing in at most one process; a second opener gets an error that names the first.
 
 pub mod file;
 pub mod memory;
+pub mod rbd;
 pub mod source;
 pub mod volume;

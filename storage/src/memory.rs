@@ -220,22 +220,48 @@ impl fmt::Debug for AlignedBuffer {
     }
 }
 
-/// A slice over memory that the caller borrows for the whole of a blocking request.
-///
-/// # Safety
-/// The request that carries the slice must have completed before `bytes` is used again.
-pub(crate) unsafe fn borrow_for_read(bytes: &mut [u8]) -> GuestSlice {
-    // SAFETY: the borrow proves the memory mapped and writable; the caller waits for the completion.
-    unsafe { GuestSlice::new(bytes.as_mut_ptr(), bytes.len()) }
+/// Runs `body` with `bytes` as a buffer of a request that reads into it. `body` must not return before the request has
+/// completed or was refused.
+pub(crate) fn lend_for_read<R>(bytes: &mut [u8], body: impl FnOnce(GuestSlice) -> R) -> R {
+    // SAFETY: the borrow proves the memory mapped, writable and ours alone until `body` returns, and `body`, which is
+    // `Volume::transfer` only, waits for the completion.
+    body(unsafe { GuestSlice::new(bytes.as_mut_ptr(), bytes.len()) })
 }
 
-/// A slice over memory that a blocking write reads; the request must be a write.
-///
-/// # Safety
-/// The request that carries the slice must only read it, and must have completed before the borrow ends.
-pub(crate) unsafe fn borrow_for_write(bytes: &[u8]) -> GuestSlice {
-    // SAFETY: the borrow proves the memory mapped and readable; a write request never stores through the address.
-    unsafe { GuestSlice::new(bytes.as_ptr().cast_mut(), bytes.len()) }
+/// Runs `body` with `bytes` as a buffer of a request that writes it. `body` must not return before the request has
+/// completed or was refused.
+pub(crate) fn lend_for_write<R>(bytes: &[u8], body: impl FnOnce(GuestSlice) -> R) -> R {
+    // SAFETY: as above; a write request never stores through the address.
+    body(unsafe { GuestSlice::new(bytes.as_ptr().cast_mut(), bytes.len()) })
+}
+
+/// An aligned copy of buffers that direct I/O cannot take as they are. It lives as long as the request.
+#[derive(Debug)]
+pub(crate) struct Bounce {
+    copy: AlignedBuffer,
+    read_into: Vec<GuestSlice>,
+}
+
+impl Bounce {
+    /// Replaces `buffers` by an aligned copy; `is_write` copies their data now, else they get it in
+    /// [`Bounce::finish_read`]. The request must end before the value is dropped.
+    pub(crate) fn new(buffers: &mut Vec<GuestSlice>, is_write: bool, alignment: usize) -> Self {
+        // Buffers are memory that is mapped, so their sum fits into the address space.
+        let length = usize::try_from(total_bytes(buffers)).unwrap_or(usize::MAX);
+        let mut copy = AlignedBuffer::zeroed(length, alignment);
+        if is_write {
+            copy.gather(buffers);
+        }
+        // SAFETY: the copy is on the heap, and its owner keeps it until the request has ended.
+        let aligned = vec![unsafe { copy.as_guest_slice(length) }];
+        let originals = std::mem::replace(buffers, aligned);
+        Self { copy, read_into: if is_write { Vec::new() } else { originals } }
+    }
+
+    /// Gives a read's data to the buffers that asked for it.
+    pub(crate) fn finish_read(&self) {
+        self.copy.scatter(&self.read_into);
+    }
 }
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
 //! Where a volume lives, in the form that configurations carry, and the one door to an open volume.
 //!
-//! It never makes or removes a volume: see [`crate::file`] and `crate::rbd` for that.
+//! It never makes or removes a volume: see [`crate::file`] and [`crate::rbd`] for that.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -9,6 +9,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::file::{FileError, FileVolume};
+use crate::rbd::{RbdError, RbdVolume};
 use crate::volume::Volume;
 
 /// Where a volume lives: `{"file": {…}}` or `{"rbd": {…}}`. Unknown fields are refused.
@@ -128,15 +129,12 @@ pub enum OpenError {
         /// The value that was asked for.
         in_flight_max: u16,
     },
-    /// This build knows the source but has no backend for it.
-    #[error("cannot open {volume}: this build has no backend for it")]
-    Unsupported {
-        /// The volume, as text.
-        volume: String,
-    },
     /// The file backend failed.
     #[error(transparent)]
     File(#[from] FileError),
+    /// The RBD backend failed.
+    #[error(transparent)]
+    Rbd(#[from] RbdError),
 }
 
 /// Opens the volume at `source`: takes its lock, learns its size and makes it ready for requests.
@@ -149,6 +147,6 @@ pub fn open(source: &Source, options: &OpenOptions) -> Result<Volume, OpenError>
     }
     match source {
         Source::File(file) => Ok(Volume::from(FileVolume::open(file, options)?)),
-        Source::Rbd(_) => Err(OpenError::Unsupported { volume: source.to_string() }),
+        Source::Rbd(rbd) => Ok(Volume::from(RbdVolume::open(rbd, options)?)),
     }
 }

@@ -19,6 +19,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 
 use crate::file::FileVolume;
 use crate::memory::{self, GuestSlice};
+use crate::rbd::RbdVolume;
 
 /// The unit of every offset and length: requests must be multiples of it.
 pub const SECTOR_BYTES: u64 = 512;
@@ -207,11 +208,18 @@ pub struct Volume {
 #[derive(Debug)]
 enum Backend {
     File(FileVolume),
+    Rbd(RbdVolume),
 }
 
 impl From<FileVolume> for Volume {
     fn from(file: FileVolume) -> Self {
         Self { backend: Backend::File(file) }
+    }
+}
+
+impl From<RbdVolume> for Volume {
+    fn from(rbd: RbdVolume) -> Self {
+        Self { backend: Backend::Rbd(rbd) }
     }
 }
 
@@ -221,6 +229,7 @@ impl Volume {
     pub fn size_bytes(&self) -> u64 {
         match &self.backend {
             Backend::File(file) => file.size_bytes(),
+            Backend::Rbd(rbd) => rbd.size_bytes(),
         }
     }
 
@@ -229,6 +238,7 @@ impl Volume {
     pub fn block_bytes(&self) -> u64 {
         match &self.backend {
             Backend::File(file) => file.block_bytes(),
+            Backend::Rbd(_) => SECTOR_BYTES,
         }
     }
 
@@ -237,6 +247,7 @@ impl Volume {
     pub fn is_read_only(&self) -> bool {
         match &self.backend {
             Backend::File(file) => file.is_read_only(),
+            Backend::Rbd(rbd) => rbd.is_read_only(),
         }
     }
 
@@ -245,6 +256,7 @@ impl Volume {
     pub fn in_flight_max(&self) -> u16 {
         match &self.backend {
             Backend::File(file) => file.in_flight_max(),
+            Backend::Rbd(rbd) => rbd.in_flight_max(),
         }
     }
 
@@ -253,6 +265,7 @@ impl Volume {
     pub fn in_flight(&self) -> u16 {
         match &self.backend {
             Backend::File(file) => file.in_flight(),
+            Backend::Rbd(rbd) => rbd.in_flight(),
         }
     }
 
@@ -261,6 +274,7 @@ impl Volume {
     pub fn engine(&self) -> &'static str {
         match &self.backend {
             Backend::File(file) => file.engine(),
+            Backend::Rbd(_) => "librbd",
         }
     }
 
@@ -275,6 +289,7 @@ impl Volume {
         }
         match &mut self.backend {
             Backend::File(file) => file.submit(request),
+            Backend::Rbd(rbd) => rbd.submit(request),
         }
     }
 
@@ -285,6 +300,8 @@ impl Volume {
     pub fn kick(&mut self) -> io::Result<()> {
         match &mut self.backend {
             Backend::File(file) => file.kick(),
+            // librbd starts each request as it is submitted.
+            Backend::Rbd(_) => Ok(()),
         }
     }
 
@@ -294,6 +311,7 @@ impl Volume {
     pub fn completion_fd(&self) -> BorrowedFd<'_> {
         match &self.backend {
             Backend::File(file) => file.completion_fd(),
+            Backend::Rbd(rbd) => rbd.completion_fd(),
         }
     }
 
@@ -301,6 +319,7 @@ impl Volume {
     pub fn drain(&mut self, completions: &mut Vec<Completion>) {
         match &mut self.backend {
             Backend::File(file) => file.drain(completions),
+            Backend::Rbd(rbd) => rbd.drain(completions),
         }
     }
 
@@ -311,6 +330,7 @@ impl Volume {
     pub fn close(self) -> io::Result<()> {
         match self.backend {
             Backend::File(file) => file.close(),
+            Backend::Rbd(rbd) => rbd.close(),
         }
     }
 
@@ -320,9 +340,10 @@ impl Volume {
     /// [`TransferError`].
     pub fn read_at(&mut self, offset_bytes: u64, bytes: &mut [u8]) -> Result<(), TransferError> {
         let length_bytes = bytes.len() as u64;
-        // SAFETY: `transfer` returns only after the request has completed or was never started.
-        let buffers = vec![unsafe { memory::borrow_for_read(bytes) }];
-        self.transfer(Request { operation: Operation::Read, offset_bytes, length_bytes, buffers, tag: 0 })
+        memory::lend_for_read(bytes, |slice| {
+            let buffers = vec![slice];
+            self.transfer(Request { operation: Operation::Read, offset_bytes, length_bytes, buffers, tag: 0 })
+        })
     }
 
     /// Writes `bytes` and waits for it. Only while nothing else is in flight.
@@ -331,9 +352,10 @@ impl Volume {
     /// [`TransferError`].
     pub fn write_at(&mut self, offset_bytes: u64, bytes: &[u8]) -> Result<(), TransferError> {
         let length_bytes = bytes.len() as u64;
-        // SAFETY: the request is a write, and `transfer` returns only after it has completed or was never started.
-        let buffers = vec![unsafe { memory::borrow_for_write(bytes) }];
-        self.transfer(Request { operation: Operation::Write, offset_bytes, length_bytes, buffers, tag: 0 })
+        memory::lend_for_write(bytes, |slice| {
+            let buffers = vec![slice];
+            self.transfer(Request { operation: Operation::Write, offset_bytes, length_bytes, buffers, tag: 0 })
+        })
     }
 
     /// Does a flush, discard or write-zeroes and waits for it. Only while nothing else is in flight.

@@ -2,12 +2,14 @@
 
 #![expect(clippy::unwrap_used, reason = "a helper of a test may panic as the test may")]
 
+mod model;
+
 use std::path::{Path, PathBuf};
 
 use proptest::prelude::*;
 use storage::file::{self, FileError};
 use storage::source::{self, Engine, FileSource, OpenError, OpenOptions, Source};
-use storage::volume::{Operation, SubmitError, TransferError, Volume};
+use storage::volume::{Operation, SubmitError, TransferError};
 
 const MIB: u64 = 1024 * 1024;
 
@@ -26,70 +28,16 @@ fn new_volume(directory: &Path, size_bytes: u64) -> PathBuf {
     path
 }
 
-/// What a step of the model test does; offsets and lengths are in sectors.
-#[derive(Clone, Debug)]
-struct Step {
-    operation: Operation,
-    sector: u64,
-    sectors: u64,
-    fill: u8,
-}
-
-const MODEL_SECTORS: u64 = 256;
-
-fn steps() -> impl Strategy<Value = Vec<Step>> {
-    let operation = prop_oneof![
-        Just(Operation::Read),
-        Just(Operation::Write),
-        Just(Operation::Flush),
-        Just(Operation::Discard),
-        Just(Operation::WriteZeroes),
-    ];
-    let step = (operation, 0..MODEL_SECTORS, 0..64_u64, any::<u8>()).prop_map(|(operation, sector, sectors, fill)| {
-        Step { operation, sector, sectors: sectors.min(MODEL_SECTORS - sector), fill }
-    });
-    prop::collection::vec(step, 1..40)
-}
-
-/// Runs the steps on the volume and on an array, and compares them after each read and at the end.
-fn check_against_model(volume: &mut Volume, steps: &[Step]) {
-    let mut model = vec![0_u8; usize::try_from(MODEL_SECTORS * 512).unwrap()];
-    for (index, step) in steps.iter().enumerate() {
-        let (offset, length) = (step.sector * 512, step.sectors * 512);
-        let range = usize::try_from(offset).unwrap()..usize::try_from(offset + length).unwrap();
-        match step.operation {
-            Operation::Read => {
-                let mut bytes = vec![0xEE; range.len()];
-                volume.read_at(offset, &mut bytes).unwrap();
-                assert!(bytes == model[range], "step {index}: {step:?} read something else");
-            }
-            Operation::Write => {
-                model[range.clone()].fill(step.fill);
-                volume.write_at(offset, &model[range]).unwrap();
-            }
-            Operation::Flush => volume.perform(Operation::Flush, 0, 0).unwrap(),
-            Operation::Discard | Operation::WriteZeroes => {
-                // On a file a discard is a hole, which reads as zeroes.
-                volume.perform(step.operation, offset, length).unwrap();
-                model[range].fill(0);
-            }
-        }
-    }
-    let mut bytes = vec![0xEE; model.len()];
-    volume.read_at(0, &mut bytes).unwrap();
-    assert!(bytes == model, "the volume differs from the model at the end");
-}
-
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(24))]
+    #![proptest_config(ProptestConfig { cases: 24, failure_persistence: None, ..ProptestConfig::default() })]
     #[test]
-    fn volume_behaves_like_an_array(steps in steps(), direct: bool, threads: bool) {
+    fn volume_behaves_like_an_array(steps in model::steps(), direct: bool, threads: bool) {
         let directory = directory();
-        let path = new_volume(directory.path(), MODEL_SECTORS * 512);
+        let path = new_volume(directory.path(), model::SECTORS * 512);
         let engine = if threads { Engine::Threads } else { Engine::Automatic };
         let options = OpenOptions { engine, ..OpenOptions::default() };
         let mut volume = source::open(&source_of(&path, direct), &options).unwrap();
-        check_against_model(&mut volume, &steps);
+        model::check(&mut volume, &steps);
     }
 }
 

@@ -171,14 +171,16 @@ fn punch_hole(file: BorrowedFd<'_>, offset_bytes: u64, length_bytes: u64) -> io:
 /// Writes zeroes over the range, the slow way.
 pub(super) fn write_zeroes(file: BorrowedFd<'_>, offset_bytes: u64, length_bytes: u64) -> Result<(), Fault> {
     // Aligned for direct I/O of any kind.
-    let mut zeroes = AlignedBuffer::zeroed(ZEROES_BYTES, 4096);
+    let zeroes = AlignedBuffer::zeroed(ZEROES_BYTES, 4096);
     let mut done = 0;
     while done < length_bytes {
         let count = usize::try_from(length_bytes - done).unwrap_or(ZEROES_BYTES).min(ZEROES_BYTES);
-        // SAFETY: `zeroes` outlives the blocking call below, which is the only one to use the slice.
-        let buffers = vec![unsafe { zeroes.as_guest_slice(count) }];
-        transfer(buffers, offset_bytes + done, |left, at| memory::write_vectored_at(file, left, at))?;
-        done += count as u64;
+        let at = i64::try_from(offset_bytes + done).map_err(|_| Fault::Os(libc::EFBIG))?;
+        match nix::sys::uio::pwrite(file, &zeroes.as_slice()[..count], at) {
+            Ok(written) => done += written as u64,
+            Err(nix::errno::Errno::EINTR) => {}
+            Err(errno) => return Err(Fault::from_errno(errno as i32)),
+        }
     }
     Ok(())
 }

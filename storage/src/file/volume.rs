@@ -16,9 +16,9 @@ use std::sync::Arc;
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
 use super::pool::Pool;
-use super::uring::Ring;
+use super::ring::Ring;
 use super::{FileError, lock, syscall};
-use crate::memory::{self, AlignedBuffer, GuestSlice};
+use crate::memory::{self, Bounce, GuestSlice};
 use crate::source::{Engine as EngineChoice, FileSource, OpenOptions};
 use crate::volume::{Completion, Fault, Operation, Request, SECTOR_BYTES, SubmitError, wait_readable};
 
@@ -59,13 +59,6 @@ pub struct FileVolume {
 struct Slot {
     tag: u64,
     bounce: Option<Bounce>,
-}
-
-/// An aligned copy, and where a read's data must go.
-#[derive(Debug)]
-struct Bounce {
-    copy: AlignedBuffer,
-    read_into: Vec<GuestSlice>,
 }
 
 /// The closed set of engines.
@@ -145,10 +138,10 @@ impl FileVolume {
             return Err(SubmitError::Full { in_flight_max: self.in_flight_max(), request: Box::new(request) });
         };
         let Request { operation, offset_bytes, length_bytes, mut buffers, tag } = request;
-        // Empty slices would end a transfer early; a request of no bytes ends as an empty flush-like transfer.
-        memory::advance(&mut buffers, 0);
+        // An empty buffer would look like the end of the file.
         buffers.retain(|buffer| buffer.length_bytes() > 0);
-        let bounce = self.bounce(operation, &mut buffers);
+        let bounce = (!memory::is_aligned(&buffers, self.memory_alignment))
+            .then(|| Bounce::new(&mut buffers, operation == Operation::Write, self.memory_alignment));
         self.slots[usize::from(slot)] = Slot { tag, bounce };
         if length_bytes == 0 && operation != Operation::Flush {
             self.end_at_once(slot);
@@ -191,7 +184,7 @@ impl FileVolume {
         for Ended { slot, result } in self.ended.drain(..) {
             let Slot { tag, bounce } = std::mem::take(&mut self.slots[usize::from(slot)]);
             if let (Some(bounce), Ok(())) = (bounce, result) {
-                bounce.copy.scatter(&bounce.read_into);
+                bounce.finish_read();
             }
             self.free.push(slot);
             completions.push(Completion { tag, result });
@@ -203,23 +196,6 @@ impl FileVolume {
     pub(crate) fn close(self) -> io::Result<()> {
         drop(self);
         Ok(())
-    }
-
-    /// Replaces `buffers` by an aligned copy where direct I/O needs it.
-    fn bounce(&self, operation: Operation, buffers: &mut Vec<GuestSlice>) -> Option<Bounce> {
-        if memory::is_aligned(buffers, self.memory_alignment) {
-            return None;
-        }
-        let length = usize::try_from(memory::total_bytes(buffers)).ok()?;
-        let mut copy = AlignedBuffer::zeroed(length, self.memory_alignment);
-        if operation == Operation::Write {
-            copy.gather(buffers);
-        }
-        // SAFETY: the copy lies in the slot until the request has ended, and nobody touches it before.
-        let aligned = vec![unsafe { copy.as_guest_slice(length) }];
-        let originals = std::mem::replace(buffers, aligned);
-        let read_into = if operation == Operation::Read { originals } else { Vec::new() };
-        Some(Bounce { copy, read_into })
     }
 
     fn end_at_once(&mut self, slot: u16) {

@@ -1,0 +1,118 @@
+//! A connection to a Ceph cluster and one of its pools.
+//!
+//! Connecting is bounded, and so is every later operation: librados would wait for ever by default. The handles are kept
+//! alive by whatever was opened through them.
+
+use std::ffi::CString;
+use std::fmt;
+use std::io;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::RbdError;
+use super::ffi;
+use super::handle::{Errno, PoolOwner, RadosOwner, c_string};
+
+/// How long Ceph may take for what.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Timeouts {
+    /// Reaching the cluster and being let in.
+    pub connect: Duration,
+    /// One operation on a connected cluster; `None` waits for ever.
+    pub operation: Option<Duration>,
+}
+
+impl Default for Timeouts {
+    /// For management calls: 10 s to connect, 30 s for an operation, which spans the failure of an OSD.
+    fn default() -> Self {
+        Self { connect: Duration::from_secs(10), operation: Some(Duration::from_secs(30)) }
+    }
+}
+
+/// A pool of a connected cluster. Cheap to clone; the connection ends with the last clone and the last open image.
+#[derive(Clone)]
+pub struct Pool {
+    name: String,
+    owner: Arc<PoolOwner>,
+}
+
+impl fmt::Debug for Pool {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Pool").field("name", &self.name).finish_non_exhaustive()
+    }
+}
+
+impl Pool {
+    /// Connects to the cluster of `conf` as `client.user` and opens the pool.
+    ///
+    /// # Errors
+    /// [`RbdError`]: librbd is missing, the cluster cannot be reached in time or refuses the user, there is no such pool.
+    pub fn connect(conf: &Path, user: &str, pool: &str, timeouts: Timeouts) -> Result<Self, RbdError> {
+        let functions = ffi::functions()?;
+        let unusable = |source| RbdError::Configuration { conf: conf.to_owned(), source };
+        let configuration = |errno: Errno| unusable(io::Error::from(errno));
+        let rados = RadosOwner::new(functions, &c_string(user)?).map_err(configuration)?;
+        let path = CString::new(conf.as_os_str().as_bytes()).map_err(|error| unusable(error.into()))?;
+        rados.read_configuration(&path).map_err(configuration)?;
+        for (option, value) in settings(timeouts) {
+            rados.set(&c_string(option)?, &c_string(&value)?).map_err(configuration)?;
+        }
+        rados.connect().map_err(|errno| refusal(conf, user, timeouts.connect, errno))?;
+        let rados = Arc::new(rados);
+        match PoolOwner::new(&rados, &c_string(pool)?) {
+            Ok(owner) => Ok(Self { name: pool.to_owned(), owner: Arc::new(owner) }),
+            Err(Errno(libc::ENOENT)) => Err(RbdError::NoPool { pool: pool.to_owned() }),
+            Err(errno) => Err(RbdError::from_errno("open the pool", pool, errno)),
+        }
+    }
+
+    /// The pool's name.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The cluster's id.
+    ///
+    /// # Errors
+    /// [`RbdError`].
+    pub fn fsid(&self) -> Result<String, RbdError> {
+        self.owner.rados().fsid().map_err(|errno| RbdError::from_errno("ask for the cluster id of", &self.name, errno))
+    }
+
+    pub(super) fn owner(&self) -> &Arc<PoolOwner> {
+        &self.owner
+    }
+
+    /// The image's name as people write it.
+    pub(super) fn image_name(&self, image: &str) -> String {
+        format!("{}/{image}", self.name)
+    }
+}
+
+/// What is set on every connection, over what the configuration file says.
+fn settings(timeouts: Timeouts) -> Vec<(&'static str, String)> {
+    // Ceph counts in whole seconds; 0 would mean for ever.
+    let seconds = |duration: Duration| duration.as_secs().max(1).to_string();
+    let operation = timeouts.operation.map_or_else(|| "0".to_owned(), seconds);
+    vec![
+        ("client_mount_timeout", seconds(timeouts.connect)),
+        ("rados_mon_op_timeout", operation.clone()),
+        ("rados_osd_op_timeout", operation),
+        // A completed write is on the OSDs, and memory stays what the guest was given: the guest has a cache of its own.
+        ("rbd_cache", "false".to_owned()),
+    ]
+}
+
+/// The meaning of a failed connect.
+fn refusal(conf: &Path, user: &str, waited: Duration, errno: Errno) -> RbdError {
+    let conf = conf.to_owned();
+    let source = io::Error::from(errno);
+    match errno.0 {
+        libc::ETIMEDOUT => RbdError::Unreachable { conf, waited, source },
+        libc::EACCES | libc::EPERM | libc::ENOENT => RbdError::Refused { conf, user: user.to_owned(), source },
+        _ => RbdError::Configuration { conf, source },
+    }
+}
