@@ -9,6 +9,7 @@ use basalt_tests::skip::Need;
 use dataplane::switch::bridge::{Bridge, BridgeError, Datapath, Settings, TUNNEL_PORT, TapPort};
 use dataplane::switch::handlers;
 use model::{Mac, MachineId, PortId};
+use openflow::flow::PortNo;
 use ovsdb::connection::Remote;
 use uuid::Uuid;
 
@@ -61,6 +62,9 @@ async fn a_bridge_is_made_once() -> Result<()> {
     assert_eq!(ports.keys().collect::<Vec<_>>(), ["tap1", TUNNEL_PORT]);
     assert_eq!((ports["tap1"].port, ports["tap1"].machine), (Some(tap(1).port), Some(tap(1).machine)));
     assert_eq!(ports["tap1"].number, Some(number));
+    let numbers = bridge.numbers()?;
+    assert_eq!(numbers.ports, [(tap(1).port, PortNo(number))].into());
+    assert_eq!(numbers.vxlan, ports[TUNNEL_PORT].number.map(PortNo));
 
     assert!(bridge.remove_port("tap1").await?);
     assert!(!bridge.remove_port("tap1").await?);

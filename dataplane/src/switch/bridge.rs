@@ -14,6 +14,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use model::{Mac, MachineId, PortId};
+use openflow::flow::PortNo;
 use ovsdb::connection::{Connection, ConnectionError, Remote, Status};
 use ovsdb::monitor::Watch;
 use ovsdb::replica::Replica;
@@ -23,6 +24,8 @@ use ovsdb::transaction::{ErrorKind, Transaction, TransactionError};
 use thiserror::Error;
 use tokio::sync::watch;
 use tracing::info;
+
+use crate::compile::PortNumbers;
 
 mod plan;
 
@@ -262,6 +265,18 @@ impl Bridge {
     /// When there is no bridge or a row cannot be read.
     pub fn ports(&self) -> Result<BTreeMap<String, PortState>, BridgeError> {
         self.connection.read(|replica| plan::ports(replica, &self.settings.bridge))
+    }
+
+    /// The numbers that [`crate::compile()`] needs: of our machines' ports, and of the tunnel.
+    ///
+    /// # Errors
+    /// As [`Bridge::ports`].
+    pub fn numbers(&self) -> Result<PortNumbers, BridgeError> {
+        let ports = self.ports()?;
+        let vxlan = ports.get(TUNNEL_PORT).and_then(|state| state.number).map(PortNo);
+        let ours = ports.into_values().filter(|state| state.machine.is_some());
+        let ports = ours.filter_map(|state| Some((state.port?, PortNo(state.number?)))).collect();
+        Ok(PortNumbers { ports, vxlan })
     }
 
     /// Whether the database is followed now; otherwise [`Bridge::ports`] tells what it was last.

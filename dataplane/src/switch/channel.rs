@@ -1,0 +1,94 @@
+//! What the driver needs of an OpenFlow connection to one bridge, and nothing more.
+//!
+//! [`Channel`] is the narrow interface; `switch/openflow.rs` has the real one and the driver's tests a switch in memory.
+//! A channel that has failed with [`ChannelError::Lost`] is of no further use.
+
+use std::error::Error;
+use std::future::Future;
+
+use openflow::flow::PortNo;
+use thiserror::Error;
+
+use crate::diff::{Changes, Installed};
+
+/// Why a switch did not do what was asked.
+#[derive(Debug, Error)]
+pub enum ChannelError {
+    /// There is no connection.
+    #[error("connect to the switch at {target} (is ovs-vswitchd running, and does the bridge exist?)")]
+    Connect {
+        /// The socket.
+        target: String,
+        /// Why not.
+        #[source]
+        source: Box<dyn Error + Send + Sync>,
+    },
+    /// The connection went, or the switch did not answer in time.
+    #[error("{what}: lost the connection to the switch")]
+    Lost {
+        /// What was being done.
+        what: &'static str,
+        /// How.
+        #[source]
+        source: Box<dyn Error + Send + Sync>,
+    },
+    /// The switch answered with an error; the connection goes on.
+    #[error("{what}: the switch refused")]
+    Refused {
+        /// What was being done.
+        what: &'static str,
+        /// In the switch's words.
+        #[source]
+        source: Box<dyn Error + Send + Sync>,
+    },
+}
+
+/// A packet that a flow handed to us.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Punted {
+    /// The port that it came in on.
+    pub in_port: PortNo,
+    /// What the flow's controller action carries.
+    pub user_data: Vec<u8>,
+    /// The frame.
+    pub frame: Vec<u8>,
+}
+
+/// A packet to be sent out of a port, without going through the flows.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Reply {
+    /// The port.
+    pub port: PortNo,
+    /// The frame.
+    pub frame: Vec<u8>,
+}
+
+/// An OpenFlow connection to one bridge.
+pub trait Channel: Send {
+    /// Reads all flows and groups.
+    fn read(&mut self) -> impl Future<Output = Result<Installed, ChannelError>> + Send;
+
+    /// Takes all steps at once or none, and returns how many messages that took.
+    fn apply(&mut self, changes: &Changes) -> impl Future<Output = Result<usize, ChannelError>> + Send;
+
+    /// Waits for the next packet that a flow hands to us. Giving up waiting loses none.
+    fn punted(&mut self) -> impl Future<Output = Result<Punted, ChannelError>> + Send;
+
+    /// Sends a packet out of a port.
+    fn send(&mut self, reply: Reply) -> impl Future<Output = Result<(), ChannelError>> + Send;
+}
+
+/// Makes channels to one bridge.
+pub trait Connector: Send + 'static {
+    /// The channels made.
+    type Channel: Channel;
+
+    /// Connects once.
+    fn connect(&mut self) -> impl Future<Output = Result<Self::Channel, ChannelError>> + Send;
+}
+
+/// Answers packets.
+pub trait Responder: Send + 'static {
+    /// What to send for this packet, if anything.
+    fn respond(&mut self, packet: &Punted) -> Option<Reply>;
+}

@@ -1,0 +1,48 @@
+//! Answers the packets that our flows hand over: DHCPv4 requests of local ports.
+//!
+//! Thin: [`crate::punt`] reads what the flow said, [`crate::dhcp`] makes the answer. Never answers anybody but the port
+//! that asked.
+
+use std::sync::Arc;
+
+use model::spec::HostNetwork;
+use tokio::sync::watch;
+use tracing::debug;
+
+use super::channel::{Punted, Reply, Responder};
+use crate::dhcp;
+use crate::punt::Punt;
+
+/// Answers from the newest networks of the host.
+#[derive(Debug, Clone)]
+pub struct DhcpResponder {
+    host: watch::Receiver<Arc<HostNetwork>>,
+}
+
+impl DhcpResponder {
+    /// Answers from what `host` holds at the time of the question.
+    #[must_use]
+    pub fn new(host: watch::Receiver<Arc<HostNetwork>>) -> Self {
+        Self { host }
+    }
+}
+
+impl Responder for DhcpResponder {
+    fn respond(&mut self, packet: &Punted) -> Option<Reply> {
+        let port = match Punt::from_user_data(&packet.user_data) {
+            Ok(Punt::Dhcp { port }) => port,
+            Err(error) => {
+                debug!(in_port = %packet.in_port, %error, "packet-in not understood");
+                return None;
+            }
+        };
+        let host = self.host.borrow().clone();
+        match dhcp::answer(&host, port, &packet.frame) {
+            Ok(frame) => frame.map(|frame| Reply { port: packet.in_port, frame }),
+            Err(error) => {
+                debug!(in_port = %packet.in_port, %error, "dhcp request not answered");
+                None
+            }
+        }
+    }
+}

@@ -1,0 +1,464 @@
+//! Keeps the flows of a bridge as they should be.
+//!
+//! ```text
+//!            connected            read, diff, apply, read again
+//!   Away ───────────────> Catching up ───────────────────────────> Settled ──┐ new flows wanted: diff, apply
+//!    ^                        │ refused: again after a pause          │  ^───┘ audit due: read, diff, apply
+//!    └────────────────────────┴───────── connection lost ─────────────┘
+//! ```
+//!
+//! One task owns the connection. On each connection it reads what is installed, because a switch daemon that was
+//! restarted has nothing left, and an agent that was restarted finds all it had: the difference decides, and traffic
+//! that is right goes on. While the connection holds, changes are computed against what was installed last, so one port
+//! costs one port; an audit reads everything again now and then, and finds what others did. Flows that are not ours are
+//! reported and left alone.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use ovsdb::backoff::Backoff;
+use thiserror::Error;
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, sleep_until, timeout};
+use tracing::{debug, info, warn};
+
+use super::channel::{Channel, ChannelError, Connector, Punted, Responder};
+use crate::diff::{Changes, Installed, diff};
+use crate::flow_set::FlowSet;
+
+/// How often everything is read again while nothing else happens.
+const AUDIT_INTERVAL: Duration = Duration::from_secs(60);
+
+/// Pauses between attempts to connect: short at first, so that replay begins within a second of the switch's return.
+const RECONNECT_PAUSE_MIN: Duration = Duration::from_millis(50);
+const RECONNECT_PAUSE_MAX: Duration = Duration::from_secs(2);
+
+/// Pauses between attempts to apply what the switch refused.
+const REFUSED_PAUSE_MIN: Duration = Duration::from_secs(1);
+const REFUSED_PAUSE_MAX: Duration = Duration::from_secs(60);
+
+/// The most requests to read that may wait.
+const REQUESTS_MAX: usize = 16;
+
+/// How many foreign flows are named in the status.
+const FOREIGN_NAMED_MAX: usize = 16;
+
+/// Why the flows are not as they should be.
+#[derive(Debug, Error)]
+pub enum DriverError {
+    /// The flows were not in place in time.
+    #[error("install flows (wanted {wanted}, installed {applied}) in {waited:?}: {problem}")]
+    Late {
+        /// The version waited for.
+        wanted: u64,
+        /// The version installed.
+        applied: u64,
+        /// How long was waited.
+        waited: Duration,
+        /// What the last attempt said.
+        problem: String,
+    },
+    /// There is no connection to read from.
+    #[error("read installed flows: not connected to the switch: {0}")]
+    NotConnected(String),
+    /// Reading failed.
+    #[error("read installed flows")]
+    Read(#[source] ChannelError),
+    /// The driver's task has ended.
+    #[error("the switch driver has stopped")]
+    Stopped,
+}
+
+/// What one round of changes did.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Applied {
+    /// Flows that were missing.
+    pub added_flows: usize,
+    /// Flows that said something else.
+    pub replaced_flows: usize,
+    /// Flows of ours that should not have been there.
+    pub deleted_flows: usize,
+    /// Flows that were right.
+    pub unchanged_flows: usize,
+    /// Groups added, changed or deleted.
+    pub changed_groups: usize,
+    /// OpenFlow messages sent; none when all was right.
+    pub messages: usize,
+    /// How long reading, comparing and applying took.
+    pub took: Duration,
+}
+
+/// How the driver is.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct DriverStatus {
+    /// Whether there is a connection.
+    pub connected: bool,
+    /// The version of flows wanted; 0 before the first.
+    pub wanted: u64,
+    /// The version known to be installed; 0 before the first.
+    pub applied: u64,
+    /// Flows of ours installed.
+    pub flows: usize,
+    /// Groups of ours installed.
+    pub groups: usize,
+    /// Connections made. All but the first began with a restart of the switch, or of its network.
+    pub connections: u64,
+    /// Rounds that found flows of ours missing or changed that had been installed: a switch restart, or somebody else.
+    pub repairs: u64,
+    /// The last round.
+    pub last: Option<Applied>,
+    /// Flows that are not ours, in ovs-ofctl's syntax; the first few.
+    pub foreign: Vec<String>,
+    /// How many flows and groups are not ours.
+    pub foreign_count: usize,
+    /// What keeps the flows from being as they should, with all causes.
+    pub problem: Option<String>,
+}
+
+#[derive(Debug, Clone, Default)]
+struct Wanted {
+    version: u64,
+    flows: Option<Arc<FlowSet>>,
+}
+
+type ReadRequest = oneshot::Sender<Result<Installed, DriverError>>;
+
+/// Keeps the flows of a bridge as they should be. Dropping it ends the work and leaves the flows.
+#[derive(Debug)]
+pub struct Driver {
+    wanted: watch::Sender<Wanted>,
+    status: watch::Receiver<DriverStatus>,
+    requests: mpsc::Sender<ReadRequest>,
+    task: JoinHandle<()>,
+}
+
+impl Driver {
+    /// Starts to connect; must be called inside a tokio runtime. Nothing is changed before the first [`Driver::set`].
+    #[must_use]
+    pub fn start(connector: impl Connector, responder: impl Responder) -> Self {
+        let (wanted, wanted_receiver) = watch::channel(Wanted::default());
+        let (status_sender, status) = watch::channel(DriverStatus::default());
+        let (requests, requests_receiver) = mpsc::channel(REQUESTS_MAX);
+        let worker = Worker {
+            wanted: wanted_receiver,
+            requests: requests_receiver,
+            status: status_sender,
+            responder,
+            installed: None,
+            has_installed: false,
+            refused: Backoff::new(REFUSED_PAUSE_MIN, REFUSED_PAUSE_MAX),
+        };
+        let task = tokio::spawn(worker.run(connector));
+        Self { wanted, status, requests, task }
+    }
+
+    /// Wants these flows from now on, and returns the version by which [`Driver::applied`] knows them.
+    pub fn set(&self, flows: Arc<FlowSet>) -> u64 {
+        let mut version = 0;
+        self.wanted.send_modify(|wanted| {
+            wanted.version += 1;
+            wanted.flows = Some(flows);
+            version = wanted.version;
+        });
+        version
+    }
+
+    /// Waits until this version, or a later one, is installed.
+    ///
+    /// # Errors
+    /// When `limit` passes first; the message has the last problem.
+    pub async fn applied(&self, version: u64, limit: Duration) -> Result<Applied, DriverError> {
+        let mut status = self.status.clone();
+        match timeout(limit, status.wait_for(|status| status.applied >= version)).await {
+            Ok(Ok(status)) => Ok(status.last.clone().unwrap_or_default()),
+            Ok(Err(_)) => Err(DriverError::Stopped),
+            Err(_) => {
+                let status = self.status.borrow();
+                let problem = status.problem.clone().unwrap_or_else(|| "the switch has not answered yet".to_owned());
+                Err(DriverError::Late { wanted: version, applied: status.applied, waited: limit, problem })
+            }
+        }
+    }
+
+    /// Follows how the driver is.
+    #[must_use]
+    pub fn status(&self) -> watch::Receiver<DriverStatus> {
+        self.status.clone()
+    }
+
+    /// Reads what is installed now.
+    ///
+    /// # Errors
+    /// When there is no connection or the switch does not answer.
+    pub async fn installed(&self) -> Result<Installed, DriverError> {
+        let (sender, receiver) = oneshot::channel();
+        self.requests.send(sender).await.map_err(|_| DriverError::Stopped)?;
+        receiver.await.unwrap_or(Err(DriverError::Stopped))
+    }
+}
+
+impl Drop for Driver {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+/// What the task waits for next.
+enum Event {
+    Wanted,
+    Stopped,
+    Request(ReadRequest),
+    Punted(Result<Punted, ChannelError>),
+    Due,
+}
+
+struct Worker<R> {
+    wanted: watch::Receiver<Wanted>,
+    requests: mpsc::Receiver<ReadRequest>,
+    status: watch::Sender<DriverStatus>,
+    responder: R,
+    /// What the switch of this connection has, as far as we know; none until it was read.
+    installed: Option<Installed>,
+    /// Whether all of ours was in place once.
+    has_installed: bool,
+    refused: Backoff,
+}
+
+impl<R: Responder> Worker<R> {
+    async fn run(mut self, mut connector: impl Connector) {
+        let mut backoff = Backoff::new(RECONNECT_PAUSE_MIN, RECONNECT_PAUSE_MAX);
+        loop {
+            let error = match connector.connect().await {
+                Ok(channel) => {
+                    backoff.reset();
+                    info!("switch connected");
+                    self.status.send_modify(|status| {
+                        status.connected = true;
+                        status.connections += 1;
+                    });
+                    match self.serve(channel).await {
+                        Some(error) => error,
+                        None => return,
+                    }
+                }
+                Err(error) => error,
+            };
+            self.lost(&error);
+            if !self.pause(backoff.next_pause()).await {
+                return;
+            }
+        }
+    }
+
+    /// Works on one connection until it is lost; nothing is returned when the driver is dropped.
+    async fn serve(&mut self, mut channel: impl Channel) -> Option<ChannelError> {
+        self.installed = None;
+        let mut due = Instant::now();
+        loop {
+            let event = tokio::select! {
+                changed = self.wanted.changed() => if changed.is_ok() { Event::Wanted } else { Event::Stopped },
+                Some(request) = self.requests.recv() => Event::Request(request),
+                punted = channel.punted() => Event::Punted(punted),
+                () = sleep_until(due) => Event::Due,
+            };
+            let outcome = match event {
+                Event::Stopped => return None,
+                Event::Request(request) => self.answer(&mut channel, request).await,
+                Event::Punted(Ok(packet)) => self.respond(&mut channel, &packet).await,
+                Event::Punted(Err(error)) => Err(error),
+                Event::Wanted => self.settle(&mut channel, &mut due).await,
+                Event::Due => {
+                    self.installed = None;
+                    self.settle(&mut channel, &mut due).await
+                }
+            };
+            if let Err(error) = outcome {
+                return Some(error);
+            }
+        }
+    }
+
+    /// Brings the switch to what is wanted. A refusal is noted and tried again later; only a lost connection is an error.
+    async fn settle(&mut self, channel: &mut impl Channel, due: &mut Instant) -> Result<(), ChannelError> {
+        let wanted = self.wanted.borrow_and_update().clone();
+        let Some(flows) = &wanted.flows else {
+            *due = Instant::now() + AUDIT_INTERVAL;
+            return Ok(());
+        };
+        let start = Instant::now();
+        match self.reconcile(channel, flows).await {
+            Ok((mut applied, foreign)) => {
+                applied.took = start.elapsed();
+                self.refused.reset();
+                *due = Instant::now() + AUDIT_INTERVAL;
+                self.settled(&wanted, flows, applied, &foreign);
+                Ok(())
+            }
+            Err(error @ (ChannelError::Lost { .. } | ChannelError::Connect { .. })) => Err(error),
+            Err(error @ ChannelError::Refused { .. }) => {
+                // What the switch has now is not known for sure.
+                self.installed = None;
+                *due = Instant::now() + self.refused.next_pause();
+                let problem = chain(&error);
+                warn!(version = wanted.version, problem, "flows refused");
+                self.status.send_modify(|status| {
+                    status.wanted = wanted.version;
+                    status.problem = Some(problem);
+                });
+                Ok(())
+            }
+        }
+    }
+
+    /// One round: read unless known, compare, apply, and read again when the round began with reading.
+    async fn reconcile(
+        &mut self,
+        channel: &mut impl Channel,
+        flows: &FlowSet,
+    ) -> Result<(Applied, Changes), ChannelError> {
+        let known = self.installed.take();
+        let is_audit = known.is_none();
+        let before = match known {
+            Some(installed) => installed,
+            None => channel.read().await?,
+        };
+        let changes = diff(flows, &before);
+        let mut applied = summary(&changes);
+        if changes.is_empty() {
+            self.installed = Some(before);
+            return Ok((applied, changes));
+        }
+        applied.messages = channel.apply(&changes).await?;
+        if is_audit {
+            let after = channel.read().await?;
+            let left = diff(flows, &after);
+            if !left.is_empty() {
+                let source = format!("{} steps are left after all were applied", left.steps().count()).into();
+                return Err(ChannelError::Refused { what: "verify flows", source });
+            }
+            self.installed = Some(after);
+        } else {
+            self.installed = Some(before.after(&changes));
+        }
+        Ok((applied, changes))
+    }
+
+    fn settled(&mut self, wanted: &Wanted, flows: &FlowSet, applied: Applied, changes: &Changes) {
+        let changed = applied.messages > 0;
+        if changed {
+            info!(
+                version = wanted.version,
+                added = applied.added_flows,
+                replaced = applied.replaced_flows,
+                deleted = applied.deleted_flows,
+                unchanged = applied.unchanged_flows,
+                took_ms = u64::try_from(applied.took.as_millis()).unwrap_or(u64::MAX),
+                "flows applied"
+            );
+        }
+        let had_installed = std::mem::replace(&mut self.has_installed, true);
+        self.status.send_modify(|status| {
+            let same_version = status.applied == wanted.version;
+            if had_installed && same_version && changed {
+                status.repairs += 1;
+            }
+            status.wanted = wanted.version;
+            status.applied = wanted.version;
+            status.flows = flows.flows().len();
+            status.groups = flows.groups().len();
+            status.foreign_count = changes.foreign_flows.len() + changes.foreign_groups.len();
+            status.foreign = changes.foreign_flows.iter().take(FOREIGN_NAMED_MAX).map(ToString::to_string).collect();
+            status.problem = None;
+            // A round that found all in place says nothing new of the last change.
+            if changed || status.last.is_none() || !same_version {
+                status.last = Some(applied);
+            }
+        });
+    }
+
+    async fn answer(&mut self, channel: &mut impl Channel, request: ReadRequest) -> Result<(), ChannelError> {
+        match channel.read().await {
+            Ok(installed) => {
+                // Whoever gave up waiting does not want to know.
+                let _unheard = request.send(Ok(installed));
+                Ok(())
+            }
+            Err(error @ ChannelError::Refused { .. }) => {
+                let _unheard = request.send(Err(DriverError::Read(error)));
+                Ok(())
+            }
+            Err(error) => {
+                let _unheard = request.send(Err(DriverError::NotConnected(chain(&error))));
+                Err(error)
+            }
+        }
+    }
+
+    async fn respond(&mut self, channel: &mut impl Channel, packet: &Punted) -> Result<(), ChannelError> {
+        let Some(reply) = self.responder.respond(packet) else { return Ok(()) };
+        match channel.send(reply).await {
+            Err(error @ ChannelError::Refused { .. }) => {
+                debug!(problem = chain(&error), "packet-out refused");
+                Ok(())
+            }
+            other => other,
+        }
+    }
+
+    fn lost(&mut self, error: &ChannelError) {
+        self.installed = None;
+        let problem = chain(error);
+        let wanted = self.wanted.borrow().version;
+        self.status.send_if_modified(|status| {
+            if std::mem::replace(&mut status.connected, false) {
+                warn!(problem, "switch connection lost");
+            }
+            let changed = status.problem.as_deref() != Some(&problem) || status.wanted != wanted;
+            status.wanted = wanted;
+            status.problem = Some(problem);
+            changed
+        });
+    }
+
+    /// Waits before the next attempt, and answers requests meanwhile; false when the driver was dropped.
+    async fn pause(&mut self, pause: Duration) -> bool {
+        let end = Instant::now() + pause;
+        loop {
+            tokio::select! {
+                () = sleep_until(end) => return true,
+                request = self.requests.recv() => {
+                    let Some(request) = request else { return false };
+                    let problem = self.status.borrow().problem.clone().unwrap_or_default();
+                    let _unheard = request.send(Err(DriverError::NotConnected(problem)));
+                }
+            }
+        }
+    }
+}
+
+fn summary(changes: &Changes) -> Applied {
+    Applied {
+        added_flows: changes.add_flows.len() - changes.replaced_flows.min(changes.add_flows.len()),
+        replaced_flows: changes.replaced_flows,
+        deleted_flows: changes.delete_flows.len(),
+        unchanged_flows: changes.unchanged_flows,
+        changed_groups: changes.add_groups.len() + changes.modify_groups.len() + changes.delete_groups.len(),
+        messages: 0,
+        took: Duration::ZERO,
+    }
+}
+
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        cause = error.source();
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests;

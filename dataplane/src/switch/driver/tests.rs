@@ -1,0 +1,210 @@
+//! The driver against a switch in memory, with time that passes when everybody waits.
+
+use std::collections::VecDeque;
+use std::sync::Mutex;
+
+use model::network::{Network, Port};
+use model::spec::HostNetwork;
+use model::{HostId, Mac, NetworkId, PortId, Vni};
+use openflow::flow::{Action, Flow, Match, PortNo};
+use uuid::Uuid;
+
+use super::super::channel::Reply;
+use super::*;
+use crate::{PortNumbers, compile};
+
+/// What the test sees of the switch, and what it makes the switch do.
+#[derive(Debug, Default)]
+struct State {
+    up: bool,
+    installed: Installed,
+    applies: usize,
+    reads: usize,
+    refuse: usize,
+    packets: VecDeque<Punted>,
+    sent: Vec<Reply>,
+}
+
+#[derive(Debug, Clone, Default)]
+struct Memory(Arc<Mutex<State>>);
+
+impl Memory {
+    fn with<T>(&self, look: impl FnOnce(&mut State) -> T) -> T {
+        look(&mut self.0.lock().unwrap())
+    }
+
+    fn check(&self, what: &'static str) -> Result<(), ChannelError> {
+        let lost = || ChannelError::Lost { what, source: "killed".into() };
+        self.with(|state| if state.up { Ok(()) } else { Err(lost()) })
+    }
+}
+
+impl Connector for Memory {
+    type Channel = Self;
+
+    async fn connect(&mut self) -> Result<Self, ChannelError> {
+        let target = "memory".to_owned();
+        let connect = |_| ChannelError::Connect { target, source: "no such socket".into() };
+        self.check("connect").map_err(connect)?;
+        Ok(self.clone())
+    }
+}
+
+impl Channel for Memory {
+    async fn read(&mut self) -> Result<Installed, ChannelError> {
+        self.check("read")?;
+        Ok(self.with(|state| {
+            state.reads += 1;
+            state.installed.clone()
+        }))
+    }
+
+    async fn apply(&mut self, changes: &Changes) -> Result<usize, ChannelError> {
+        self.check("apply")?;
+        self.with(|state| {
+            if state.refuse > 0 {
+                state.refuse -= 1;
+                return Err(ChannelError::Refused { what: "apply", source: "table full".into() });
+            }
+            state.applies += 1;
+            state.installed = state.installed.after(changes);
+            Ok(changes.steps().count())
+        })
+    }
+
+    async fn punted(&mut self) -> Result<Punted, ChannelError> {
+        loop {
+            self.check("listen")?;
+            if let Some(packet) = self.with(|state| state.packets.pop_front()) {
+                return Ok(packet);
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+
+    async fn send(&mut self, reply: Reply) -> Result<(), ChannelError> {
+        self.check("send")?;
+        self.with(|state| state.sent.push(reply));
+        Ok(())
+    }
+}
+
+/// Sends each packet back to where it came from.
+struct Echo;
+
+impl Responder for Echo {
+    fn respond(&mut self, packet: &Punted) -> Option<Reply> {
+        Some(Reply { port: packet.in_port, frame: packet.frame.clone() })
+    }
+}
+
+/// The flows of a host with `ports` ports on one network.
+fn flows(ports: u8) -> Arc<FlowSet> {
+    let host = HostId::from_uuid(Uuid::from_u128(1));
+    let tunnel = [192, 0, 2, 1].into();
+    let mut network = HostNetwork::empty(host, tunnel);
+    let id = NetworkId::from_uuid(Uuid::from_u128(2));
+    let vni = Vni::try_from(7).unwrap();
+    network.networks.insert(id, Network { id, name: "net".to_owned(), vni, mtu: 1450 });
+    let mut numbers = PortNumbers { vxlan: Some(PortNo(1)), ..PortNumbers::default() };
+    for number in 1..=ports {
+        let port = PortId::from_uuid(Uuid::from_u128(u128::from(number) << 8));
+        let binding = model::network::Binding {
+            machine: model::MachineId::from_uuid(Uuid::from_u128(u128::from(number))),
+            hostname: format!("vm{number}"),
+            host,
+            tunnel,
+        };
+        let value = Port {
+            id: port,
+            name: format!("port{number}"),
+            network: id,
+            key: u32::from(number),
+            mac: Mac::new([2, 0, 0, 0, 0, number]),
+            addresses: Vec::new(),
+            groups: Vec::new(),
+            port_security: true,
+            binding: Some(binding),
+        };
+        network.ports.insert(port, value);
+        numbers.ports.insert(port, PortNo(u32::from(number) + 1));
+    }
+    Arc::new(compile(&network, &numbers))
+}
+
+fn start() -> (Memory, Driver) {
+    let memory = Memory::default();
+    memory.with(|state| state.up = true);
+    let driver = Driver::start(memory.clone(), Echo);
+    (memory, driver)
+}
+
+const LIMIT: Duration = Duration::from_secs(5);
+
+#[tokio::test(start_paused = true)]
+async fn applying_again_changes_nothing_and_one_port_costs_one_port() {
+    let (memory, driver) = start();
+    let first = driver.applied(driver.set(flows(3)), LIMIT).await.unwrap();
+    assert_eq!(first.added_flows, flows(3).flows().len());
+    let again = driver.applied(driver.set(flows(3)), LIMIT).await.unwrap();
+    assert_eq!((again.messages, again.unchanged_flows), (0, flows(3).flows().len()));
+    let more = driver.applied(driver.set(flows(4)), LIMIT).await.unwrap();
+    assert_eq!(more.deleted_flows, 0);
+    assert_eq!(more.added_flows, flows(4).flows().len() - flows(3).flows().len());
+    memory.with(|state| assert_eq!((state.applies, state.reads), (2, 2), "read once before and once after"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_restarted_switch_gets_its_flows_back() {
+    let (memory, driver) = start();
+    driver.applied(driver.set(flows(3)), LIMIT).await.unwrap();
+    memory.with(|state| *state = State::default());
+    let mut status = driver.status();
+    status.wait_for(|status| !status.connected).await.unwrap();
+    assert!(matches!(driver.installed().await, Err(DriverError::NotConnected(_))));
+    let late = driver.applied(driver.set(flows(4)), Duration::from_secs(30)).await.unwrap_err().to_string();
+    assert!(late.contains("no such socket"), "{late}");
+    memory.with(|state| state.up = true);
+    status.wait_for(|status| status.applied == 2).await.unwrap();
+    memory.with(|state| assert_eq!(state.installed.flows.len(), flows(4).flows().len()));
+    assert_eq!(status.borrow().connections, 2);
+    assert_eq!(status.borrow().problem, None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_others_did_is_repaired_or_reported_by_the_audit() {
+    let (memory, driver) = start();
+    driver.applied(driver.set(flows(2)), LIMIT).await.unwrap();
+    let foreign = Flow::new(0, 7, Match::new(), vec![Action::output(PortNo(9))]);
+    memory.with(|state| {
+        state.installed.flows.truncate(3);
+        state.installed.flows.push(foreign.clone());
+    });
+    let mut status = driver.status();
+    status.wait_for(|status| status.repairs == 1).await.unwrap();
+    assert_eq!(status.borrow().foreign, [foreign.to_string()]);
+    let installed = driver.installed().await.unwrap();
+    assert!(installed.flows.contains(&foreign), "not ours to delete");
+    assert_eq!(installed.flows.len(), flows(2).flows().len() + 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refusal_is_told_and_tried_again() {
+    let (memory, driver) = start();
+    memory.with(|state| state.refuse = 3);
+    let version = driver.set(flows(1));
+    let error = driver.applied(version, Duration::from_millis(500)).await.unwrap_err().to_string();
+    assert!(error.contains("table full"), "{error}");
+    driver.applied(version, Duration::from_secs(60)).await.unwrap();
+    assert_eq!(driver.status().borrow().connections, 1, "the connection stays");
+}
+
+#[tokio::test(start_paused = true)]
+async fn packets_are_answered() {
+    let (memory, driver) = start();
+    let packet = Punted { in_port: PortNo(3), user_data: Vec::new(), frame: vec![1, 2, 3] };
+    memory.with(|state| state.packets.push_back(packet));
+    driver.applied(driver.set(flows(1)), LIMIT).await.unwrap();
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    memory.with(|state| assert_eq!(state.sent, [Reply { port: PortNo(3), frame: vec![1, 2, 3] }]));
+}
