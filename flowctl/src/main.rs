@@ -2,4 +2,11 @@
 
 #![forbid(unsafe_code)]
 
-fn main() {}
+use std::process::ExitCode;
+
+use clap::Parser;
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> ExitCode {
+    flowctl::cli::run(flowctl::cli::Cli::parse()).await
+}

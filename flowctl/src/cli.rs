@@ -1,0 +1,89 @@
+//! The command line: nouns, then verbs.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{CommandFactory, Parser, Subcommand};
+use clap_complete::Shell;
+
+use crate::agent::{self, Agent};
+use crate::failure::{EXIT_CODES, Failure};
+use crate::manual;
+use crate::output::{self, Format};
+
+/// Asks Basalt's scheduler and agents, and tells them what should be.
+#[derive(Debug, Parser)]
+#[command(name = "flowctl", version, arg_required_else_help = true, after_help = EXIT_CODES)]
+pub struct Cli {
+    /// How results are printed.
+    #[arg(long, short, global = true, value_enum, default_value_t)]
+    pub output: Format,
+    /// The socket of this host's agent.
+    #[arg(long, global = true, env = "BASALT_AGENT", default_value = agent::SOCKET, value_name = "SOCKET")]
+    pub agent: PathBuf,
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Noun,
+}
+
+/// What a command is about.
+#[derive(Debug, Subcommand)]
+pub enum Noun {
+    /// How this host's agent is: specification, link to the scheduler, problems.
+    Status,
+    /// Print a shell's completion script.
+    Completion {
+        /// The shell.
+        shell: Shell,
+    },
+    /// Write the manual pages into a directory.
+    Man {
+        /// The directory; made where it is missing.
+        directory: PathBuf,
+    },
+}
+
+/// Runs a command and says how it ended.
+pub async fn run(cli: Cli) -> ExitCode {
+    match dispatch(cli).await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            output::note(&format!("flowctl: {failure}"));
+            failure.exit_code()
+        }
+    }
+}
+
+async fn dispatch(cli: Cli) -> Result<(), Failure> {
+    let agent = Agent::at(&cli.agent);
+    let printed = match cli.command {
+        Noun::Status => output::object(cli.output, &agent.get("/v1/status").await?),
+        Noun::Completion { shell } => output::text(&manual::completion(&mut Cli::command(), shell)),
+        Noun::Man { directory } => {
+            let pages = manual::write_pages(Cli::command(), &directory)
+                .map_err(|error| Failure::Other(format!("write manual pages to {}: {error}", directory.display())))?;
+            output::text(&format!("{pages} pages in {}", directory.display()))
+        }
+    };
+    printed.map_err(|error| Failure::Other(format!("write the result: {error}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_command_has_a_manual_page_and_a_completion() {
+        let directory = tempfile::tempdir().unwrap();
+        let pages = manual::write_pages(Cli::command(), directory.path()).unwrap();
+        assert!(pages > Cli::command().get_subcommands().count(), "{pages} pages");
+        for shell in [Shell::Bash, Shell::Zsh, Shell::Fish] {
+            assert!(manual::completion(&mut Cli::command(), shell).contains("flowctl"), "{shell}");
+        }
+    }
+}
