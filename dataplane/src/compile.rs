@@ -15,7 +15,7 @@ use openflow::flow::PortNo;
 use crate::cookie::Object;
 use crate::feature::{arp, canary, classify, deliver, dhcp, forward, identity, router, security, tunnel};
 use crate::flow_set::FlowSet;
-use crate::identity::Identities;
+use crate::identity::{Identities, NOBODY};
 use crate::zone::zones;
 
 /// The numbers that the switch gave to what is plugged into it.
@@ -133,6 +133,7 @@ impl<'a> Plan<'a> {
         for group in self.host.groups.values() {
             set.name(Object::Group(group.key), format!("security group {}", group.name));
         }
+        set.name(Object::Identity(NOBODY), "no security group".to_owned());
         for (identity, groups) in self.identities.iter() {
             let names: Vec<&str> =
                 groups.iter().filter_map(|id| self.host.groups.get(id)).map(|g| g.name.as_str()).collect();

@@ -9,7 +9,7 @@ use std::fmt;
 use std::net::Ipv4Addr;
 
 use model::HostId;
-use openflow::flow::{Action, Flow, FlowKey, Group, GroupKind, Match};
+use openflow::flow::{Action, Flow, FlowKey, Group, GroupKind, Match, PortNo};
 
 use crate::cookie::{Cookie, Object};
 use crate::table::Table;
@@ -21,6 +21,8 @@ pub struct FlowSet {
     groups: BTreeMap<u32, Group>,
     names: BTreeMap<Object, String>,
     hosts: BTreeMap<Ipv4Addr, HostId>,
+    ports: BTreeMap<PortNo, u32>,
+    tunnel: Option<PortNo>,
 }
 
 /// A flow and what it is for.
@@ -122,6 +124,24 @@ impl FlowSet {
         self.hosts.get(&endpoint).copied()
     }
 
+    /// The key of the port that is plugged in at an OpenFlow port.
+    #[must_use]
+    pub fn port_at(&self, number: PortNo) -> Option<u32> {
+        self.ports.get(&number).copied()
+    }
+
+    /// The OpenFlow port that the port with this key is plugged in at.
+    #[must_use]
+    pub fn number_of(&self, key: u32) -> Option<PortNo> {
+        self.ports.iter().find(|(_, other)| **other == key).map(|(number, _)| *number)
+    }
+
+    /// The OpenFlow port of the tunnel.
+    #[must_use]
+    pub const fn tunnel(&self) -> Option<PortNo> {
+        self.tunnel
+    }
+
     /// The whole set in ovs-ofctl's syntax: groups, then flows, one a line, names of tables as comments. What golden files hold.
     #[must_use]
     pub fn to_text(&self) -> String {
@@ -164,6 +184,14 @@ impl FlowSet {
 
     pub(crate) fn name_host(&mut self, endpoint: Ipv4Addr, host: HostId) {
         self.hosts.insert(endpoint, host);
+    }
+
+    pub(crate) fn plug(&mut self, number: PortNo, key: u32) {
+        self.ports.insert(number, key);
+    }
+
+    pub(crate) const fn plug_tunnel(&mut self, number: Option<PortNo>) {
+        self.tunnel = number;
     }
 
     /// Wants a flow. When the place is taken, actions of conjunctions add up; otherwise the first stays, for both ask for the same.

@@ -1,7 +1,7 @@
 //! What flows should exist on a host and why: compile, diff, trace, and the switch driver.
 //!
 //! [`compile`](compile::compile) makes a [`FlowSet`] from a host's networks, [`diff`](diff::diff) holds it against what is installed,
-//! [`dhcp::answer`] answers what the switch hands over. All of that is pure. The tables stand in [`table::TABLES`], what registers mean in
+//! [`trace::trace`] says what flows do with a packet and why, [`dhcp::answer`] answers what the switch hands over. All of that is pure. The tables stand in [`table::TABLES`], what registers mean in
 //! [`register::REGISTERS`], features one module each in [`feature`].
 
 #![forbid(unsafe_code)]
@@ -17,8 +17,10 @@ pub mod punt;
 pub mod register;
 pub mod switch;
 pub mod table;
+pub mod trace;
 pub mod zone;
 
 pub use compile::{PortNumbers, compile};
 pub use diff::{Changes, Installed, Step, diff};
 pub use flow_set::FlowSet;
+pub use trace::trace;

@@ -23,7 +23,8 @@ const REPLY: u16 = 2;
 const PIPELINE: Cookie = Cookie { feature: Feature::Arp, object: Object::Pipeline };
 
 pub(crate) fn add(plan: &Plan<'_>, set: &mut FlowSet) {
-    set.add(Table::Arp, 0, Match::new(), vec![Action::GotoTable(Table::Forward.number())], PIPELINE);
+    let onward = vec![Action::GotoTable(Table::Forward.number())];
+    set.add_noted(Table::Arp, 0, Match::new(), onward, (PIPELINE, "nobody known has this address".to_owned()));
     for segment in &plan.segments {
         for local in segment.local.iter().filter(|local| local.number.is_some()) {
             let cookie = Cookie { feature: Feature::Arp, object: Object::Port(local.port.key) };

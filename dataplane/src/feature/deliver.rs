@@ -17,6 +17,7 @@ pub(crate) fn add(plan: &Plan<'_>, set: &mut FlowSet) {
         let Some(number) = local.number else { continue };
         let cookie = Cookie { feature: Feature::Deliver, object: Object::Port(local.port.key) };
         let to = Match::new().with(TARGET.field, local.port.key);
+        set.plug(number, local.port.key);
         set.add(Table::Output, HERE, to, vec![Action::output(number)], cookie);
     }
 }

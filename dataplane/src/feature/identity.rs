@@ -27,7 +27,8 @@ const MEMBER: u16 = 100;
 const PIPELINE: Cookie = Cookie { feature: Feature::Identity, object: Object::Pipeline };
 
 pub(crate) fn add(plan: &Plan<'_>, set: &mut FlowSet) {
-    set.add(Table::Identity, 0, Match::new(), vec![Action::GotoTable(Table::Forward.number())], PIPELINE);
+    let onward = vec![Action::GotoTable(Table::Forward.number())];
+    set.add_noted(Table::Identity, 0, Match::new(), onward, (PIPELINE, "its groups are not asked for here".to_owned()));
     let zones = zones(plan.host);
     let near: BTreeSet<u16> = plan.segments.iter().map(|segment| segment.zone).collect();
     let mut owners: BTreeMap<(u16, Ipv4Addr), Vec<&Port>> = BTreeMap::new();

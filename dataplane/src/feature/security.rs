@@ -49,6 +49,7 @@ struct Side {
     guarded: Flag,
     own: Field,
     other: Field,
+    unguarded: &'static str,
 }
 
 const SIDES: [Side; 2] = [
@@ -59,6 +60,7 @@ const SIDES: [Side; 2] = [
         guarded: SOURCE_GUARDED,
         own: SOURCE_IDENTITY.field,
         other: TARGET_IDENTITY.field,
+        unguarded: "no rules of the sender hold on this host",
     },
     Side {
         direction: Direction::Ingress,
@@ -67,6 +69,7 @@ const SIDES: [Side; 2] = [
         guarded: TARGET_GUARDED,
         own: TARGET_IDENTITY.field,
         other: SOURCE_IDENTITY.field,
+        unguarded: "no rules of the receiver hold on this host",
     },
 ];
 
@@ -75,7 +78,8 @@ pub(crate) fn add(plan: &Plan<'_>, set: &mut FlowSet) {
     let mut conjunctions = BTreeSet::new();
     for side in &SIDES {
         let open = Match::new().with_masked(FLAG_BITS.field, 0, side.guarded.mask);
-        set.add(side.table, UNGUARDED, open, vec![Action::GotoTable(side.next.number())], PIPELINE);
+        let pass = vec![Action::GotoTable(side.next.number())];
+        set.add_noted(side.table, UNGUARDED, open, pass, note(side.unguarded));
         set.add_miss_to(side.table, Table::Deny);
         for (group, own) in guarded_groups(plan) {
             add_plain(side, group, &own, set);
@@ -92,23 +96,23 @@ fn add_tracking(set: &mut FlowSet) {
     use ct_state::{ESTABLISHED, INVALID, NEW, RELATED, REPLY, TRACKED};
     let zone = || CtZone::From(Subfield::new(ZONE.field, 0, 16).unwrap_or(Subfield::whole(ZONE.field)));
     let goto = |table: Table| vec![Action::GotoTable(table.number())];
-    for (priority, flag) in [(FIRST, SOURCE_GUARDED), (SECOND, TARGET_GUARDED)] {
+    let sides = [(FIRST, SOURCE_GUARDED, "the sender is guarded"), (SECOND, TARGET_GUARDED, "the receiver is guarded")];
+    for (priority, flag, why) in sides {
         let track = Match::new().ip().with_masked(FLAG_BITS.field, flag.mask, flag.mask);
         let steps = vec![Action::ct(Ct::track(zone(), Table::State.number()))];
-        set.add(Table::Track, priority, track, steps, PIPELINE);
+        set.add_noted(Table::Track, priority, track, steps, note(why));
     }
-    set.add(Table::Track, 0, Match::new(), goto(Table::Output), PIPELINE);
+    set.add_noted(Table::Track, 0, Match::new(), goto(Table::Output), note("neither side is guarded here"));
 
     let alive = |matching: Match| matching.with_masked(Field::CtMark, 0, MARK_DEAD);
     let dead = |matching: Match| matching.with_masked(Field::CtMark, MARK_DEAD, MARK_DEAD);
     let invalid = Match::new().ct_state(TRACKED | INVALID, 0);
-    let note = |text: &str| (PIPELINE, text.to_owned());
     set.add_noted(Table::State, 100, invalid, Vec::new(), note("the connection tracker finds the packet invalid"));
     let reply = alive(Match::new().ct_state(TRACKED | ESTABLISHED | REPLY, NEW | INVALID));
     set.add_noted(Table::State, 90, reply, goto(Table::Output), note("reply of an allowed connection"));
     let related = alive(Match::new().ct_state(TRACKED | RELATED, NEW | INVALID));
     set.add_noted(Table::State, 90, related, goto(Table::Output), note("about an allowed connection"));
-    set.add(Table::State, 0, Match::new(), goto(Table::Egress), PIPELINE);
+    set.add_noted(Table::State, 0, Match::new(), goto(Table::Egress), note("the rules are asked"));
 
     let mark = |value: u32| {
         let write = Action::set_masked(Field::CtMark, value, MARK_DEAD);
@@ -120,11 +124,15 @@ fn add_tracking(set: &mut FlowSet) {
     let again = dead(Match::new().ip().ct_state(TRACKED | ESTABLISHED, REPLY));
     let revive = vec![mark(0), Action::GotoTable(Table::Output.number())];
     set.add_noted(Table::Commit, 100, again, revive, note("allowed again"));
-    set.add(Table::Commit, 0, Match::new(), goto(Table::Output), PIPELINE);
+    set.add_noted(Table::Commit, 0, Match::new(), goto(Table::Output), note("known already"));
 
     let lived = alive(Match::new().ip().ct_state(TRACKED | ESTABLISHED, REPLY));
     set.add_noted(Table::Deny, 100, lived, vec![mark(MARK_DEAD)], note("allowed before, not any more"));
     set.add_miss(Table::Deny);
+}
+
+fn note(text: &str) -> (Cookie, String) {
+    (PIPELINE, text.to_owned())
 }
 
 /// The groups of guarded ports here, each with the identities of those ports that are in it.

@@ -23,6 +23,7 @@ const VNI_BITS: u8 = 24;
 const PIPELINE: Cookie = Cookie { feature: Feature::Tunnel, object: Object::Pipeline };
 
 pub(crate) fn add(plan: &Plan<'_>, set: &mut FlowSet) {
+    set.plug_tunnel(plan.vxlan);
     let Some(vxlan) = plan.vxlan else { return };
     for segment in &plan.segments {
         let cookie = Cookie { feature: Feature::Tunnel, object: Object::Network(segment.vni()) };
@@ -50,7 +51,8 @@ pub(crate) fn add(plan: &Plan<'_>, set: &mut FlowSet) {
     let mut steps = number_tunnel();
     steps.push(Action::copy(ENDPOINT.field, Field::TunDst));
     steps.push(Action::output(vxlan));
-    set.add(Table::Output, TO_ONE, flagged(TO_TUNNEL.mask), steps, PIPELINE);
+    let note = "to the host that has the destination".to_owned();
+    set.add_noted(Table::Output, TO_ONE, flagged(TO_TUNNEL.mask), steps, (PIPELINE, note));
 }
 
 fn flagged(mask: u32) -> Match {

@@ -6,6 +6,8 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 
+pub mod random;
+
 use dataplane::PortNumbers;
 use model::network::{Binding, FixedIp, Network, Port, Router, RouterInterface, Subnet};
 use model::security::{Direction, Ethertype, PortRange, Protocol, Remote, Rule, SecurityGroup};

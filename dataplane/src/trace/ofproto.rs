@@ -1,0 +1,149 @@
+//! What Open vSwitch's `ofproto/trace` says of a packet, read from its text, and whether our walk says the same.
+//!
+//! Owns [`Report`] and [`compare`]. Reads the tables that flows were met in and the actions that left the switch; looks past everything else,
+//! such as megaflows and datapath actions, which differ between datapaths.
+//! Source: ovs-vswitchd(8) "ofproto/trace"; output of Open vSwitch 3.1.
+
+use std::collections::BTreeSet;
+use std::net::Ipv4Addr;
+
+use serde::Serialize;
+
+use super::{Path, Verdict};
+use crate::flow_set::FlowSet;
+use crate::table::Table;
+
+/// What Open vSwitch said.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct Report {
+    /// Numbers of the tables that were looked in, in order.
+    pub tables: Vec<u8>,
+    /// What left the switch; empty means that the packet was dropped.
+    pub outputs: BTreeSet<Exit>,
+}
+
+/// One way that a packet left the switch.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Exit {
+    /// Out of an OpenFlow port.
+    Port(u32),
+    /// Out of the tunnel port.
+    Tunnel {
+        /// To this endpoint.
+        endpoint: Ipv4Addr,
+        /// With this VNI.
+        vni: u64,
+    },
+    /// Back out of the port that it came in on.
+    Back,
+    /// To the controller.
+    Controller,
+}
+
+/// Text that is no output of `ofproto/trace`.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ReportError {
+    /// No flow was looked up.
+    #[error("read output of ofproto/trace: it names no table: {0:?}")]
+    NoTable(String),
+    /// A tunnel whose destination was not said.
+    #[error("read output of ofproto/trace: output to tunnel port {0} before a tunnel destination")]
+    NoEndpoint(u32),
+}
+
+/// Where our walk and Open vSwitch part.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Disagreement {
+    /// What our walk lets out of the switch.
+    pub ours: BTreeSet<Exit>,
+    /// What Open vSwitch does.
+    pub theirs: BTreeSet<Exit>,
+    /// The tables of our walk.
+    pub our_tables: Vec<u8>,
+    /// The tables of Open vSwitch's.
+    pub their_tables: Vec<u8>,
+}
+
+impl Report {
+    /// Reads the output of `ofproto/trace`; `tunnel` is the OpenFlow port of the VXLAN tunnel.
+    ///
+    /// # Errors
+    /// [`ReportError`] when it is no such output.
+    pub fn parse(text: &str, tunnel: Option<u32>) -> Result<Self, ReportError> {
+        let mut report = Self::default();
+        let (mut endpoint, mut vni) = (None, 0);
+        let mut lines = text.lines().map(str::trim).peekable();
+        while let Some(line) = lines.next() {
+            if let Some(table) = table_of(line) {
+                report.tables.push(table);
+            } else if let Some(value) = written(line, "tun_dst", "NXM_NX_TUN_IPV4_DST[]") {
+                endpoint = value.parse().ok();
+            } else if let Some(value) = written(line, "tun_id", "NXM_NX_TUN_ID[0..23]") {
+                vni = value.strip_prefix("0x").and_then(|digits| u64::from_str_radix(digits, 16).ok()).unwrap_or(0);
+            } else if line == "IN_PORT" {
+                report.outputs.insert(Exit::Back);
+            } else if line.starts_with("controller(") || line.starts_with("CONTROLLER") {
+                report.outputs.insert(Exit::Controller);
+            } else if let Some(port) = line.strip_prefix("output:").and_then(|number| number.parse::<u32>().ok()) {
+                let skipped = lines.peek().is_some_and(|next| next.contains("skipping output"));
+                if Some(port) == tunnel {
+                    let endpoint = endpoint.ok_or(ReportError::NoEndpoint(port))?;
+                    report.outputs.insert(Exit::Tunnel { endpoint, vni });
+                } else if !skipped {
+                    report.outputs.insert(Exit::Port(port));
+                }
+            }
+        }
+        if report.tables.is_empty() {
+            return Err(ReportError::NoTable(text.chars().take(200).collect()));
+        }
+        Ok(report)
+    }
+}
+
+/// What our walk lets out of the switch, in Open vSwitch's terms.
+#[must_use]
+pub fn exits(set: &FlowSet, path: &Path) -> BTreeSet<Exit> {
+    path.outcomes
+        .iter()
+        .filter_map(|outcome| match &outcome.verdict {
+            Verdict::Delivered { port, .. } => set.number_of(*port).map(|number| Exit::Port(number.0)),
+            Verdict::Tunnelled { endpoint, vni, .. } => {
+                Some(Exit::Tunnel { endpoint: *endpoint, vni: u64::from(*vni) })
+            }
+            Verdict::Answered { .. } => Some(Exit::Back),
+            Verdict::Punted { .. } => Some(Exit::Controller),
+            Verdict::Output { port } => Some(Exit::Port(*port)),
+            Verdict::Dropped { .. } => None,
+        })
+        .collect()
+}
+
+/// Holds our walk against Open vSwitch's: the same exits, and the same tables in some order (Open vSwitch recirculates last).
+#[must_use]
+pub fn compare(set: &FlowSet, path: &Path, report: &Report) -> Option<Disagreement> {
+    let ours = exits(set, path);
+    let mut our_tables: Vec<u8> = path.hops.iter().map(|hop| hop.table).collect();
+    let mut their_tables = report.tables.clone();
+    our_tables.sort_unstable();
+    their_tables.sort_unstable();
+    let theirs = report.outputs.clone();
+    (ours != theirs || our_tables != their_tables).then_some(Disagreement { ours, theirs, our_tables, their_tables })
+}
+
+/// The table that a line like `10. ip,reg0=0/0x1, priority 100, cookie 0x1` or `10. No match.` speaks of.
+fn table_of(line: &str) -> Option<u8> {
+    let (number, rest) = line.split_once(". ")?;
+    let number = number.parse().ok()?;
+    let met = rest.contains("priority ") || rest.starts_with("No match");
+    (met && Table::by_number(number).is_some()).then_some(number)
+}
+
+/// The value that a line writes into a field: by `set_field`, or as told after a `move`.
+fn written<'a>(line: &'a str, name: &str, long_name: &str) -> Option<&'a str> {
+    if let Some(rest) = line.strip_prefix("set_field:") {
+        return rest.split_once("->").filter(|(_, field)| *field == name).map(|(value, _)| value);
+    }
+    line.strip_prefix("-> ")?.strip_prefix(long_name)?.strip_prefix(" is now ")
+}

@@ -1,0 +1,270 @@
+//! A packet as the pipeline sees it: fields with values, registers among them.
+//!
+//! Owns [`Packet`], the ways to make one, and its text for `ofproto/trace`. Never carries a payload.
+//! Invariant: wide registers are held as the plain ones that they cover; a field that is absent reads as zero.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr};
+
+use model::Mac;
+use model::network::Port;
+use model::spec::HostNetwork;
+use openflow::flow::{Field, FieldValue, Format, PortNo, Subfield, eth_type, ip_proto};
+
+use crate::compile::PortNumbers;
+
+/// What a packet carries above IP.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Payload {
+    /// TCP with its ports.
+    Tcp {
+        /// Source port.
+        source: u16,
+        /// Destination port.
+        target: u16,
+    },
+    /// UDP with its ports.
+    Udp {
+        /// Source port.
+        source: u16,
+        /// Destination port.
+        target: u16,
+    },
+    /// ICMP with its type and code.
+    Icmp {
+        /// Type: 8 is an echo request.
+        kind: u8,
+        /// Code.
+        code: u8,
+    },
+    /// Another protocol by number.
+    Protocol(u8),
+}
+
+/// A packet can not be made as asked.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum PacketError {
+    /// The sender is not plugged into this switch.
+    #[error("make a packet from port {0}: it is not plugged in on this host")]
+    NotHere(String),
+    /// The sender has no IPv4 address.
+    #[error("make a packet from port {0}: it has no IPv4 address")]
+    NoAddress(String),
+    /// The destination is outside of the sender's subnet, which has no router.
+    #[error("make a packet from port {port} to {target}: no router leads out of its subnet")]
+    NoGateway {
+        /// The sender.
+        port: String,
+        /// The destination.
+        target: Ipv4Addr,
+    },
+}
+
+/// The TTL that packets start with.
+const TTL: u8 = 64;
+/// What nobody has: where a packet goes to whose destination no ARP request would find.
+const UNKNOWN_MAC: Mac = Mac::new([0x02, 0, 0, 0, 0, 0xff]);
+
+/// A packet.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Packet {
+    fields: BTreeMap<Field, u128>,
+}
+
+impl Packet {
+    /// An IPv4 packet that comes in on a port.
+    #[must_use]
+    pub fn ipv4(in_port: PortNo, macs: (Mac, Mac), addresses: (Ipv4Addr, Ipv4Addr), payload: Payload) -> Self {
+        let packet = Self::ethernet(in_port, macs, eth_type::IPV4)
+            .with(Field::Ipv4Src, addresses.0)
+            .with(Field::Ipv4Dst, addresses.1)
+            .with(Field::IpTtl, TTL);
+        match payload {
+            Payload::Tcp { source, target } => {
+                packet.with(Field::IpProto, ip_proto::TCP).with(Field::TcpSrc, source).with(Field::TcpDst, target)
+            }
+            Payload::Udp { source, target } => {
+                packet.with(Field::IpProto, ip_proto::UDP).with(Field::UdpSrc, source).with(Field::UdpDst, target)
+            }
+            Payload::Icmp { kind, code } => {
+                packet.with(Field::IpProto, ip_proto::ICMP).with(Field::IcmpType, kind).with(Field::IcmpCode, code)
+            }
+            Payload::Protocol(number) => packet.with(Field::IpProto, number),
+        }
+    }
+
+    /// An ARP request of `sender` (MAC and address) for `target`, broadcast.
+    #[must_use]
+    pub fn arp_request(in_port: PortNo, sender: (Mac, Ipv4Addr), target: Ipv4Addr) -> Self {
+        Self::ethernet(in_port, (sender.0, Mac::BROADCAST), eth_type::ARP)
+            .with(Field::ArpOp, 1)
+            .with(Field::ArpSha, sender.0.bytes())
+            .with(Field::ArpSpa, sender.1)
+            .with(Field::ArpTpa, target)
+    }
+
+    /// A DHCP request of a client without an address.
+    #[must_use]
+    pub fn dhcp_discover(in_port: PortNo, client: Mac) -> Self {
+        let addresses = (Ipv4Addr::UNSPECIFIED, Ipv4Addr::BROADCAST);
+        Self::ipv4(in_port, (client, Mac::BROADCAST), addresses, Payload::Udp { source: 68, target: 67 })
+    }
+
+    /// The packet that a port here would send to an address: straight to a neighbour, by its router to everybody else.
+    ///
+    /// # Errors
+    /// [`PacketError`] says what the port lacks.
+    pub fn from_port(
+        host: &HostNetwork,
+        numbers: &PortNumbers,
+        port: &Port,
+        target: Ipv4Addr,
+        payload: Payload,
+    ) -> Result<Self, PacketError> {
+        let number = numbers.ports.get(&port.id).ok_or_else(|| PacketError::NotHere(port.name.clone()))?;
+        let mine = port.addresses.iter().find_map(|fixed| match fixed.address {
+            IpAddr::V4(address) => Some((fixed.subnet, address)),
+            IpAddr::V6(_) => None,
+        });
+        let (subnet, address) = mine.ok_or_else(|| PacketError::NoAddress(port.name.clone()))?;
+        let subnet = host.subnets.get(&subnet);
+        let mac = if subnet.is_some_and(|subnet| subnet.cidr.contains(&IpAddr::V4(target))) {
+            neighbour(host, port, target).unwrap_or(UNKNOWN_MAC)
+        } else {
+            let gateway = subnet.and_then(|subnet| {
+                let feet =
+                    || host.routers.values().flat_map(|router| &router.interfaces).filter(|f| f.subnet == subnet.id);
+                feet().find(|foot| Some(foot.address) == subnet.gateway).or_else(|| feet().next())
+            });
+            gateway.ok_or_else(|| PacketError::NoGateway { port: port.name.clone(), target })?.mac
+        };
+        Ok(Self::ipv4(*number, (port.mac, mac), (address, target), payload))
+    }
+
+    /// This packet as it comes out of a tunnel at another host: what the other host's switch sees of it.
+    #[must_use]
+    pub fn out_of_tunnel(&self, tunnel: PortNo, vni: u32) -> Self {
+        let fields = self.fields.iter().filter(|(field, _)| is_header(**field)).map(|(field, value)| (*field, *value));
+        let packet = Self { fields: fields.collect() };
+        packet.with(Field::InPort, tunnel).with(Field::TunId, vni)
+    }
+
+    fn ethernet(in_port: PortNo, (source, target): (Mac, Mac), kind: u16) -> Self {
+        Self::default()
+            .with(Field::InPort, in_port)
+            .with(Field::EthSrc, source.bytes())
+            .with(Field::EthDst, target.bytes())
+            .with(Field::EthType, kind)
+    }
+
+    /// With a field set.
+    #[must_use]
+    pub fn with(mut self, field: Field, value: impl Into<FieldValue>) -> Self {
+        self.set(Subfield::whole(field), value.into().0);
+        self
+    }
+
+    /// The value of a field.
+    #[must_use]
+    pub fn get(&self, field: Field) -> u128 {
+        match field.covered_registers() {
+            [] => self.fields.get(&field).copied().unwrap_or(0),
+            parts => parts.iter().fold(0, |wide, part| wide << 32 | self.get(*part)),
+        }
+    }
+
+    /// The value of a field that holds an IPv4 address.
+    #[must_use]
+    pub fn address(&self, field: Field) -> Ipv4Addr {
+        u32::try_from(self.get(field)).map_or(Ipv4Addr::UNSPECIFIED, Ipv4Addr::from_bits)
+    }
+
+    /// The value of some bits.
+    pub(super) fn bits(&self, bits: Subfield) -> u128 {
+        (self.get(bits.field()) & bits.mask()) >> bits.start()
+    }
+
+    /// Writes some bits.
+    pub(super) fn set(&mut self, bits: Subfield, value: u128) {
+        self.set_masked(bits.field(), value << bits.start(), bits.mask());
+    }
+
+    /// Writes the bits of a field that the mask names.
+    pub(super) fn set_masked(&mut self, field: Field, value: u128, mask: u128) {
+        let parts = field.covered_registers();
+        for (index, part) in parts.iter().rev().enumerate() {
+            let low = |wide: u128| wide >> (32 * index) & u128::from(u32::MAX);
+            self.set_masked(*part, low(value), low(mask));
+        }
+        if parts.is_empty() {
+            let value = self.get(field) & !mask | value & mask;
+            self.fields.insert(field, value);
+        }
+    }
+
+    /// The headers in the syntax that `ofproto/trace` takes: unlike matches, transport ports under the name of their protocol.
+    #[must_use]
+    pub fn to_text(&self) -> String {
+        let kind = match (u16::try_from(self.get(Field::EthType)), u8::try_from(self.get(Field::IpProto))) {
+            (Ok(eth_type::ARP), _) => "arp".to_owned(),
+            (Ok(eth_type::IPV4), Ok(ip_proto::TCP)) => "tcp".to_owned(),
+            (Ok(eth_type::IPV4), Ok(ip_proto::UDP)) => "udp".to_owned(),
+            (Ok(eth_type::IPV4), Ok(ip_proto::ICMP)) => "icmp".to_owned(),
+            (Ok(eth_type::IPV4), Ok(number)) => format!("ip,nw_proto={number}"),
+            (kind, _) => format!("dl_type={:#06x}", kind.unwrap_or(0)),
+        };
+        let shown = self.fields.iter().filter(|(field, value)| {
+            let implied = matches!(field, Field::EthType | Field::IpProto);
+            !implied && (is_header(**field) || matches!(field, Field::InPort | Field::TunId) && **value != 0)
+        });
+        shown.fold(kind, |text, (field, value)| format!("{text},{}={}", name(*field), print(*field, *value)))
+    }
+}
+
+/// Whether a field is of the packet, not of the switch.
+fn is_header(field: Field) -> bool {
+    field >= Field::EthSrc
+}
+
+const fn name(field: Field) -> &'static str {
+    match field {
+        Field::InPort => "in_port",
+        _ => FIELD_NAMES[field as usize],
+    }
+}
+
+/// The names that `set_field` uses are those that `ofproto/trace` takes.
+const FIELD_NAMES: [&str; openflow::flow::FIELDS.len()] = {
+    let mut names = [""; openflow::flow::FIELDS.len()];
+    let mut index = 0;
+    while index < names.len() {
+        names[index] = openflow::flow::FIELDS[index].name;
+        index += 1;
+    }
+    names
+};
+
+fn print(field: Field, value: u128) -> String {
+    match field.info().format {
+        Format::Ethernet => {
+            let [.., a, b, c, d, e, g] = value.to_be_bytes();
+            Mac::new([a, b, c, d, e, g]).to_string()
+        }
+        Format::Ipv4 => u32::try_from(value).map_or(Ipv4Addr::UNSPECIFIED, Ipv4Addr::from_bits).to_string(),
+        Format::Hexadecimal => format!("{value:#x}"),
+        _ => value.to_string(),
+    }
+}
+
+/// The MAC address that ARP would find for an address on the port's network.
+fn neighbour(host: &HostNetwork, port: &Port, target: Ipv4Addr) -> Option<Mac> {
+    let target = IpAddr::V4(target);
+    let has =
+        |other: &&Port| other.network == port.network && other.addresses.iter().any(|fixed| fixed.address == target);
+    let router = || {
+        let feet = host.routers.values().flat_map(|router| &router.interfaces);
+        let mut near = feet.filter(|foot| host.subnets.get(&foot.subnet).is_some_and(|s| s.network == port.network));
+        near.find(|foot| foot.address == target).map(|foot| foot.mac)
+    };
+    host.ports.values().find(has).map(|other| other.mac).or_else(router)
+}

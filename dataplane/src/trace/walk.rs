@@ -1,0 +1,246 @@
+//! The walk: flows looked up as Open vSwitch looks them up, actions run as it runs them.
+//!
+//! ```text
+//! table -> best flow -> actions --goto--> table
+//!                          |--group--> a copy for each bucket, which may resubmit into a table
+//!                          |--ct(table)--> the packet goes on there, with its state known
+//!                          \--output, controller--> an outcome
+//! ```
+//!
+//! A list of actions that comes to no outcome is a drop. Actions that our pipeline does not use end the walk and say so.
+//! Source: ovs-ofctl(8), ovs-actions(7), ovs-fields(7) "Conjunctive Match Fields".
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::Ipv4Addr;
+
+use openflow::flow::{Action, Ct, Field, PortNo, SetField, ct_state};
+
+use super::words;
+use super::{Connection, Hop, Outcome, Packet, Path, Verdict};
+use crate::flow_set::{Entry, FlowSet};
+use crate::punt::Punt;
+use crate::table::Table;
+
+/// How many flows and buckets one packet may meet; more means that flows chase each other.
+const STEPS_MAX: usize = 4096;
+
+struct Walk<'a> {
+    set: &'a FlowSet,
+    connection: Connection,
+    path: Path,
+    copies: usize,
+    steps: usize,
+}
+
+/// One copy of the packet under way.
+#[derive(Clone)]
+struct Traveller {
+    copy: usize,
+    packet: Packet,
+    stack: Vec<u128>,
+    /// The table that sent it to be dropped, and why.
+    blame: Option<(u8, String)>,
+}
+
+pub(super) fn walk(set: &FlowSet, packet: &Packet, connection: Connection) -> Path {
+    let path = Path { packet: packet.to_text(), connection, hops: Vec::new(), outcomes: Vec::new() };
+    let mut walk = Walk { set, connection, path, copies: 0, steps: 0 };
+    let mut traveller = Traveller { copy: 0, packet: packet.clone(), stack: Vec::new(), blame: None };
+    walk.enter(Table::Classify.number(), &mut traveller);
+    walk.path
+}
+
+impl Walk<'_> {
+    /// Runs the flow of a table that the packet meets.
+    fn enter(&mut self, table: u8, traveller: &mut Traveller) {
+        self.steps += 1;
+        let found = lookup(self.set, table, &traveller.packet);
+        let name = Table::by_number(table).map_or_else(|| format!("table {table}"), |table| table.to_string());
+        let Some((entry, clauses)) = found.filter(|_| self.steps <= STEPS_MAX) else {
+            let why = Table::by_number(table).map_or("no flow matches", |table| table.info().miss).to_owned();
+            let hop = Hop { copy: traveller.copy, table, name, flow: None, meaning: why.clone(), effects: Vec::new() };
+            self.path.hops.push(hop);
+            return self.drop(traveller, table, why);
+        };
+        let mut meaning = self.set.describe(&entry.flow, entry.note.as_deref());
+        for clause in clauses {
+            meaning += &format!("; {}", self.set.describe(&clause.flow, clause.note.as_deref()));
+        }
+        self.path.hops.push(Hop {
+            copy: traveller.copy,
+            table,
+            name,
+            flow: Some(entry.flow.to_string()),
+            meaning: meaning.clone(),
+            effects: Vec::new(),
+        });
+        let hop = self.path.hops.len() - 1;
+        if entry.flow.actions == [Action::GotoTable(Table::Deny.number())] {
+            traveller.blame = Some((table, words::blame(self.set, table, &traveller.packet, &meaning)));
+        }
+        let by = words::owner(self.set, &entry.flow);
+        if !self.run(&entry.flow.actions, traveller, hop, &by) {
+            let (table, why) = traveller.blame.clone().unwrap_or((table, meaning));
+            self.drop(traveller, table, why);
+        }
+    }
+
+    /// Runs actions; says whether they came to any outcome.
+    fn run(&mut self, actions: &[Action], traveller: &mut Traveller, hop: usize, by: &str) -> bool {
+        let mut settled = false;
+        for action in actions {
+            if let Some(effect) = words::effect(self.set, action, &traveller.packet) {
+                self.path.hops[hop].effects.push(effect);
+            }
+            match action {
+                Action::SetField(set) => write(&mut traveller.packet, *set),
+                Action::Move { source, target } => {
+                    let value = traveller.packet.bits(*source);
+                    traveller.packet.set(*target, value);
+                }
+                Action::Push(bits) => traveller.stack.push(traveller.packet.bits(*bits)),
+                Action::Pop(bits) => {
+                    let value = traveller.stack.pop().unwrap_or(0);
+                    traveller.packet.set(*bits, value);
+                }
+                Action::DecTtl => {
+                    let ttl = traveller.packet.get(Field::IpTtl).saturating_sub(1);
+                    traveller.packet.set_masked(Field::IpTtl, ttl, Field::IpTtl.full_mask());
+                }
+                Action::GotoTable(table) => {
+                    self.enter(*table, traveller);
+                    settled = true;
+                }
+                Action::Resubmit { table: Some(table), .. } => {
+                    self.enter(*table, traveller);
+                    settled = true;
+                }
+                Action::Group(number) => settled |= self.copy(*number, traveller, hop, by),
+                Action::Ct(ct) => settled |= self.track(ct, traveller),
+                Action::Output(port) => settled |= self.output(*port, traveller, by),
+                Action::Controller(controller) => {
+                    let what = Punt::from_user_data(&controller.userdata)
+                        .map_or_else(|error| error.to_string(), |punt| words::punt(self.set, punt));
+                    self.end(traveller, Verdict::Punted { what });
+                    settled = true;
+                }
+                Action::Note(_) | Action::Conjunction { .. } => {}
+                other => self.path.hops[hop].effects.push(format!("{other}: not followed")),
+            }
+        }
+        settled
+    }
+
+    /// Runs every bucket of a group on a copy of its own.
+    fn copy(&mut self, number: u32, traveller: &Traveller, hop: usize, by: &str) -> bool {
+        let set = self.set;
+        let Some(group) = set.group(number) else { return false };
+        for bucket in &group.buckets {
+            self.copies += 1;
+            let mut copy = Traveller { copy: self.copies, ..traveller.clone() };
+            if !self.run(&bucket.actions, &mut copy, hop, by) {
+                let table = self.path.hops[hop].table;
+                self.drop(&copy, table, words::group(set, number));
+            }
+        }
+        !group.buckets.is_empty()
+    }
+
+    /// Asks the connection tracker; only with a table does the packet go on with the answer.
+    fn track(&mut self, ct: &Ct, traveller: &Traveller) -> bool {
+        use ct_state::{ESTABLISHED, INVALID, NEW, RELATED, REPLY, TRACKED};
+        let Some(table) = ct.table else { return false };
+        let state = TRACKED
+            | match self.connection {
+                Connection::New => NEW,
+                Connection::Established => ESTABLISHED,
+                Connection::Reply => ESTABLISHED | REPLY,
+                Connection::Related => RELATED,
+                Connection::Invalid => INVALID,
+            };
+        let mut tracked = traveller.clone();
+        tracked.packet.set_masked(Field::CtState, state.into(), Field::CtState.full_mask());
+        self.enter(table, &mut tracked);
+        true
+    }
+
+    fn output(&mut self, port: PortNo, traveller: &Traveller, by: &str) -> bool {
+        let packet = &traveller.packet;
+        let verdict = match port {
+            PortNo::IN_PORT => Verdict::Answered { by: by.to_owned() },
+            port if u128::from(port.0) == packet.get(Field::InPort) => return false,
+            port if Some(port) == self.set.tunnel() => {
+                let endpoint: Ipv4Addr = packet.address(Field::TunDst);
+                let vni = u32::try_from(packet.get(Field::TunId)).unwrap_or(u32::MAX);
+                Verdict::Tunnelled { endpoint, host: self.set.host_of(endpoint), vni }
+            }
+            port => match self.set.port_at(port) {
+                Some(key) => Verdict::Delivered { port: key, name: words::port(self.set, key) },
+                None => Verdict::Output { port: port.0 },
+            },
+        };
+        self.end(traveller, verdict);
+        true
+    }
+
+    fn drop(&mut self, traveller: &Traveller, table: u8, why: String) {
+        let table = Table::by_number(table).map_or_else(|| format!("table {table}"), |table| table.to_string());
+        self.end(traveller, Verdict::Dropped { table, why });
+    }
+
+    fn end(&mut self, traveller: &Traveller, verdict: Verdict) {
+        let (packet, leaving) = (traveller.packet.to_text(), traveller.packet.clone());
+        self.path.outcomes.push(Outcome { copy: traveller.copy, verdict, packet, leaving });
+    }
+}
+
+fn write(packet: &mut Packet, set: SetField) {
+    packet.set_masked(set.field(), set.value(), set.mask());
+}
+
+/// The flow that a packet meets in a table, and the clauses that led to it where it stands at the end of a conjunction.
+fn lookup<'a>(set: &'a FlowSet, table: u8, packet: &Packet) -> Option<(&'a Entry, Vec<&'a Entry>)> {
+    let met = set.entries().filter(|entry| entry.flow.table == table && entry.flow.matching.is_met(|f| packet.get(f)));
+    let mut by_priority: BTreeMap<u16, Vec<&Entry>> = BTreeMap::new();
+    for entry in met {
+        by_priority.entry(entry.flow.priority).or_default().push(entry);
+    }
+    for entries in by_priority.into_values().rev() {
+        if let Some(plain) = entries.iter().find(|entry| !is_clause(entry)) {
+            return Some((plain, Vec::new()));
+        }
+        for id in satisfied(&entries) {
+            let with_id = packet.clone().with(Field::ConjId, id);
+            let end = set.entries().filter(|entry| entry.flow.table == table && !is_clause(entry)).find(|entry| {
+                entry.flow.matching.exact(Field::ConjId) == Some(u128::from(id))
+                    && entry.flow.matching.is_met(|field| with_id.get(field))
+            });
+            if let Some(end) = end {
+                let noted =
+                    entries.iter().filter(|entry| entry.note.is_some() && clauses(entry).any(|(of, ..)| of == id));
+                return Some((end, noted.copied().collect()));
+            }
+        }
+    }
+    None
+}
+
+fn is_clause(entry: &Entry) -> bool {
+    matches!(entry.flow.actions.first(), Some(Action::Conjunction { .. }))
+}
+
+fn clauses(entry: &Entry) -> impl Iterator<Item = (u32, u8, u8)> {
+    entry.flow.actions.iter().filter_map(|action| match action {
+        Action::Conjunction { id, clause, clauses } => Some((*id, *clause, *clauses)),
+        _ => None,
+    })
+}
+
+/// The conjunctions all of whose clauses are met.
+fn satisfied(entries: &[&Entry]) -> Vec<u32> {
+    let mut met: BTreeMap<(u32, u8), BTreeSet<u8>> = BTreeMap::new();
+    for (id, clause, count) in entries.iter().flat_map(|entry| clauses(entry)) {
+        met.entry((id, count)).or_default().insert(clause);
+    }
+    met.into_iter().filter(|((_, count), seen)| seen.len() == usize::from(*count)).map(|((id, _), _)| id).collect()
+}

@@ -1,0 +1,117 @@
+//! What flows do, in the words of those who own the objects.
+
+use std::net::Ipv4Addr;
+
+use openflow::flow::{Action, Field, Flow, SetField};
+
+use super::Packet;
+use crate::cookie::{Cookie, Object};
+use crate::flow_set::{FlowSet, GroupNumber};
+use crate::punt::Punt;
+use crate::register::{self, FLAGS, Register};
+use crate::table::Table;
+
+/// The name of an object, or what it is when nobody named it.
+fn name(set: &FlowSet, object: Object) -> String {
+    set.name_of(object).map_or_else(|| object.to_string(), str::to_owned)
+}
+
+pub(super) fn port(set: &FlowSet, key: u32) -> String {
+    name(set, Object::Port(key))
+}
+
+/// Who owns a flow.
+pub(super) fn owner(set: &FlowSet, flow: &Flow) -> String {
+    let object = Cookie::from_wire(flow.cookie).map_or(Object::Pipeline, |cookie| cookie.object);
+    let name = name(set, object);
+    if matches!(object, Object::Port(_)) { format!("this host for {name}") } else { name }
+}
+
+/// Why a table sent a packet to be dropped, with the guarded side that it was judged for.
+pub(super) fn blame(set: &FlowSet, table: u8, packet: &Packet, meaning: &str) -> String {
+    let side = match Table::by_number(table) {
+        Some(Table::Egress) => (register::SOURCE, register::SOURCE_IDENTITY),
+        Some(Table::Ingress) => (register::TARGET, register::TARGET_IDENTITY),
+        _ => return meaning.to_owned(),
+    };
+    let value = |register: Register| u32::try_from(packet.get(register.field)).unwrap_or(0);
+    let (port, groups) = (port(set, value(side.0)), name(set, Object::Identity(value(side.1))));
+    format!("{meaning} ({port}: {groups})")
+}
+
+pub(super) fn punt(set: &FlowSet, punt: Punt) -> String {
+    let Punt::Dhcp { port: key } = punt;
+    format!("DHCP request of {}", port(set, key))
+}
+
+pub(super) fn group(set: &FlowSet, number: u32) -> String {
+    match GroupNumber::from_wire(number) {
+        Some(GroupNumber::FloodHere(vni)) => format!("every port of {} here", name(set, Object::Network(vni))),
+        Some(GroupNumber::FloodEverywhere(vni)) => format!("every port of {}", name(set, Object::Network(vni))),
+        Some(GroupNumber::OtherHosts(vni)) => format!("every other host of {}", name(set, Object::Network(vni))),
+        None => format!("group {number}"),
+    }
+}
+
+/// What an action does, where that is worth saying.
+pub(super) fn effect(set: &FlowSet, action: &Action, before: &Packet) -> Option<String> {
+    match action {
+        Action::SetField(write) => set_field(set, *write, before),
+        Action::DecTtl => Some("lowers the time to live".to_owned()),
+        Action::Group(number) => Some(format!("copies it to {}", group(set, *number))),
+        Action::Ct(ct) if ct.table.is_some() => Some(format!("tracks it in zone {}", before.get(register::ZONE.field))),
+        Action::Ct(ct) if ct.actions.is_empty() => Some("remembers the connection".to_owned()),
+        Action::Ct(ct) => Some(match ct.actions.first() {
+            Some(Action::SetField(mark)) if mark.value() != 0 => "marks the connection dead".to_owned(),
+            _ => "marks the connection alive".to_owned(),
+        }),
+        _ => None,
+    }
+}
+
+fn set_field(set: &FlowSet, write: SetField, before: &Packet) -> Option<String> {
+    let value = u32::try_from(write.value()).ok();
+    let Some(register) = register::by_field(write.field()) else { return Some(header(write)) };
+    let value = value?;
+    if register.field == register::FLAG_BITS.field {
+        let raised = FLAGS.iter().filter(|flag| value & flag.mask != 0).map(|flag| flag.name);
+        return Some(raised.collect::<Vec<_>>().join(", "));
+    }
+    if before.get(register.field) == u128::from(value) {
+        return None;
+    }
+    Some(format!("{}: {}", register.name, register_value(set, register, value)))
+}
+
+fn register_value(set: &FlowSet, register: &Register, value: u32) -> String {
+    let object = match register.field {
+        field if field == register::NETWORK.field => Object::Network(value),
+        field if field == register::SOURCE.field || field == register::TARGET.field => Object::Port(value),
+        field if field == register::ROUTER.field => Object::Router(value),
+        field if field == register::SOURCE_IDENTITY.field || field == register::TARGET_IDENTITY.field => {
+            Object::Identity(value)
+        }
+        field if field == register::ENDPOINT.field => return Ipv4Addr::from_bits(value).to_string(),
+        _ => return value.to_string(),
+    };
+    name(set, object)
+}
+
+fn header(write: SetField) -> String {
+    let text = Action::SetField(write).to_string();
+    let value = text.strip_prefix("set_field:").and_then(|text| text.split("->").next()).unwrap_or_default();
+    let what = match write.field() {
+        Field::EthSrc => "source MAC address",
+        Field::EthDst => "destination MAC address",
+        Field::Ipv4Src => "source address",
+        Field::Ipv4Dst => "destination address",
+        Field::IpTtl => "time to live",
+        Field::TunDst => "tunnel to",
+        Field::ArpOp => "ARP operation",
+        Field::ArpSpa => "ARP sender address",
+        Field::ArpSha => "ARP sender MAC address",
+        Field::IcmpType => "ICMP type",
+        other => other.info().name,
+    };
+    format!("{what}: {value}")
+}

@@ -1,0 +1,143 @@
+//! Our flows in a real Open vSwitch: it takes them all, holds what was sent, and says of packets what the model says.
+
+#[cfg(test)]
+mod rig;
+#[cfg(test)]
+mod topology;
+
+use basalt_tests::require;
+use basalt_tests::skip::Need;
+use dataplane::trace::ofproto::{Report, compare};
+use dataplane::trace::{Connection, Packet, Payload};
+use dataplane::{FlowSet, diff, trace};
+use model::Mac;
+use openflow::flow::Field;
+use rig::Rig;
+use topology::random::{self, Random};
+use topology::{Cloud, VXLAN, two_subnets};
+
+/// The state that `--ct-next` takes for what the model assumes.
+const fn state_text(connection: Connection) -> &'static str {
+    match connection {
+        Connection::New => "trk,new",
+        Connection::Established => "trk,est",
+        Connection::Reply => "trk,est,rpl",
+        Connection::Related => "trk,rel",
+        Connection::Invalid => "trk,inv",
+    }
+}
+
+/// Asks both about a packet and says where they part.
+#[cfg(test)]
+fn ask_both(rig: &Rig, set: &FlowSet, packet: &Packet, connection: Connection) {
+    let path = trace(set, packet, connection);
+    // A flood is tracked once for each copy: each takes one of these answers.
+    let next = ["--ct-next", state_text(connection)].repeat(8);
+    let said = rig.trace(&[next.as_slice(), &[&packet.to_text()]].concat()).unwrap();
+    let report = Report::parse(&said, Some(VXLAN.0)).unwrap();
+    if let Some(parting) = compare(set, &path, &report) {
+        panic!("{parting:#?}\nthe model says:\n{path}\nOpen vSwitch says:\n{said}");
+    }
+}
+
+/// The switch takes every flow and group, and what it dumps back equals what was sent: nothing is left to change. A rule more or less, installed
+/// over it, leaves nothing to change either.
+#[test]
+fn the_switch_holds_what_was_compiled() {
+    require!(Need::Root, Need::OpenVswitch);
+    let mut cloud = two_subnets();
+    let rig = Rig::start(&cloud, 0).unwrap();
+    for round in 0..3 {
+        let set = rig.install(&cloud).unwrap();
+        let changes = diff(&set, &rig.installed().unwrap());
+        assert!(changes.is_empty(), "{changes:#?}");
+        assert_eq!(changes.unchanged_flows, set.flows().len());
+        cloud.groups[round % 2].rules.pop();
+        cloud.ports.pop();
+    }
+}
+
+/// Of every kind of packet in the two-subnet cloud, with every state of the connection, both say the same.
+#[test]
+fn the_model_and_the_switch_agree_on_known_packets() {
+    require!(Need::Root, Need::OpenVswitch);
+    let cloud = two_subnets();
+    let rig = Rig::start(&cloud, 0).unwrap();
+    let set = rig.install(&cloud).unwrap();
+    let (network, numbers) = (cloud.host(0), cloud.numbers(0));
+    let payloads = [
+        Payload::Tcp { source: 1, target: 80 },
+        Payload::Tcp { source: 1, target: 5432 },
+        Payload::Udp { source: 67, target: 68 },
+        Payload::Udp { source: 9, target: 8500 },
+        Payload::Icmp { kind: 8, code: 0 },
+        Payload::Protocol(47),
+    ];
+    let states =
+        [Connection::New, Connection::Established, Connection::Reply, Connection::Related, Connection::Invalid];
+    for from in [0, 2, 4] {
+        let port = &cloud.ports[from];
+        let number = rig.number(&cloud, from);
+        let others = (0..cloud.ports.len()).map(|port| cloud.address(port));
+        let routers = ["10.0.1.1", "10.0.2.1", "10.0.2.99", "8.8.8.8"].map(|address| address.parse().unwrap());
+        for to in others.chain(routers) {
+            ask_both(&rig, &set, &Packet::arp_request(number, (port.mac, cloud.address(from)), to), Connection::New);
+            for payload in payloads {
+                let packet = Packet::from_port(&network, &numbers, port, to, payload).unwrap();
+                let tracked = if matches!(payload, Payload::Tcp { .. }) { &states[..] } else { &states[..1] };
+                for connection in tracked {
+                    ask_both(&rig, &set, &packet, *connection);
+                }
+            }
+        }
+        ask_both(&rig, &set, &Packet::dhcp_discover(number, port.mac), Connection::New);
+        let broadcast = Packet::ipv4(
+            number,
+            (port.mac, Mac::BROADCAST),
+            (cloud.address(from), "10.0.1.255".parse().unwrap()),
+            payloads[3],
+        );
+        ask_both(&rig, &set, &broadcast, Connection::New);
+        ask_both(&rig, &set, &broadcast.with(Field::EthSrc, [2, 0, 0, 0, 0, 9]), Connection::New);
+    }
+}
+
+/// The same for random clouds and packets: from ports and out of tunnels, honest and spoofed.
+#[test]
+fn the_model_and_the_switch_agree_on_random_clouds() {
+    require!(Need::Root, Need::OpenVswitch);
+    for seed in 1..=6 {
+        let mut random = Random::new(seed);
+        let cloud = random::cloud(&mut random);
+        let rig = Rig::start(&cloud, 0).unwrap();
+        let set = rig.install(&cloud).unwrap();
+        let changes = diff(&set, &rig.installed().unwrap());
+        assert!(changes.is_empty(), "seed {seed}: {changes:#?}");
+        for _ in 0..60 {
+            let (packet, connection) = (
+                random_packet(&cloud, &rig, &mut random),
+                *random.pick(&[Connection::New, Connection::Reply, Connection::Established]),
+            );
+            ask_both(&rig, &set, &packet, connection);
+        }
+    }
+}
+
+/// A packet of any port of the cloud: put in at its own port where that is on this host, else arriving by tunnel on a random network.
+#[cfg(test)]
+fn random_packet(cloud: &Cloud, rig: &Rig, random: &mut Random) -> Packet {
+    let (from, to) = (random.below(cloud.ports.len()), random.below(cloud.ports.len()));
+    let feet = cloud.routers.iter().flat_map(|router| &router.interfaces).map(|foot| foot.mac);
+    let macs: Vec<Mac> = cloud.ports.iter().map(|port| port.mac).chain(feet).chain([Mac::BROADCAST]).collect();
+    let target = if random.once_in(2) { cloud.mac(to) } else { *random.pick(&macs) };
+    let source = if random.once_in(6) { *random.pick(&macs[..macs.len() - 1]) } else { cloud.mac(from) };
+    let number = rig.numbers.ports.get(&cloud.ports[from].id).copied().unwrap_or(VXLAN);
+    let addresses = (cloud.address(from), cloud.address(to));
+    let packet = if random.once_in(6) {
+        Packet::arp_request(number, (source, addresses.0), addresses.1)
+    } else {
+        Packet::ipv4(number, (source, target), addresses, random.payload())
+    };
+    let vni = random.pick(&cloud.networks).vni.get();
+    if number == VXLAN { packet.out_of_tunnel(VXLAN, vni) } else { packet }
+}

@@ -1,0 +1,99 @@
+//! A private Open vSwitch that holds the flows of one host of a [`Cloud`]: what the model's word is held against.
+
+#![allow(dead_code, unreachable_pub, reason = "each test program uses a part of it, as a module of its own")]
+
+use std::collections::BTreeMap;
+
+use anyhow::{Context as _, Result};
+use basalt_tests::ovs::Switch;
+use dataplane::{FlowSet, Installed, PortNumbers, compile};
+use openflow::flow::{Flow, Group, PortNo};
+
+use crate::topology::{Cloud, VXLAN, host_id};
+
+pub const BRIDGE: &str = "br-int";
+
+/// One host's switch.
+#[derive(Debug)]
+pub struct Rig {
+    pub switch: Switch,
+    pub host: usize,
+    pub numbers: PortNumbers,
+}
+
+impl Rig {
+    /// A switch with an internal port for each of the cloud's ports on `host`, and the tunnel port.
+    pub fn start(cloud: &Cloud, host: usize) -> Result<Self> {
+        let switch = Switch::start()?;
+        switch.add_bridge(BRIDGE)?;
+        let mut rig = Self { switch, host, numbers: cloud.numbers(host) };
+        rig.add_tunnel()?;
+        for port in cloud.ports.iter().filter(|port| port.is_on(host_id(host))) {
+            let name = port.tap_name();
+            let request = format!("ofport_request={}", rig.numbers.ports[&port.id]);
+            rig.switch.vsctl(&[
+                "add-port",
+                BRIDGE,
+                &name,
+                "--",
+                "set",
+                "interface",
+                &name,
+                "type=internal",
+                &request,
+            ])?;
+        }
+        Ok(rig)
+    }
+
+    /// Adds the tunnel port with the number that the cloud's hosts have for it.
+    pub fn add_tunnel(&mut self) -> Result<()> {
+        let request = format!("ofport_request={VXLAN}");
+        let tunnel = ["type=vxlan", "options:remote_ip=flow", "options:key=flow", &request];
+        let words = ["add-port", BRIDGE, "vxlan0", "--", "set", "interface", "vxlan0"];
+        self.switch.vsctl(&[words.as_slice(), tunnel.as_slice()].concat()).map(drop)
+    }
+
+    /// Compiles what the host should have and installs it whole: groups, then flows in one bundle.
+    pub fn install(&self, cloud: &Cloud) -> Result<FlowSet> {
+        let set = compile(&cloud.host(self.host), &self.numbers);
+        let groups: String = set.groups().map(|group| format!("{group}\n")).collect();
+        let flows: String = set.flows().map(|flow| format!("{flow}\n")).collect();
+        let (group_file, flow_file) = (self.switch.dir().join("groups"), self.switch.dir().join("flows"));
+        std::fs::write(&group_file, groups)?;
+        std::fs::write(&flow_file, flows)?;
+        let path = |path: &std::path::Path| path.display().to_string();
+        for group in self.installed()?.groups.iter().filter(|group| set.group(group.id).is_none()) {
+            self.switch.ofctl(&["del-groups", BRIDGE, &format!("group_id={}", group.id)])?;
+        }
+        for group in set.groups() {
+            self.switch.ofctl(&["--may-create", "mod-group", BRIDGE, &group.to_string()])?;
+        }
+        self.switch.ofctl(&["--bundle", "replace-flows", BRIDGE, &path(&flow_file)]).context("replace flows")?;
+        Ok(set)
+    }
+
+    /// What the switch says it holds.
+    pub fn installed(&self) -> Result<Installed> {
+        let flows = self.switch.ofctl(&["--no-stats", "dump-flows", BRIDGE])?;
+        let groups = self.switch.ofctl(&["dump-groups", BRIDGE])?;
+        let flow = |line: &str| line.trim().parse::<Flow>().with_context(|| format!("read flow {line}"));
+        let group = |line: &str| line.trim().parse::<Group>().with_context(|| format!("read group {line}"));
+        Ok(Installed {
+            flows: flows.lines().filter(|line| line.contains("actions=")).map(flow).collect::<Result<_>>()?,
+            groups: groups.lines().filter(|line| line.contains("group_id=")).map(group).collect::<Result<_>>()?,
+        })
+    }
+
+    /// What `ofproto/trace` prints for a packet.
+    pub fn trace(&self, words: &[&str]) -> Result<String> {
+        let command = ["ofproto/trace", BRIDGE];
+        self.switch.appctl(&[command.as_slice(), words].concat())
+    }
+
+    /// The OpenFlow port of a port of the cloud.
+    pub fn number(&self, cloud: &Cloud, port: usize) -> PortNo {
+        let numbers: &BTreeMap<_, _> = &self.numbers.ports;
+        numbers[&cloud.ports[port].id]
+    }
+}

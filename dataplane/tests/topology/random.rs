@@ -1,0 +1,158 @@
+//! Clouds made from a seed: two tenants with the same addresses, on two or three hosts, with rules of every kind; and who may speak to whom in
+//! them, told straight from the rules, without flows.
+
+use std::net::{IpAddr, Ipv4Addr};
+
+use dataplane::trace::Payload;
+use ipnet::IpNet;
+use model::network::Port;
+use model::security::{Direction, PortRange, Protocol, Remote};
+
+use super::Cloud;
+
+/// Hosts of a random cloud.
+pub const HOSTS: usize = 3;
+
+/// A xorshift generator: the same seed, the same cloud.
+#[derive(Debug, Clone)]
+pub struct Random(u64);
+
+impl Random {
+    pub fn new(seed: u64) -> Self {
+        Self(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1)
+    }
+
+    /// A number below `end`.
+    pub fn below(&mut self, end: usize) -> usize {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        usize::try_from(self.0 >> 16).unwrap() % end
+    }
+
+    /// True once in `times`.
+    pub fn once_in(&mut self, times: usize) -> bool {
+        self.below(times) == 0
+    }
+
+    pub fn pick<'a, T>(&mut self, from: &'a [T]) -> &'a T {
+        &from[self.below(from.len())]
+    }
+
+    fn protocol(&mut self) -> Protocol {
+        let first = *self.pick(&[0, 22, 80, 1000, 8000]);
+        let last = first + *self.pick(&[0, 1, 99, 999]);
+        match self.below(6) {
+            0 => Protocol::Any,
+            1 | 2 => Protocol::Tcp(PortRange::new(first, last).unwrap()),
+            3 => Protocol::Udp(PortRange::new(first, last).unwrap()),
+            4 => Protocol::Icmp { kind: self.once_in(2).then_some(8), code: None },
+            _ => Protocol::Number(*self.pick(&[6, 17, 47])),
+        }
+    }
+
+    pub fn payload(&mut self) -> Payload {
+        let target = *self.pick(&[0, 21, 22, 23, 80, 81, 82, 1000, 1100, 8000, 8999, 9000]);
+        match self.below(5) {
+            0 | 1 => Payload::Tcp { source: 30_000, target },
+            2 => Payload::Udp { source: 30_000, target },
+            3 => Payload::Icmp { kind: *self.pick(&[8, 13]), code: 0 },
+            _ => Payload::Protocol(*self.pick(&[47, 50])),
+        }
+    }
+}
+
+/// Two tenants, each with two networks of the same addresses, maybe a router, and groups of its own.
+pub fn cloud(random: &mut Random) -> Cloud {
+    let mut cloud = Cloud::default();
+    for tenant in ["red", "blue"] {
+        let networks = [
+            cloud.network(&format!("{tenant}-a"), "10.0.1.0/24"),
+            cloud.network(&format!("{tenant}-b"), "10.0.2.0/24"),
+        ];
+        if !random.once_in(4) {
+            cloud.router(tenant, &networks);
+        }
+        let groups: Vec<usize> = (0..3).map(|number| cloud.group(&format!("{tenant}-{number}"))).collect();
+        for group in &groups {
+            if random.once_in(3) {
+                cloud.groups[*group].rules.clear();
+            }
+            for _ in 0..random.below(4) {
+                let direction = if random.once_in(3) { Direction::Egress } else { Direction::Ingress };
+                let remote = match random.below(4) {
+                    0 => Remote::Any,
+                    1 => Remote::Prefix(random.pick(&["10.0.1.0/24", "10.0.0.0/16", "10.0.2.11/32"]).parse().unwrap()),
+                    _ => cloud.members(*random.pick(&groups)),
+                };
+                let protocol = random.protocol();
+                cloud.rule(*group, direction, protocol, remote);
+            }
+        }
+        for network in networks {
+            for number in 0..1 + random.below(4) {
+                let mut mine: Vec<usize> = groups.iter().copied().filter(|_| random.once_in(2)).collect();
+                mine.dedup();
+                let last = u8::try_from(11 + number).unwrap();
+                let host = random.below(HOSTS);
+                let port = cloud.port(&format!("{tenant}-{network}-{number}"), network, host, last, &mine);
+                if random.once_in(6) {
+                    cloud.ports[port].port_security = false;
+                    cloud.ports[port].groups.clear();
+                }
+            }
+        }
+    }
+    cloud
+}
+
+/// Whether a new connection from one port to another is allowed: they are joined, the sender's rules let it out and the receiver's let it in.
+pub fn is_allowed(cloud: &Cloud, source: usize, target: usize, payload: Payload) -> bool {
+    let (from, to) = (&cloud.ports[source], &cloud.ports[target]);
+    let joined = from.network == to.network || {
+        let feet = |port: &Port, subnets: &[model::SubnetId]| subnets.contains(&port.addresses[0].subnet);
+        cloud.routers.iter().any(|router| {
+            let subnets: Vec<_> = router.interfaces.iter().map(|foot| foot.subnet).collect();
+            feet(from, &subnets) && feet(to, &subnets)
+        })
+    };
+    let out = !from.port_security || lets(cloud, from, to, Direction::Egress, payload);
+    let into = !to.port_security || lets(cloud, to, from, Direction::Ingress, payload);
+    joined && out && into
+}
+
+fn lets(cloud: &Cloud, mine: &Port, other: &Port, direction: Direction, payload: Payload) -> bool {
+    let groups = cloud.groups.iter().filter(|group| mine.groups.contains(&group.id));
+    let mut rules = groups.flat_map(|group| &group.rules).filter(|rule| rule.direction == direction);
+    rules.any(|rule| carries(rule.protocol, payload) && is_remote(rule.remote, other))
+}
+
+fn is_remote(remote: Remote, other: &Port) -> bool {
+    match remote {
+        Remote::Any => true,
+        Remote::Prefix(prefix) => prefix.contains(&IpNet::from(other.addresses[0].address)),
+        Remote::Group(group) => other.groups.contains(&group),
+    }
+}
+
+fn carries(protocol: Protocol, payload: Payload) -> bool {
+    match (protocol, payload) {
+        (Protocol::Any, _)
+        | (Protocol::Number(6), Payload::Tcp { .. })
+        | (Protocol::Number(17), Payload::Udp { .. }) => true,
+        (Protocol::Tcp(range), Payload::Tcp { target, .. }) | (Protocol::Udp(range), Payload::Udp { target, .. }) => {
+            range.holds(target)
+        }
+        (Protocol::Icmp { kind: want, .. }, Payload::Icmp { kind, .. }) => want.is_none_or(|want| want == kind),
+        (Protocol::Number(want), Payload::Protocol(number)) => want == number,
+        _ => false,
+    }
+}
+
+/// The address of a port.
+pub fn address(port: &Port) -> Ipv4Addr {
+    match port.addresses[0].address {
+        IpAddr::V4(address) => address,
+        IpAddr::V6(address) => panic!("{address}: IPv4 only"),
+    }
+}
