@@ -122,14 +122,30 @@ struct Wanted {
     flows: Option<Arc<FlowSet>>,
 }
 
-type ReadRequest = oneshot::Sender<Result<Installed, DriverError>>;
+/// What is asked of the task.
+enum Request {
+    /// Reads what is installed.
+    Read(oneshot::Sender<Result<Installed, DriverError>>),
+    /// Holds flows against what is installed, as far as that is known, without reading again.
+    Compare(Arc<FlowSet>, oneshot::Sender<Result<Changes, DriverError>>),
+}
+
+impl Request {
+    fn refuse(self, error: DriverError) {
+        // Whoever gave up waiting does not want to know.
+        match self {
+            Self::Read(answer) => drop(answer.send(Err(error))),
+            Self::Compare(_, answer) => drop(answer.send(Err(error))),
+        }
+    }
+}
 
 /// Keeps the flows of a bridge as they should be. Dropping it ends the work and leaves the flows.
 #[derive(Debug)]
 pub struct Driver {
     wanted: watch::Sender<Wanted>,
     status: watch::Receiver<DriverStatus>,
-    requests: mpsc::Sender<ReadRequest>,
+    requests: mpsc::Sender<Request>,
     task: JoinHandle<()>,
 }
 
@@ -193,8 +209,23 @@ impl Driver {
     /// When there is no connection or the switch does not answer.
     pub async fn installed(&self) -> Result<Installed, DriverError> {
         let (sender, receiver) = oneshot::channel();
-        self.requests.send(sender).await.map_err(|_| DriverError::Stopped)?;
+        self.ask(Request::Read(sender)).await?;
         receiver.await.unwrap_or(Err(DriverError::Stopped))
+    }
+
+    /// What would have to change for `flows` to be installed. Reads only when what is installed is not known, so it is
+    /// cheap enough to ask often; what others did is seen after the next audit.
+    ///
+    /// # Errors
+    /// When there is no connection or the switch does not answer.
+    pub async fn pending(&self, flows: Arc<FlowSet>) -> Result<Changes, DriverError> {
+        let (sender, receiver) = oneshot::channel();
+        self.ask(Request::Compare(flows, sender)).await?;
+        receiver.await.unwrap_or(Err(DriverError::Stopped))
+    }
+
+    async fn ask(&self, request: Request) -> Result<(), DriverError> {
+        self.requests.send(request).await.map_err(|_| DriverError::Stopped)
     }
 }
 
@@ -208,14 +239,14 @@ impl Drop for Driver {
 enum Event {
     Wanted,
     Stopped,
-    Request(ReadRequest),
+    Request(Request),
     Punted(Result<Punted, ChannelError>),
     Due,
 }
 
 struct Worker<R> {
     wanted: watch::Receiver<Wanted>,
-    requests: mpsc::Receiver<ReadRequest>,
+    requests: mpsc::Receiver<Request>,
     status: watch::Sender<DriverStatus>,
     responder: R,
     /// What the switch of this connection has, as far as we know; none until it was read.
@@ -377,19 +408,26 @@ impl<R: Responder> Worker<R> {
         });
     }
 
-    async fn answer(&mut self, channel: &mut impl Channel, request: ReadRequest) -> Result<(), ChannelError> {
-        match channel.read().await {
+    async fn answer(&mut self, channel: &mut impl Channel, request: Request) -> Result<(), ChannelError> {
+        let known = match (&request, self.installed.take()) {
+            (Request::Compare(..), Some(installed)) => Ok(installed),
+            _ => channel.read().await,
+        };
+        match known {
             Ok(installed) => {
-                // Whoever gave up waiting does not want to know.
-                let _unheard = request.send(Ok(installed));
+                match request {
+                    Request::Read(answer) => drop(answer.send(Ok(installed.clone()))),
+                    Request::Compare(flows, answer) => drop(answer.send(Ok(diff(&flows, &installed)))),
+                }
+                self.installed = Some(installed);
                 Ok(())
             }
             Err(error @ ChannelError::Refused { .. }) => {
-                let _unheard = request.send(Err(DriverError::Read(error)));
+                request.refuse(DriverError::Read(error));
                 Ok(())
             }
             Err(error) => {
-                let _unheard = request.send(Err(DriverError::NotConnected(chain(&error))));
+                request.refuse(DriverError::NotConnected(chain(&error)));
                 Err(error)
             }
         }
@@ -430,7 +468,7 @@ impl<R: Responder> Worker<R> {
                 request = self.requests.recv() => {
                     let Some(request) = request else { return false };
                     let problem = self.status.borrow().problem.clone().unwrap_or_default();
-                    let _unheard = request.send(Err(DriverError::NotConnected(problem)));
+                    request.refuse(DriverError::NotConnected(problem));
                 }
             }
         }

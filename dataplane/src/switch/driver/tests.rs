@@ -151,6 +151,9 @@ async fn applying_again_changes_nothing_and_one_port_costs_one_port() {
     let more = driver.applied(driver.set(flows(4)), LIMIT).await.unwrap();
     assert_eq!(more.deleted_flows, 0);
     assert_eq!(more.added_flows, flows(4).flows().len() - flows(3).flows().len());
+    let pending = driver.pending(flows(3)).await.unwrap();
+    assert_eq!(pending.delete_flows.len(), more.added_flows);
+    assert!(driver.pending(flows(4)).await.unwrap().is_empty());
     memory.with(|state| assert_eq!((state.applies, state.reads), (2, 2), "read once before and once after"));
 }
 
