@@ -3,7 +3,7 @@
 //! One task owns the socket. It and the handles share the [`Session`] behind a lock that nobody holds while waiting.
 //! A handle reads the replica, sends transactions, and follows changes; dropping the last [`Connection`] ends the task.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::io;
 use std::path::PathBuf;
@@ -23,6 +23,7 @@ use crate::backoff::Backoff;
 use crate::replica::{Replica, RowChange};
 use crate::session::{Config, Event, Session, SessionError, TransactionId};
 use crate::transaction::{Outcome, Transaction, TransactionError};
+use crate::value::Name;
 
 /// How many sets of changes a follower may be behind before it is told that it missed some.
 pub const CHANGES_BEHIND_MAX: usize = 256;
@@ -134,6 +135,8 @@ struct Shared {
     wake: Notify,
     status: watch::Sender<Status>,
     changes: broadcast::Sender<Arc<[RowChange]>>,
+    /// Locks that this client holds now.
+    locks: watch::Sender<BTreeSet<Name>>,
 }
 
 impl Shared {
@@ -160,6 +163,7 @@ impl Connection {
             wake: Notify::new(),
             status: watch::Sender::new(Status::default()),
             changes: broadcast::Sender::new(CHANGES_BEHIND_MAX),
+            locks: watch::Sender::new(BTreeSet::new()),
         });
         let task = tokio::spawn(keep_connected(Arc::clone(&shared)));
         Self { shared, task }
@@ -229,6 +233,22 @@ impl Connection {
             waited: limit,
             problem: "what was waited for is not in the database".to_owned(),
         })
+    }
+
+    /// Wants a lock, on this connection and all that follow; the receiver has the locks held at any time. A transaction
+    /// that must only happen under the lock says so with [`Transaction::assert_lock`].
+    #[must_use]
+    pub fn lock(&self, name: Name) -> watch::Receiver<BTreeSet<Name>> {
+        self.shared.state().session.lock(name);
+        self.shared.wake.notify_one();
+        self.shared.locks.subscribe()
+    }
+
+    /// No longer wants a lock.
+    pub fn unlock(&self, name: &Name) {
+        self.shared.state().session.unlock(name);
+        self.shared.wake.notify_one();
+        self.shared.locks.send_modify(|locks| drop(locks.take(name)));
     }
 
     /// Sends a transaction and waits for its end; a lost connection ends it as well.
@@ -362,7 +382,12 @@ fn tell(shared: &Shared) -> bool {
                 // Whoever gave up waiting does not want to know.
                 let _unheard = waiting.map(|waiting| waiting.send(outcome));
             }
-            Event::Lock { name, held } => debug!(remote = %shared.remote, %name, held, "database lock"),
+            Event::Lock { name, held } => {
+                info!(remote = %shared.remote, %name, held, "database lock");
+                shared.locks.send_modify(|locks| {
+                    let _was_other = if held { locks.insert(name) } else { locks.remove(&name) };
+                });
+            }
         }
     }
 }

@@ -14,7 +14,7 @@ use ovsdb::row::Row;
 use ovsdb::session::Config;
 use ovsdb::tables::{Bridge, DATABASE, Interface, OpenVswitch, Port, Table};
 use ovsdb::transaction::{ErrorKind, Mutator, Transaction, TransactionError, Until, Where};
-use ovsdb::value::Value;
+use ovsdb::value::{Name, Value};
 
 const LIMIT: Duration = Duration::from_secs(20);
 
@@ -192,6 +192,28 @@ async fn the_replica_catches_up_after_the_server_was_killed() -> Result<()> {
     let again = told.iter().any(|change| change.table == "Bridge" && change.change == Change::Inserted);
     assert!(!again, "the bridge was there all the time: {told:?}");
     connection.transact(&Transaction::new()).await?;
+    Ok(())
+}
+
+/// Of two clients that want a lock one has it; the other gets it when the first lets go, and only then may write.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_lock_has_one_owner() -> Result<()> {
+    require!(Need::Root, Need::OpenVswitch);
+    let switch = Switch::start()?;
+    let (first, second) = (connect(&switch).await?, connect(&switch).await?);
+    let name = Name::new("basalt_test")?;
+    let mut held = first.lock(name.clone());
+    tokio::time::timeout(LIMIT, held.wait_for(|locks| locks.contains(&name))).await??;
+    let mut waiting = second.lock(name.clone());
+    let mut guarded = Transaction::new();
+    guarded.assert_lock(&name);
+    first.transact(&guarded).await?;
+    let (kind, ..) = refusal(second.transact(&guarded).await)?;
+    assert_eq!(kind, ErrorKind::NotOwner);
+    assert!(waiting.borrow().is_empty());
+    first.unlock(&name);
+    tokio::time::timeout(LIMIT, waiting.wait_for(|locks| locks.contains(&name))).await??;
+    second.transact(&guarded).await?;
     Ok(())
 }
 
