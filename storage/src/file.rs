@@ -22,7 +22,9 @@ mod volume;
 use std::io;
 use std::path::PathBuf;
 
+pub(crate) use draft::Draft;
 pub use lock::Holder;
+pub(crate) use manage::next_data;
 pub use manage::{Cloned, Usage, clone, create, grow, remove, usage};
 pub use volume::FileVolume;
 

@@ -11,10 +11,14 @@
 //! | [`memory`] | guest memory as I/O buffers; the promise made about it |
 //! | [`file`] | volumes in sparse raw files: create, clone, open with a lock |
 //! | [`rbd`] | volumes in a Ceph cluster, by librbd: create, clone, snapshot, open with the exclusive lock, fence |
+//! | [`image`], [`format`], [`digest`] | importing raw and qcow2 images into files and pools |
 //!
 //! Invariant: a volume is open for writing in at most one process; a second opener gets an error that names the first.
 
+pub mod digest;
 pub mod file;
+pub mod format;
+pub mod image;
 pub mod memory;
 pub mod rbd;
 pub mod source;

@@ -55,6 +55,20 @@ impl GuestSlice {
         self.iovec.iov_len
     }
 
+    /// Cuts the slice into pieces of at most `piece_bytes`, each with its place in the slice.
+    pub(crate) fn pieces(self, piece_bytes: usize) -> impl Iterator<Item = (u64, Self)> {
+        let mut rest = self;
+        let mut at = 0;
+        std::iter::from_fn(move || {
+            let mut piece = rest;
+            piece.iovec.iov_len = rest.iovec.iov_len.min(piece_bytes);
+            rest.advance(piece_bytes);
+            let place = at;
+            at += piece.iovec.iov_len as u64;
+            (piece.iovec.iov_len > 0).then_some((place, piece))
+        })
+    }
+
     /// Drops the first `count` bytes, or all where there are fewer.
     fn advance(&mut self, count: usize) {
         let step = count.min(self.iovec.iov_len);

@@ -9,6 +9,7 @@
 //! | [`cluster`] | a connection and a pool |
 //! | [`image`] | create, clone, snapshot, grow, rename, remove |
 //! | [`fence`] | who holds an image, and taking it from a dead holder |
+//! | `lease` | what only one host may do at a time |
 //! | [`volume`] | an open image as a volume |
 //! | `ffi`, `handle`, `completion` | the C interface: declarations, owners of handles, I/O in flight |
 //!
@@ -21,6 +22,7 @@ pub mod fence;
 mod ffi;
 mod handle;
 pub mod image;
+pub(crate) mod lease;
 pub mod volume;
 
 use std::io;

@@ -24,6 +24,9 @@ use crate::rbd::RbdVolume;
 /// The unit of every offset and length: requests must be multiples of it.
 pub const SECTOR_BYTES: u64 = 512;
 
+/// The size of the pieces that blocking calls cut a transfer into.
+const PIECE_BYTES: usize = 1024 * 1024;
+
 /// What a request does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Operation {
@@ -193,9 +196,6 @@ pub enum TransferError {
         #[source]
         source: Fault,
     },
-    /// Waiting for the completion failed.
-    #[error("waiting for a completion failed")]
-    Wait(#[source] io::Error),
 }
 
 /// An open volume. See the [module](self) for the way requests go.
@@ -338,12 +338,11 @@ impl Volume {
     ///
     /// # Errors
     /// [`TransferError`].
+    ///
+    /// # Panics
+    /// Where other requests are in flight: their completions would be lost. So do the other blocking calls.
     pub fn read_at(&mut self, offset_bytes: u64, bytes: &mut [u8]) -> Result<(), TransferError> {
-        let length_bytes = bytes.len() as u64;
-        memory::lend_for_read(bytes, |slice| {
-            let buffers = vec![slice];
-            self.transfer(Request { operation: Operation::Read, offset_bytes, length_bytes, buffers, tag: 0 })
-        })
+        memory::lend_for_read(bytes, |slice| self.transfer(Operation::Read, offset_bytes, slice))
     }
 
     /// Writes `bytes` and waits for it. Only while nothing else is in flight.
@@ -351,11 +350,7 @@ impl Volume {
     /// # Errors
     /// [`TransferError`].
     pub fn write_at(&mut self, offset_bytes: u64, bytes: &[u8]) -> Result<(), TransferError> {
-        let length_bytes = bytes.len() as u64;
-        memory::lend_for_write(bytes, |slice| {
-            let buffers = vec![slice];
-            self.transfer(Request { operation: Operation::Write, offset_bytes, length_bytes, buffers, tag: 0 })
-        })
+        memory::lend_for_write(bytes, |slice| self.transfer(Operation::Write, offset_bytes, slice))
     }
 
     /// Does a flush, discard or write-zeroes and waits for it. Only while nothing else is in flight.
@@ -363,20 +358,38 @@ impl Volume {
     /// # Errors
     /// [`TransferError`].
     pub fn perform(&mut self, operation: Operation, offset_bytes: u64, length_bytes: u64) -> Result<(), TransferError> {
-        self.transfer(Request { operation, offset_bytes, length_bytes, buffers: Vec::new(), tag: 0 })
+        self.assert_idle();
+        let request = Request { operation, offset_bytes, length_bytes, buffers: Vec::new(), tag: 0 };
+        self.submit(request)?;
+        self.finish(operation, offset_bytes, length_bytes)
     }
 
-    /// Submits one request and waits for it.
-    ///
-    /// # Panics
-    /// Where other requests are in flight: their completions would be lost.
-    fn transfer(&mut self, request: Request) -> Result<(), TransferError> {
-        assert_eq!(self.in_flight(), 0, "blocking calls are for a volume with nothing in flight");
-        let (operation, offset_bytes, length_bytes) = (request.operation, request.offset_bytes, request.length_bytes);
-        self.submit(request)?;
-        let mut completions = Vec::with_capacity(1);
-        loop {
-            // A kick or wait that fails leaves the request in flight, and its memory is borrowed: keep on waiting.
+    /// Transfers a buffer in pieces that are in flight together, and waits for all of them, whatever happens.
+    fn transfer(&mut self, operation: Operation, offset_bytes: u64, buffer: GuestSlice) -> Result<(), TransferError> {
+        self.assert_idle();
+        let length_bytes = buffer.length_bytes() as u64;
+        let mut outcome = Ok(());
+        for (at, piece) in buffer.pieces(PIECE_BYTES) {
+            if self.in_flight() >= self.in_flight_max() {
+                outcome = outcome.and(self.finish(operation, offset_bytes, length_bytes));
+            }
+            let offset_bytes = offset_bytes + at;
+            let length_bytes = piece.length_bytes() as u64;
+            let request = Request { operation, offset_bytes, length_bytes, buffers: vec![piece], tag: 0 };
+            outcome = outcome.and_then(|()| self.submit(request).map_err(TransferError::Submit));
+            if outcome.is_err() {
+                break;
+            }
+        }
+        let finished = self.finish(operation, offset_bytes, length_bytes);
+        outcome.and(finished)
+    }
+
+    /// Waits until nothing is in flight; the first fault of what was.
+    fn finish(&mut self, operation: Operation, offset_bytes: u64, length_bytes: u64) -> Result<(), TransferError> {
+        let mut completions = Vec::new();
+        while self.in_flight() > 0 {
+            // A kick or wait that fails leaves requests in flight, and their memory is borrowed: keep on waiting.
             if let Err(error) = self.kick() {
                 tracing::warn!(%error, "kicking a volume failed; trying again");
             }
@@ -384,15 +397,14 @@ impl Volume {
                 tracing::warn!(%error, "waiting for a volume failed; trying again");
             }
             self.drain(&mut completions);
-            if let Some(completion) = completions.pop() {
-                return completion.result.map_err(|source| TransferError::Failed {
-                    operation,
-                    offset_bytes,
-                    length_bytes,
-                    source,
-                });
-            }
         }
+        let fault = completions.iter().find_map(|completion| completion.result.err());
+        fault.map_or(Ok(()), |source| Err(TransferError::Failed { operation, offset_bytes, length_bytes, source }))
+    }
+
+    /// Blocking calls take every completion for theirs.
+    fn assert_idle(&self) {
+        assert_eq!(self.in_flight(), 0, "blocking calls are for a volume with nothing in flight");
     }
 
     /// The checks that hold for every backend: range, alignment, buffers, read-only.

@@ -33,6 +33,8 @@ pub(super) type Callback = unsafe extern "C" fn(CompletionHandle, *mut c_void);
 pub(super) const LOCK_EXCLUSIVE: c_int = 0;
 /// `EVENT_TYPE_EVENTFD`.
 pub(super) const EVENT_TYPE_EVENTFD: c_int = 2;
+/// `LIBRADOS_LOCK_FLAG_MAY_RENEW`.
+pub(super) const LOCK_MAY_RENEW: u8 = 1 << 0;
 /// `RBD_IMAGE_OPTION_FORMAT`.
 pub(super) const OPTION_FORMAT: c_int = 0;
 /// `RBD_IMAGE_OPTION_FEATURES`.
@@ -130,6 +132,10 @@ functions! {
         rados_cluster_fsid(RadosHandle, *mut c_char, usize) -> c_int;
         rados_blocklist_add(RadosHandle, *mut c_char, u32) -> c_int;
         rados_wait_for_latest_osdmap(RadosHandle) -> c_int;
+        rados_lock_exclusive(
+            PoolHandle, *const c_char, *const c_char, *const c_char, *const c_char, *mut libc::timeval, u8
+        ) -> c_int;
+        rados_remove(PoolHandle, *const c_char) -> c_int;
     }
     rbd {
         rbd_image_options_create(*mut OptionsHandle);

@@ -162,6 +162,24 @@ impl PoolOwner {
     }
 }
 
+impl PoolOwner {
+    /// Takes or renews a lock on an object for some seconds. `cookie` tells holders apart that share a client.
+    pub(super) fn lock_object(&self, object: &CStr, cookie: &CStr, seconds: u32) -> Result<(), Errno> {
+        let lock = self.rados.functions.rados_lock_exclusive;
+        let mut duration = libc::timeval { tv_sec: seconds.into(), tv_usec: 0 };
+        let (object, cookie, flags) = (object.as_ptr(), cookie.as_ptr(), ffi::LOCK_MAY_RENEW);
+        // SAFETY: the pool is alive, all names are C strings, the duration is read only.
+        check(unsafe { lock(self.handle, object, c"basalt".as_ptr(), cookie, c"".as_ptr(), &raw mut duration, flags) })
+            .map(drop)
+    }
+
+    /// Removes an object, with any lock on it.
+    pub(super) fn remove_object(&self, object: &CStr) -> Result<(), Errno> {
+        // SAFETY: the pool is alive, `object` is a C string.
+        check(unsafe { (self.rados.functions.rados_remove)(self.handle, object.as_ptr()) }).map(drop)
+    }
+}
+
 impl Drop for PoolOwner {
     fn drop(&mut self) {
         // SAFETY: all images keep this owner, so nothing uses the handle any more.
