@@ -9,22 +9,25 @@ use std::fmt;
 use std::net::Ipv4Addr;
 
 use model::HostId;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::flow_set::FlowSet;
 
 pub mod ofproto;
 mod packet;
+mod question;
 mod walk;
 mod words;
 
 pub use packet::{Packet, PacketError, Payload};
+pub use question::{Origin, Question, explain};
 
 /// What the connection tracker says of the packet, and of what stands in the connection's mark.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Connection {
     /// The first packet of a connection.
+    #[default]
     New,
     /// A later packet in the direction of the first.
     Established,
@@ -37,7 +40,7 @@ pub enum Connection {
 }
 
 /// The way of a packet through the flows of one host.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Path {
     /// The packet as it came in, in ovs-ofctl's syntax.
     pub packet: String,
@@ -50,7 +53,7 @@ pub struct Path {
 }
 
 /// One flow that the packet met.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Hop {
     /// Which copy of the packet: 0 is the packet itself, each bucket of a group makes a new one.
     pub copy: usize,
@@ -67,7 +70,7 @@ pub struct Hop {
 }
 
 /// The end of one copy of the packet.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Outcome {
     /// Which copy.
     pub copy: usize,
@@ -75,13 +78,12 @@ pub struct Outcome {
     pub verdict: Verdict,
     /// The copy as it ended, in ovs-ofctl's syntax.
     pub packet: String,
-    /// The same as values: what goes on at the next host.
-    #[serde(skip)]
+    /// The same as values: what a question at the next host takes.
     pub leaving: Packet,
 }
 
 /// What became of a packet.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Verdict {
     /// Given to a port of this host.
@@ -138,6 +140,14 @@ impl Path {
         verdicts.sort_unstable();
         verdicts.dedup();
         verdicts
+    }
+
+    /// Why no copy of it leaves the switch: the first drop, when there is nothing but drops.
+    #[must_use]
+    pub fn why_not(&self) -> Option<&Verdict> {
+        let is_drop = |outcome: &&Outcome| matches!(outcome.verdict, Verdict::Dropped { .. });
+        let all = self.outcomes.iter().all(|outcome| is_drop(&outcome));
+        self.outcomes.first().filter(|_| all).map(|outcome| &outcome.verdict)
     }
 
     /// Whether a copy reaches the port with this key on this host.

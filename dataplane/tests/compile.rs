@@ -117,3 +117,24 @@ fn an_empty_host_has_the_fixed_flows_only() {
     let cloud = Cloud::default();
     golden("empty.flows", &compile(&cloud.host(0), &cloud.numbers(0)).to_text());
 }
+
+/// A network of many ports with a remote group costs a few flows a port, and is compiled in no time.
+#[test]
+fn flows_grow_with_ports_and_not_with_their_product() {
+    let mut counts = Vec::new();
+    for ports in [50_u8, 200] {
+        let mut cloud = Cloud::default();
+        let (left, right) = (cloud.network("left", "10.0.1.0/24"), cloud.network("right", "10.0.2.0/24"));
+        cloud.router("main", &[left, right]);
+        let group = cloud.group("all");
+        let members = cloud.members(group);
+        cloud.allow(group, tcp(1, 1000), members);
+        for number in 0..ports {
+            let network = if number % 2 == 0 { left } else { right };
+            cloud.port(&format!("vm-{number}"), network, usize::from(number % 4 < 2), number + 2, &[group]);
+        }
+        counts.push(compile(&cloud.host(0), &cloud.numbers(0)).flows().len());
+    }
+    let more = counts[1] - counts[0];
+    assert!(more <= 150 * 7, "{more} flows for 150 ports, half of them here");
+}

@@ -7,33 +7,20 @@ mod topology;
 
 use basalt_tests::require;
 use basalt_tests::skip::Need;
-use dataplane::trace::ofproto::{Report, compare};
+use dataplane::trace::ofproto::{Report, arguments, compare};
 use dataplane::trace::{Connection, Packet, Payload};
 use dataplane::{FlowSet, diff, trace};
 use model::Mac;
 use openflow::flow::Field;
-use rig::Rig;
+use rig::{BRIDGE, Rig};
 use topology::random::{self, Random};
 use topology::{Cloud, VXLAN, two_subnets};
-
-/// The state that `--ct-next` takes for what the model assumes.
-const fn state_text(connection: Connection) -> &'static str {
-    match connection {
-        Connection::New => "trk,new",
-        Connection::Established => "trk,est",
-        Connection::Reply => "trk,est,rpl",
-        Connection::Related => "trk,rel",
-        Connection::Invalid => "trk,inv",
-    }
-}
 
 /// Asks both about a packet and says where they part.
 #[cfg(test)]
 fn ask_both(rig: &Rig, set: &FlowSet, packet: &Packet, connection: Connection) {
     let path = trace(set, packet, connection);
-    // A flood is tracked once for each copy: each takes one of these answers.
-    let next = ["--ct-next", state_text(connection)].repeat(8);
-    let said = rig.trace(&[next.as_slice(), &[&packet.to_text()]].concat()).unwrap();
+    let said = rig.switch.appctl(&arguments(BRIDGE, packet, connection)).unwrap();
     let report = Report::parse(&said, Some(VXLAN.0)).unwrap();
     if let Some(parting) = compare(set, &path, &report) {
         panic!("{parting:#?}\nthe model says:\n{path}\nOpen vSwitch says:\n{said}");

@@ -5,7 +5,7 @@ mod topology;
 
 use std::net::Ipv4Addr;
 
-use dataplane::trace::{Connection, Packet, Path, Payload, Verdict};
+use dataplane::trace::{Connection, Origin, Packet, Path, Payload, Question, Verdict, explain};
 use dataplane::{FlowSet, compile, trace};
 use model::Mac;
 use model::security::{Direction, Protocol, Remote};
@@ -158,6 +158,41 @@ fn a_routed_packet_is_rewritten_on_the_sending_host() {
     }
     let json = serde_json::to_value(&arrival).unwrap();
     assert_eq!(json["outcomes"][0]["verdict"]["delivered"]["name"], "port db-2");
+}
+
+/// Questions and answers travel as JSON, the packet that left one host among them, and are answered at the next.
+#[test]
+fn a_question_follows_a_packet_from_host_to_host() {
+    let cloud = two_subnets();
+    let world = World::new(cloud.clone(), 2);
+    let ask = |host: usize, question: &Question| {
+        let json = serde_json::to_string(question).unwrap();
+        let question: Question = serde_json::from_str(&json).unwrap();
+        let (network, numbers) = (cloud.host(host), cloud.numbers(host));
+        let (_, path) = explain(&network, &numbers, &world.sets[host], &question).unwrap();
+        let path: Path = serde_json::from_str(&serde_json::to_string(&path).unwrap()).unwrap();
+        path
+    };
+    let port = cloud.ports[WEB_1].id;
+    let target = cloud.address(DB_2);
+    let origin = |pretend| Origin::Port { port, target, payload: SQL, pretend };
+    let connection = Connection::New;
+    let sent = ask(0, &Question { origin: origin(None), connection });
+    let Verdict::Tunnelled { vni, .. } = sent.outcomes[0].verdict else { panic!("{sent}") };
+    assert_eq!(sent.why_not(), None);
+    let packet = sent.outcomes[0].leaving.clone();
+    assert!(ask(1, &Question { origin: Origin::Tunnel { packet, vni }, connection }).reaches(4));
+    let spoofed = ask(0, &Question { origin: origin(Some(cloud.address(WEB_2))), connection });
+    assert!(matches!(spoofed.why_not(), Some(Verdict::Dropped { table, .. }) if table == "classify"), "{spoofed}");
+    let arp = ask(0, &Question { origin: Origin::Arp { port, target: cloud.address(WEB_2) }, connection });
+    assert_eq!(words(&arp), "answered by this host for port web-2");
+    let dhcp = ask(0, &Question { origin: Origin::Dhcp { port }, connection });
+    assert_eq!(words(&dhcp), "handed to the agent: DHCP request of port web-1");
+    let elsewhere = Question { origin: Origin::Dhcp { port: cloud.ports[WEB_2].id }, connection };
+    let error = elsewhere.packet(&cloud.host(0), &cloud.numbers(0)).unwrap_err();
+    assert_eq!(error.to_string(), "make a packet from port web-2: it is not plugged in on this host");
+    let bad = r#"{"no_such_field": "0x1"}"#;
+    assert!(serde_json::from_str::<Packet>(bad).is_err());
 }
 
 /// A rule that is taken away stops the connections that it had allowed, in both directions, and a group joined opens at once.

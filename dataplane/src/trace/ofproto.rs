@@ -7,14 +7,14 @@
 use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
-use super::{Path, Verdict};
+use super::{Connection, Packet, Path, Verdict};
 use crate::flow_set::FlowSet;
 use crate::table::Table;
 
 /// What Open vSwitch said.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Report {
     /// Numbers of the tables that were looked in, in order.
     pub tables: Vec<u8>,
@@ -23,7 +23,7 @@ pub struct Report {
 }
 
 /// One way that a packet left the switch.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Exit {
     /// Out of an OpenFlow port.
@@ -53,7 +53,7 @@ pub enum ReportError {
 }
 
 /// Where our walk and Open vSwitch part.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Disagreement {
     /// What our walk lets out of the switch.
     pub ours: BTreeSet<Exit>,
@@ -100,6 +100,25 @@ impl Report {
         }
         Ok(report)
     }
+}
+
+/// How many passes through the connection tracker are answered: a flood has one for each copy.
+const ANSWERS: usize = 64;
+
+/// The words that `ovs-appctl` takes to ask Open vSwitch about a packet, with the connection tracker saying the same as in our walk.
+#[must_use]
+pub fn arguments(bridge: &str, packet: &Packet, connection: Connection) -> Vec<String> {
+    let state = match connection {
+        Connection::New => "trk,new",
+        Connection::Established => "trk,est",
+        Connection::Reply => "trk,est,rpl",
+        Connection::Related => "trk,rel",
+        Connection::Invalid => "trk,inv",
+    };
+    let answers = ["--ct-next", state].repeat(ANSWERS);
+    let mut words = vec!["ofproto/trace", bridge];
+    words.extend(answers);
+    words.into_iter().map(str::to_owned).chain([packet.to_text()]).collect()
 }
 
 /// What our walk lets out of the switch, in Open vSwitch's terms.

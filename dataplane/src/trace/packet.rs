@@ -10,11 +10,13 @@ use model::Mac;
 use model::network::Port;
 use model::spec::HostNetwork;
 use openflow::flow::{Field, FieldValue, Format, PortNo, Subfield, eth_type, ip_proto};
+use serde::{Deserialize, Serialize};
 
 use crate::compile::PortNumbers;
 
 /// What a packet carries above IP.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Payload {
     /// TCP with its ports.
     Tcp {
@@ -50,6 +52,9 @@ pub enum PacketError {
     /// The sender has no IPv4 address.
     #[error("make a packet from port {0}: it has no IPv4 address")]
     NoAddress(String),
+    /// There is no tunnel to come out of.
+    #[error("make a packet from the tunnel: this host has no tunnel port")]
+    NoTunnel,
     /// The destination is outside of the sender's subnet, which has no router.
     #[error("make a packet from port {port} to {target}: no router leads out of its subnet")]
     NoGateway {
@@ -65,8 +70,9 @@ const TTL: u8 = 64;
 /// What nobody has: where a packet goes to whose destination no ARP request would find.
 const UNKNOWN_MAC: Mac = Mac::new([0x02, 0, 0, 0, 0, 0xff]);
 
-/// A packet.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+/// A packet. In JSON an object of field names and hexadecimal values.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "BTreeMap<String, String>", into = "BTreeMap<String, String>")]
 pub struct Packet {
     fields: BTreeMap<Field, u128>,
 }
@@ -122,12 +128,9 @@ impl Packet {
         payload: Payload,
     ) -> Result<Self, PacketError> {
         let number = numbers.ports.get(&port.id).ok_or_else(|| PacketError::NotHere(port.name.clone()))?;
-        let mine = port.addresses.iter().find_map(|fixed| match fixed.address {
-            IpAddr::V4(address) => Some((fixed.subnet, address)),
-            IpAddr::V6(_) => None,
-        });
-        let (subnet, address) = mine.ok_or_else(|| PacketError::NoAddress(port.name.clone()))?;
-        let subnet = host.subnets.get(&subnet);
+        let address = first_ipv4(port)?;
+        let subnet = port.addresses.iter().find(|fixed| fixed.address == IpAddr::V4(address));
+        let subnet = subnet.and_then(|fixed| host.subnets.get(&fixed.subnet));
         let mac = if subnet.is_some_and(|subnet| subnet.cidr.contains(&IpAddr::V4(target))) {
             neighbour(host, port, target).unwrap_or(UNKNOWN_MAC)
         } else {
@@ -253,6 +256,50 @@ fn print(field: Field, value: u128) -> String {
         Format::Ipv4 => u32::try_from(value).map_or(Ipv4Addr::UNSPECIFIED, Ipv4Addr::from_bits).to_string(),
         Format::Hexadecimal => format!("{value:#x}"),
         _ => value.to_string(),
+    }
+}
+
+/// The port's first IPv4 address.
+pub(super) fn first_ipv4(port: &Port) -> Result<Ipv4Addr, PacketError> {
+    let mut addresses = port.addresses.iter().filter_map(|fixed| match fixed.address {
+        IpAddr::V4(address) => Some(address),
+        IpAddr::V6(_) => None,
+    });
+    addresses.next().ok_or_else(|| PacketError::NoAddress(port.name.clone()))
+}
+
+/// Text that names no field, or no value of it.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("read a packet's {field} from {value:?}: want the name of a field and a hexadecimal value that fits it")]
+pub struct PacketTextError {
+    /// The name given.
+    pub field: String,
+    /// The value given.
+    pub value: String,
+}
+
+impl TryFrom<BTreeMap<String, String>> for Packet {
+    type Error = PacketTextError;
+
+    fn try_from(text: BTreeMap<String, String>) -> Result<Self, Self::Error> {
+        let mut packet = Self::default();
+        for (field, value) in text {
+            let known = openflow::flow::FIELDS.iter().find(|info| info.name == field).map(|info| info.field);
+            let number = value.strip_prefix("0x").and_then(|digits| u128::from_str_radix(digits, 16).ok());
+            match (known, number) {
+                (Some(known), Some(number)) if number <= known.full_mask() => {
+                    packet.set(Subfield::whole(known), number);
+                }
+                _ => return Err(PacketTextError { field, value }),
+            }
+        }
+        Ok(packet)
+    }
+}
+
+impl From<Packet> for BTreeMap<String, String> {
+    fn from(packet: Packet) -> Self {
+        packet.fields.iter().map(|(field, value)| (field.info().name.to_owned(), format!("{value:#x}"))).collect()
     }
 }
 

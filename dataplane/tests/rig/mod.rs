@@ -85,12 +85,6 @@ impl Rig {
         })
     }
 
-    /// What `ofproto/trace` prints for a packet.
-    pub fn trace(&self, words: &[&str]) -> Result<String> {
-        let command = ["ofproto/trace", BRIDGE];
-        self.switch.appctl(&[command.as_slice(), words].concat())
-    }
-
     /// The OpenFlow port of a port of the cloud.
     pub fn number(&self, cloud: &Cloud, port: usize) -> PortNo {
         let numbers: &BTreeMap<_, _> = &self.numbers.ports;
