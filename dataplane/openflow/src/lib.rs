@@ -1,7 +1,11 @@
 //! OpenFlow 1.5 with the Nicira extensions of Open vSwitch: a sans-IO codec and session.
 //!
 //! - [`flow`]: flows and groups as values, with their ovs-ofctl text.
+//! - [`wire`]: messages and their octets.
+//! - [`session`]: one conversation with a switch, without a socket.
 
 #![forbid(unsafe_code)]
 
 pub mod flow;
+pub mod session;
+pub mod wire;

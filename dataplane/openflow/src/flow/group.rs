@@ -4,7 +4,7 @@
 //! Invariant: text and value convert both ways without loss; buckets have explicit ids, as Open vSwitch dumps them.
 //! Source: OpenFlow 1.5.1 §7.3.4.2; selection methods from Nicira's `NTR` property.
 
-use std::{fmt, str::FromStr};
+use std::{collections::BTreeMap, fmt, str::FromStr};
 
 use thiserror::Error;
 
@@ -55,7 +55,7 @@ pub struct Selection {
     /// Parameter of the method.
     pub parameter: u64,
     /// Fields that are hashed, with their masks.
-    pub fields: Vec<(Field, u128)>,
+    pub fields: BTreeMap<Field, u128>,
 }
 
 /// One list of actions in a group.
@@ -211,11 +211,11 @@ impl fmt::Display for Group {
     }
 }
 
-fn format_selection_fields(f: &mut fmt::Formatter<'_>, fields: &[(Field, u128)]) -> fmt::Result {
-    match fields {
-        [] => Ok(()),
-        [(field, mask)] if *mask == field.full_mask() => write!(f, ",fields={field}"),
-        _ => {
+fn format_selection_fields(f: &mut fmt::Formatter<'_>, fields: &BTreeMap<Field, u128>) -> fmt::Result {
+    match fields.first_key_value() {
+        None => Ok(()),
+        Some((field, mask)) if fields.len() == 1 && *mask == field.full_mask() => write!(f, ",fields={field}"),
+        Some(_) => {
             let parts = fields.iter().map(|(field, mask)| {
                 let mut part = field.to_string();
                 if *mask != field.full_mask() {
@@ -267,10 +267,10 @@ impl FromStr for Group {
 }
 
 fn selection(group: &mut Group) -> &mut Selection {
-    group.selection.get_or_insert_with(|| Selection { method: String::new(), parameter: 0, fields: Vec::new() })
+    group.selection.get_or_insert_with(|| Selection { method: String::new(), parameter: 0, fields: BTreeMap::new() })
 }
 
-fn parse_selection_fields(text: &str) -> Result<Vec<(Field, u128)>, TextError> {
+fn parse_selection_fields(text: &str) -> Result<BTreeMap<Field, u128>, TextError> {
     let parse = |item: &str| {
         let (name, mask) = item.split_once('=').map_or((item, None), |(name, mask)| (name, Some(mask)));
         let field = Field::by_name(name).ok_or_else(|| TextError::UnknownField(name.to_owned()))?;

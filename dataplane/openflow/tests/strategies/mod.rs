@@ -140,7 +140,7 @@ fn bits_of(fields: &'static [Field], width: u8) -> impl Strategy<Value = Subfiel
 fn writable_bits() -> impl Strategy<Value = Subfield> {
     (select(WRITABLE), 1..=128_u8, any::<u8>()).prop_map(|(field, bits, start)| {
         let bits = bits.min(field.info().bits);
-        Subfield::new(field, start % (field.info().bits - bits + 1), bits).unwrap()
+        Subfield::new(field, start % (field.info().bits - bits + 1), bits).expect("inside the field")
     })
 }
 
