@@ -303,3 +303,66 @@ fn killed_or_frozen_holder_is_fenced() {
         pool.remove(&image).unwrap();
     }
 }
+
+/// Names the images that [`many_volumes_process`] opens.
+const MANY: &str = "BASALT_TEST_MANY";
+
+/// Memory of this process that is its own, in KiB.
+fn private_kib() -> u64 {
+    let rollup = std::fs::read_to_string("/proc/self/smaps_rollup").unwrap();
+    let field = |name: &str| {
+        let line = rollup.lines().find_map(|line| line.strip_prefix(name)).unwrap();
+        line.trim().trim_end_matches(" kB").parse::<u64>().unwrap()
+    };
+    field("Private_Clean:") + field("Private_Dirty:")
+}
+
+/// Not a test of its own: the process whose memory [`memory_per_volume`] looks at.
+#[test]
+fn many_volumes_process() {
+    let Ok(text) = std::env::var(MANY) else { return };
+    let sources: Vec<RbdSource> = serde_json::from_str(&text).unwrap();
+    println!("MEMORY {}", private_kib());
+    let mut volumes = Vec::new();
+    for source in sources {
+        let mut volume = source::open(&Source::Rbd(source), &OpenOptions::default()).unwrap();
+        for at in 0..16 {
+            volume.write_at(at * MIB, &vec![1; 1 << 20]).unwrap();
+        }
+        volumes.push(volume);
+        println!("MEMORY {}", private_kib());
+    }
+}
+
+/// What librbd costs: nothing without a volume, so much for the first, less for each further one.
+#[test]
+fn memory_per_volume() {
+    require!(Need::Root, Need::Ceph);
+    let cluster = lease(Use::Together).unwrap();
+    let pool = connect(&cluster);
+    let images: Vec<String> = (0..4).map(|index| name(&format!("memory-{index}"))).collect();
+    for image in &images {
+        pool.create(image, 16 * MIB).unwrap();
+    }
+    let sources: Vec<RbdSource> = images.iter().map(|image| source_of(&cluster, image)).collect();
+    let output = Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "many_volumes_process", "--nocapture"])
+        .env(MANY, serde_json::to_string(&sources).unwrap())
+        .output()
+        .unwrap();
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    let kib: Vec<u64> = text.lines().filter_map(|line| line.strip_prefix("MEMORY ")?.parse().ok()).collect();
+    assert_eq!(kib.len(), 5, "{text}{}", String::from_utf8_lossy(&output.stderr));
+    let mib = |kib: u64| kib.div_ceil(1024);
+    println!(
+        "MEASURED private memory: {} MiB without a volume, {} MiB more for the first, {} MiB more for each further one",
+        mib(kib[0]),
+        mib(kib[1] - kib[0]),
+        mib(kib[4].saturating_sub(kib[1]) / 3)
+    );
+    assert!(kib[0] < 8 * 1024, "{kib:?}: librbd costs something without a volume");
+    assert!(kib[1] - kib[0] < 64 * 1024 && kib[4] - kib[1] < 3 * 48 * 1024, "{kib:?}");
+    for image in &images {
+        pool.remove(image).unwrap();
+    }
+}
