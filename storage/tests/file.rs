@@ -4,8 +4,12 @@
 
 mod model;
 
+use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 
+use basalt_tests::require;
+use basalt_tests::skip::Need;
 use proptest::prelude::*;
 use storage::file::{self, FileError};
 use storage::source::{self, Engine, FileSource, OpenError, OpenOptions, Source};
@@ -139,4 +143,58 @@ fn source_has_the_agreed_wire_form() {
     let source: Source = serde_json::from_str(text).unwrap();
     assert_eq!(serde_json::to_string(&source).unwrap(), text);
     assert!(serde_json::from_str::<Source>(r#"{"file":{"path":"/x","direct":true,"more":1}}"#).is_err());
+}
+
+/// Names the volume that [`holder_process`] must hold.
+const HOLD: &str = "BASALT_TEST_HOLD";
+
+/// Not a test of its own: the process that [`killed_holder_leaves_no_lock`] kills.
+#[test]
+fn holder_process() {
+    let Some(path) = std::env::var_os(HOLD) else { return };
+    let mut volume = source::open(&source_of(Path::new(&path), false), &OpenOptions::default()).unwrap();
+    volume.write_at(0, &[7; 512]).unwrap();
+    println!("HOLDER ready");
+    std::io::stdin().read_line(&mut String::new()).unwrap();
+}
+
+/// A holder in another process is named; once killed it is in nobody's way, and what it wrote is there.
+#[test]
+fn killed_holder_leaves_no_lock() {
+    let directory = directory();
+    let path = new_volume(directory.path(), MIB);
+    let mut holder = Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "holder_process", "--nocapture"])
+        .env(HOLD, &path)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(holder.stdout.take().unwrap()).lines();
+    assert!(lines.any(|line| line.unwrap().contains("HOLDER ready")));
+    let error = source::open(&source_of(&path, false), &OpenOptions::default()).unwrap_err();
+    assert!(error.to_string().contains(&format!("process {}", holder.id())), "{error}");
+    holder.kill().unwrap();
+    holder.wait().unwrap();
+    let mut volume = source::open(&source_of(&path, false), &OpenOptions::default()).unwrap();
+    let mut bytes = [0; 512];
+    volume.read_at(0, &mut bytes).unwrap();
+    assert_eq!(bytes, [7; 512]);
+}
+
+/// QEMU's locks and ours keep each other out.
+#[test]
+fn qemu_cannot_write_a_volume_in_use() {
+    require!(Need::Program("qemu-io"));
+    let directory = directory();
+    let path = new_volume(directory.path(), MIB);
+    let write = || {
+        let words = ["-f", "raw", "-c", "write 0 512", path.to_str().unwrap()];
+        Command::new("qemu-io").args(words).output().unwrap().status.success()
+    };
+    assert!(write());
+    let volume = source::open(&source_of(&path, false), &OpenOptions::default()).unwrap();
+    assert!(!write());
+    volume.close().unwrap();
+    assert!(write());
 }

@@ -1,6 +1,6 @@
 //! Says what a test needs from the machine, and skips visibly where it is missing.
 //!
-//! A test opens with [`require!`]. When all needs are met nothing happens; otherwise one line
+//! A test opens with [`crate::require!`]. When all needs are met nothing happens; otherwise one line
 //! `SKIP <test>: <what is missing>` goes to standard output and the test returns. With `BASALT_SKIP_LOG=FILE` the line
 //! is also appended to that file, because test runners hide the output of tests that pass.
 
@@ -78,7 +78,7 @@ pub fn find_program(name: &str) -> Option<PathBuf> {
         .find(|candidate| candidate.is_file())
 }
 
-/// What [`require!`] returns from a test that is skipped.
+/// What [`crate::require!`] returns from a test that is skipped.
 pub trait Skipped {
     /// The value of a test that had nothing to show.
     fn skipped() -> Self;
@@ -124,7 +124,7 @@ pub fn announce(test: &str, missing: &str) {
     }
 }
 
-/// The name of the function in which `marker` was defined; the mechanism behind [`require!`].
+/// The name of the function in which `marker` was defined; the mechanism behind [`crate::require!`].
 #[doc(hidden)]
 #[must_use]
 pub fn function_name<T>(_marker: &T) -> &'static str {

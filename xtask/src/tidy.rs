@@ -16,6 +16,7 @@ const UNSAFE_FILES: &[&str] = &[
     "mapping.rs",
     "iovec.rs",
     "completion.rs",
+    "handle.rs",
     "io_uring.rs",
     "ring.rs",
     "signal.rs",

@@ -120,3 +120,44 @@ fn directory_of(path: &Path) -> &Path {
 pub(super) fn set_length(file: &File, path: &Path, size_bytes: u64) -> Result<(), FileError> {
     file.set_len(size_bytes).map_err(|source: io::Error| FileError::from_io("set the size of", path, source))
 }
+
+#[cfg(test)]
+mod tests {
+    //! Shows both kinds of draft: whole under their name, or gone.
+    use super::*;
+
+    #[test]
+    fn a_draft_appears_whole_or_not_at_all() {
+        let home = tempfile::tempdir().unwrap();
+        let files = || fs::read_dir(home.path()).unwrap().count();
+        for (target, start) in [("a", Draft::new as fn(&Path) -> _), ("b", Draft::named)] {
+            let target = home.path().join(target);
+            let before = files();
+            drop(start(&target).unwrap());
+            assert_eq!(files(), before);
+            start(&target).unwrap().publish().unwrap();
+            assert!(target.exists());
+            assert_eq!(files(), before + 1);
+            assert!(matches!(Draft::new(&target), Err(FileError::Exists { .. })));
+            // Another made the target meanwhile: theirs stays, and ours is gone.
+            let late = home.path().join("late");
+            let draft = start(&late).unwrap();
+            fs::write(&late, "theirs").unwrap();
+            assert!(matches!(draft.publish(), Err(FileError::Exists { .. })));
+            assert_eq!(fs::read_to_string(&late).unwrap(), "theirs");
+            fs::remove_file(&late).unwrap();
+            assert_eq!(files(), before + 1);
+        }
+    }
+
+    #[test]
+    fn a_draft_that_a_dead_process_left_is_taken_over_and_a_living_one_is_not() {
+        let home = tempfile::tempdir().unwrap();
+        fs::write(home.path().join(".v.draft"), "left behind").unwrap();
+        let target = home.path().join("v");
+        let draft = Draft::named(&target).unwrap();
+        assert!(matches!(Draft::named(&target), Err(FileError::Locked { .. })));
+        draft.publish().unwrap();
+        assert_eq!(fs::read_to_string(&target).unwrap(), "");
+    }
+}

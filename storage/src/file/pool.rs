@@ -114,7 +114,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 /// Does one job to its end.
-fn perform(file: BorrowedFd<'_>, job: Job) -> Result<(), Fault> {
+pub(super) fn perform(file: BorrowedFd<'_>, job: Job) -> Result<(), Fault> {
     let Job { operation, offset_bytes, length_bytes, buffers, .. } = job;
     match operation {
         Operation::Read => transfer(buffers, offset_bytes, |left, at| memory::read_vectored_at(file, left, at)),

@@ -117,7 +117,9 @@ fn entry(job: &Job, file: types::Fd) -> squeue::Entry {
 /// What a completion means for its job: its end, or `None` where the rest must be queued again.
 fn outcome(job: &mut Job, result: i32, file: &File) -> Option<Result<(), Fault>> {
     match (job.operation, result) {
-        (_, result) if result == -libc::EINTR || result == -libc::EAGAIN => None,
+        (_, result) if result == -libc::EINTR => None,
+        // The file system cannot do it without waiting and the kernel would not wait for it: do it here, which is rare.
+        (_, result) if result == -libc::EAGAIN => Some(pool::perform(file.as_fd(), job.take())),
         (Operation::Discard, result) if unsupported(result) => Some(Ok(())),
         (Operation::WriteZeroes, result) if unsupported(result) => {
             Some(pool::write_zeroes(file.as_fd(), job.offset_bytes, job.length_bytes))

@@ -13,6 +13,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::sync::Arc;
 
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
 use super::pool::Pool;
@@ -30,6 +31,14 @@ pub(super) struct Job {
     pub(super) offset_bytes: u64,
     pub(super) length_bytes: u64,
     pub(super) buffers: Vec<GuestSlice>,
+}
+
+impl Job {
+    /// Takes the job out of its place.
+    pub(super) fn take(&mut self) -> Self {
+        let &mut Self { slot, operation, offset_bytes, length_bytes, .. } = self;
+        Self { slot, operation, offset_bytes, length_bytes, buffers: std::mem::take(&mut self.buffers) }
+    }
 }
 
 /// A job that has ended.
@@ -233,6 +242,10 @@ pub(super) fn open_locked(path: &Path, read_only: bool, direct: bool) -> Result<
     if !metadata.is_file() {
         return Err(FileError::NotAFile { path: path.to_owned() });
     }
+    // It kept the open from waiting on a pipe; on a file it would only make io_uring give up where it should wait.
+    let flags = if direct { OFlag::O_DIRECT } else { OFlag::empty() };
+    fcntl(&file, FcntlArg::F_SETFL(flags))
+        .map_err(|errno| FileError::from_io("set the flags of", path, errno.into()))?;
     match lock::acquire(&file, !read_only) {
         Ok(true) => Ok(file),
         Ok(false) => Err(FileError::Locked { path: path.to_owned(), holder: lock::find_holder(&file) }),
