@@ -9,6 +9,8 @@ use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
 
+pub use storage::source::{FileSource, RbdSource, Source as DiskSource};
+
 /// The most vCPUs of one machine: LAPIC ids stay below 255, the last that fits an xAPIC destination.
 pub const VCPUS_MAX: u8 = 64;
 /// The least guest memory, MiB: a kernel, its initrd and the boot structures.
@@ -113,33 +115,6 @@ pub struct DiskConfig {
     pub serial: Option<String>,
 }
 
-/// Where the bytes of a disk are.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case", deny_unknown_fields)]
-pub enum DiskSource {
-    /// A raw file or block device of this host.
-    #[serde(rename_all = "snake_case")]
-    File {
-        /// Its path.
-        path: PathBuf,
-        /// Whether the page cache is passed by.
-        #[serde(default)]
-        direct: bool,
-    },
-    /// An image of a Ceph cluster.
-    #[serde(rename_all = "snake_case")]
-    Rbd {
-        /// The cluster's configuration file.
-        conf: PathBuf,
-        /// The Ceph user, without `client.`.
-        user: String,
-        /// The pool.
-        pool: String,
-        /// The image.
-        image: String,
-    },
-}
-
 /// A network device.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -189,7 +164,7 @@ pub struct JailConfig {
     pub uid: u32,
     /// Numeric group.
     pub gid: u32,
-    /// An empty directory to become the root.
+    /// Reserved: the jail confines the file system by landlock, so a directory given here is refused.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub chroot: Option<PathBuf>,
 }
@@ -335,6 +310,12 @@ pub enum ConfigError {
     /// The jail would keep the process privileged.
     #[error("jail.uid and jail.gid must not be 0")]
     JailIsRoot,
+    /// The jail has no root of its own.
+    #[error("jail.chroot {path} is not supported: the jail confines the file system by landlock")]
+    Chroot {
+        /// What was written.
+        path: PathBuf,
+    },
     /// A native program has no use for this field.
     #[error("boot.initrd cannot be combined with boot.protocol \"native\"")]
     NativeInitrd,
@@ -400,6 +381,9 @@ impl TryFrom<VmConfig> for Checked {
         config.nets.iter().try_for_each(net)?;
         if config.jail.as_ref().is_some_and(|jail| jail.uid == 0 || jail.gid == 0) {
             return Err(ConfigError::JailIsRoot);
+        }
+        if let Some(path) = config.jail.as_ref().and_then(|jail| jail.chroot.clone()) {
+            return Err(ConfigError::Chroot { path });
         }
         Ok(Self(config))
     }
@@ -485,7 +469,7 @@ mod tests {
         let rbd =
             serde_json::json!([{"id": "d", "source": {"rbd": {"conf": "/c", "user": "u", "pool": "p", "image": "i"}}}]);
         let checked = with("/disks", rbd).unwrap();
-        assert!(matches!(&checked.get().disks[0].source, DiskSource::Rbd { image, .. } if image == "i"));
+        assert!(matches!(&checked.get().disks[0].source, DiskSource::Rbd(rbd) if rbd.image == "i"));
     }
 
     /// Each row breaks one field; the error must name what was wrong with it.
