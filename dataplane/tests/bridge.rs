@@ -1,11 +1,12 @@
 //! The bridge shell against a private Open vSwitch: made once, found right the second time, wrong things named.
 
+use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Result, bail};
 use basalt_tests::ovs::Switch;
 use basalt_tests::require;
-use basalt_tests::skip::Need;
+use basalt_tests::skip::{self, Need};
 use dataplane::switch::bridge::{Bridge, BridgeError, Datapath, Settings, TUNNEL_PORT, TapPort};
 use dataplane::switch::handlers;
 use model::{Mac, MachineId, PortId};
@@ -137,6 +138,24 @@ async fn failures_name_their_cause_and_pass() -> Result<()> {
     switch.start_ovsdb()?;
     bridge.connected(LIMIT).await?;
     assert_eq!(bridge.ensure().await?, Vec::<String>::new());
+    Ok(())
+}
+
+/// A datapath that the machine does not have is named at once; corrected, the bridge comes up.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_missing_kernel_module_is_named() -> Result<()> {
+    require!(Need::Root, Need::OpenVswitch);
+    if Path::new("/sys/module/openvswitch").exists() {
+        skip::announce("a_missing_kernel_module_is_named", "a kernel without the openvswitch module");
+        return Ok(());
+    }
+    let switch = Switch::start()?;
+    let wrong = Bridge::start(Settings { datapath: Datapath::System, ..settings(&switch) });
+    for _ in 0..2 {
+        let outcome = wrong.ensure().await;
+        assert!(matches!(outcome, Err(BridgeError::NoDatapath { .. })), "{outcome:?}");
+    }
+    assert!(!bridge(&switch).await?.ensure().await?.is_empty());
     Ok(())
 }
 

@@ -40,6 +40,9 @@ pub const VXLAN_UDP_PORT: u16 = 4789;
 /// How long the switch daemon may take to catch up with a change.
 pub const CATCH_UP_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// How long the switch daemon may take to say again that it has made a bridge.
+const MADE_TIMEOUT: Duration = Duration::from_secs(3);
+
 /// How often a change is planned again because somebody else changed the same rows in between.
 const CONFLICTS_MAX: u32 = 5;
 
@@ -171,6 +174,16 @@ pub enum BridgeError {
         /// How long was waited.
         waited: Duration,
     },
+    /// The switch daemon could not make the bridge: for the kernel datapath its module is missing.
+    #[error(
+        "the switch cannot make bridge {bridge} with datapath {datapath} (for system: is the kernel module openvswitch loaded?)"
+    )]
+    NoDatapath {
+        /// Our bridge.
+        bridge: String,
+        /// Its datapath.
+        datapath: Datapath,
+    },
     /// The switch cannot use a port.
     #[error("the switch cannot use port {port}: {reason}")]
     Unusable {
@@ -226,6 +239,7 @@ impl Bridge {
     /// When the database refuses, the switch daemon does not act, or cannot use the tunnel port.
     pub async fn ensure(&self) -> Result<Vec<String>, BridgeError> {
         let changed = self.change(|replica| plan::bridge(replica, &self.settings)).await?;
+        self.made().await?;
         if self.settings.tunnel_ip.is_some() {
             self.working(TUNNEL_PORT).await?;
         }
@@ -323,6 +337,21 @@ impl Bridge {
     /// Lets the updates come in on which a refusal was based: the reply to a later request follows them.
     async fn settle(&self) {
         let _either = self.connection.transact(&Transaction::new()).await;
+    }
+
+    /// Waits until the switch has made the bridge, and has it try again when it did not.
+    async fn made(&self) -> Result<(), BridgeError> {
+        let is_made = |replica: &Replica| plan::is_made(replica, &self.settings.bridge).ok()?.then_some(());
+        // A switch that made it says so with its word that it has caught up; after a restart of the database it says it
+        // again, a little later.
+        if self.connection.wait_for(MADE_TIMEOUT, is_made).await.is_ok() {
+            return Ok(());
+        }
+        self.reconfigure().await?;
+        self.connection.read(is_made).ok_or_else(|| BridgeError::NoDatapath {
+            bridge: self.settings.bridge.clone(),
+            datapath: self.settings.datapath,
+        })
     }
 
     async fn caught_up(&self, what: &str, next: i64) -> Result<(), BridgeError> {

@@ -32,7 +32,7 @@ const AUDIT_INTERVAL: Duration = Duration::from_secs(60);
 
 /// Pauses between attempts to connect: short at first, so that replay begins within a second of the switch's return.
 const RECONNECT_PAUSE_MIN: Duration = Duration::from_millis(50);
-const RECONNECT_PAUSE_MAX: Duration = Duration::from_secs(2);
+const RECONNECT_PAUSE_MAX: Duration = Duration::from_millis(500);
 
 /// Pauses between attempts to apply what the switch refused.
 const REFUSED_PAUSE_MIN: Duration = Duration::from_secs(1);

@@ -74,6 +74,11 @@ fn find_bridge(replica: &Replica, name: &str) -> Result<Option<Bridge>, BridgeEr
     Ok(Bridge::all(replica)?.into_iter().find(|bridge| bridge.name == name))
 }
 
+/// Whether the switch has made the bridge.
+pub(super) fn is_made(replica: &Replica, name: &str) -> Result<bool, BridgeError> {
+    Ok(find_bridge(replica, name)?.is_some_and(|bridge| bridge.datapath_id.is_some()))
+}
+
 /// A port with its one interface.
 struct Found {
     port: Port,
