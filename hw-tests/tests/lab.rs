@@ -99,14 +99,9 @@ fn vxlan_crosses_the_underlay(lab: &Lab) {
 }
 
 fn start_switch(host: &Host, peer: &Host) {
-    host.wait_ready_for_switch().unwrap();
+    host.start_switch().unwrap();
     let script = format!(
-        "mkdir -p /run/openvswitch /var/log/openvswitch
-         ovsdb-tool create /run/openvswitch/conf.db /usr/share/openvswitch/vswitch.ovsschema
-         ovsdb-server /run/openvswitch/conf.db --remote=punix:/run/openvswitch/db.sock --pidfile --detach --log-file
-         ovs-vsctl --no-wait init
-         ovs-vswitchd --pidfile --detach --log-file
-         ovs-vsctl add-br br-int -- add-port br-int vx -- set interface vx type=vxlan \
+        "ovs-vsctl add-br br-int -- add-port br-int vx -- set interface vx type=vxlan \
            options:remote_ip={} options:local_ip={} options:key=77
          ip netns add tenant
          ip link add port0 type veth peer name eth0 netns tenant

@@ -55,8 +55,8 @@ pub(crate) enum LabCommand {
     Down,
 }
 
-/// The name of the lab that the command line works with.
-const NAME: &str = "lab";
+/// The name of the lab that the command line works with; `cargo xtask up` uses the same.
+pub(crate) const NAME: &str = "lab";
 
 /// Runs one lab command.
 ///

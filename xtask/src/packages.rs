@@ -52,7 +52,16 @@ pub(crate) const GROUPS: &[Group] = &[
     Group {
         name: "network",
         purpose: "real Open vSwitch and looking at packets",
-        packages: &["openvswitch-switch", "tcpdump", "ethtool", "iputils-ping", "iproute2", "nftables", "iperf3"],
+        packages: &[
+            "openvswitch-switch",
+            "tcpdump",
+            "ethtool",
+            "iputils-ping",
+            "iproute2",
+            "nftables",
+            "iperf3",
+            "curl",
+        ],
     },
     Group {
         name: "ceph",

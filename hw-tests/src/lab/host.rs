@@ -15,6 +15,13 @@ use super::network::{Network, management_address, underlay_address};
 const CONNECT_LIMIT: Duration = Duration::from_secs(5);
 /// Open vSwitch 3.1 counts processors only once the machine has been up for 10 s; started earlier it forwards nothing.
 const SWITCH_UPTIME_SECONDS: f64 = 10.5;
+const START_SWITCH: &str = "
+    mkdir -p /run/openvswitch /var/log/openvswitch /etc/openvswitch
+    ovsdb-tool create /etc/openvswitch/conf.db /usr/share/openvswitch/vswitch.ovsschema
+    ovsdb-server /etc/openvswitch/conf.db --remote=punix:/run/openvswitch/db.sock --pidfile --detach --log-file --no-chdir
+    ovs-vsctl --no-wait init
+    ovs-vsctl --no-wait set Open_vSwitch . external-ids:system-id=$(cat /etc/machine-id)
+    ovs-vswitchd --pidfile --detach --log-file --no-chdir";
 const CONSOLE_TAIL_BYTES: usize = 3000;
 
 /// A host of the lab.
@@ -103,6 +110,15 @@ impl Host {
             let uptime: f64 = text.split(' ').next().unwrap_or_default().parse().context("/proc/uptime")?;
             Ok((uptime > SWITCH_UPTIME_SECONDS).then_some(()))
         })
+    }
+
+    /// Starts Open vSwitch as a distribution does: database and switch in /run/openvswitch, on the kernel's data path.
+    ///
+    /// # Errors
+    /// The host does not answer or Open vSwitch does not start.
+    pub fn start_switch(&self) -> Result<()> {
+        self.wait_ready_for_switch()?;
+        self.sh(START_SWITCH).map(drop).with_context(|| format!("starting Open vSwitch in {}", self.name))
     }
 
     /// The serial console's log.

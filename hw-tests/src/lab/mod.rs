@@ -28,6 +28,7 @@ pub mod initrd;
 pub mod kernel;
 pub mod network;
 pub mod progress;
+pub mod stock_image;
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -103,6 +104,18 @@ impl Lab {
     /// # Errors
     /// What is missing on this machine, or the step that failed with the end of the console that shows why.
     pub fn up(config: &Config, progress: &Progress) -> Result<Self> {
+        Self::up_and(config, progress, |_| Ok(())).map(|(lab, ())| lab)
+    }
+
+    /// As [`Lab::up`], and does `meanwhile` in the lab's network while the hosts boot.
+    ///
+    /// # Errors
+    /// As [`Lab::up`], and what `meanwhile` fails with.
+    pub fn up_and<T: Send>(
+        config: &Config,
+        progress: &Progress,
+        meanwhile: impl FnOnce(&Network) -> Result<T> + Send,
+    ) -> Result<(Self, T)> {
         if !(1..=HOSTS_MAX).contains(&config.hosts) {
             bail!("a lab has 1 to {HOSTS_MAX} hosts, not {}", config.hosts);
         }
@@ -138,9 +151,14 @@ impl Lab {
         let mut lab = Self::assemble(directory, state, Some(keeper), Some(lock));
         lab.network.create(config.hosts)?;
         step.done(&format!("namespace {}, 10.77.0.0/24 and 10.78.0.0/24", lab.network.name()));
-        lab.boot(config, &kernel, &initrd, progress)?;
+        let network = lab.network.clone();
+        let other = std::thread::scope(|scope| -> Result<T> {
+            let other = scope.spawn(|| meanwhile(&network));
+            lab.boot(config, &kernel, &initrd, progress)?;
+            other.join().map_err(|_| anyhow!("what was done while the hosts booted panicked"))?
+        })?;
         artifact::write_atomically(&lab.directory.join(STATE), &serde_json::to_vec_pretty(&lab.state)?)?;
-        Ok(lab)
+        Ok((lab, other))
     }
 
     /// The running lab called `name`; dropping the value leaves it running.
@@ -332,8 +350,9 @@ fn command_line(host: &Host, kernel: &Kernel, target: &Path, hand: &Path) -> Str
     .join(" ")
 }
 
-/// The directory of the lab called `name`.
-fn run_directory(name: &str) -> PathBuf {
+/// The directory of the lab called `name`, whether it runs or not.
+#[must_use]
+pub fn run_directory(name: &str) -> PathBuf {
     lab_directory().join("run").join(name)
 }
 

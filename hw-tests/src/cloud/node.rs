@@ -1,0 +1,116 @@
+//! One node of the cloud: a lab host with Open vSwitch and our agent, joined to the scheduler.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use basalt_tests::process;
+
+use super::centre::Centre;
+use super::program::Programs;
+use crate::guest::Shell;
+use crate::lab::Host;
+use crate::lab::exec::client::InputStream;
+
+/// The agent's configuration in the host.
+const CONFIG: &str = "/etc/basalt/agent.toml";
+/// Where the agent's process number and words are.
+const PID: &str = "/run/basalt-agent.pid";
+const LOG: &str = "/var/log/basalt-agent.log";
+const START_LIMIT: Duration = Duration::from_secs(60);
+
+/// The agent in a host.
+#[derive(Debug, Clone)]
+pub struct Node {
+    host: Host,
+    program: String,
+}
+
+impl Node {
+    /// The node on `host`.
+    #[must_use]
+    pub fn new(host: &Host, programs: &Programs) -> Self {
+        Self { host: host.clone(), program: programs.path("node-agent") }
+    }
+
+    /// Its host.
+    #[must_use]
+    pub fn host(&self) -> &Host {
+        &self.host
+    }
+
+    /// Writes the configuration, joins with `token` and starts the agent.
+    ///
+    /// # Errors
+    /// A step fails in the host; the message has the agent's last words.
+    pub fn join(&self, centre: &Centre, token: &str, programs: &Programs, ceph_conf: &str) -> Result<()> {
+        let (name, underlay) = (self.host.name(), self.host.underlay());
+        let vmm = programs.path("vmm");
+        let config = format!(
+            "[paths]\ncache = \"/var/lib/basalt/cache\"\n\n\
+             [underlay]\nip = \"{underlay}\"\ninterface = \"eth1\"\n\n\
+             [ceph]\nconf = \"{ceph_conf}\"\nuser = \"{}\"\npool = \"{}\"\n\n\
+             [machines]\nvmm = \"{vmm}\"\n",
+            basalt_tests::ceph::USER,
+            basalt_tests::ceph::POOL,
+        );
+        let write = format!("mkdir -p /etc/basalt; cat >{CONFIG}");
+        self.host.command("sh").args(["-ec", write.as_str()]).input(config).ok()?;
+        let mut join = self.host.command(&self.program).args(["join", "--config", CONFIG, "--name", name]);
+        // On standard input: a token on a command line is there for all to see.
+        join = join.args(["--scheduler", centre.url().as_str(), "--token-file", "/dev/stdin"]);
+        join.input(token).limit(START_LIMIT).ok().with_context(|| format!("{name} joins"))?;
+        self.start()
+    }
+
+    /// Starts the agent.
+    ///
+    /// # Errors
+    /// It does not start.
+    pub fn start(&self) -> Result<()> {
+        let program = &self.program;
+        let script = format!(
+            "setsid {program} run --config {CONFIG} </dev/null >>{LOG} 2>&1 &\n echo $! >{PID}; sleep 0.2; kill -0 $!"
+        );
+        self.host.sh(&script).map(drop).with_context(|| self.log_tail())
+    }
+
+    /// Kills the agent with SIGKILL and waits until it is gone.
+    ///
+    /// # Errors
+    /// It was not running, or stays.
+    pub fn kill(&self) -> Result<String> {
+        let pid = self.host.sh(&format!("cat {PID}"))?.trim().to_owned();
+        self.host.sh(&format!("kill -9 {pid}"))?;
+        process::wait_for("the agent's end", START_LIMIT, || {
+            Ok(self.host.try_sh(&format!("kill -0 {pid}"))?.success().then_some(()).map_or(Some(()), |()| None))
+        })?;
+        Ok(pid)
+    }
+
+    /// The process numbers of its virtual machines, sorted.
+    ///
+    /// # Errors
+    /// The host does not answer.
+    pub fn machine_processes(&self) -> Result<Vec<u32>> {
+        let text = self.host.sh("pidof -x vmm || true")?;
+        let mut pids: Vec<u32> = text.split_whitespace().filter_map(|word| word.parse().ok()).collect();
+        pids.sort_unstable();
+        Ok(pids)
+    }
+
+    /// The shell of the guest with identity `id` on this node.
+    ///
+    /// # Errors
+    /// No shell answers on its console in time.
+    pub fn shell(&self, id: &str, limit: Duration) -> Result<Shell<InputStream>> {
+        let (reader, writer) = self.host.relay(&format!("/run/basalt/vm/{id}/console.sock"))?;
+        Shell::attach(reader, writer, limit).with_context(|| format!("the machine {id} on {}", self.host.name()))
+    }
+
+    /// The agent's last words, for errors.
+    #[must_use]
+    pub fn log_tail(&self) -> String {
+        let text = self.host.sh(&format!("tail -n 15 {LOG}")).unwrap_or_default();
+        format!("the agent's log on {}:\n{text}", self.host.name())
+    }
+}
