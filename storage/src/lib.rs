@@ -9,9 +9,9 @@
 //! | [`source`] | where a volume lives (the wire form), and [`source::open`] |
 //! | [`volume`] | [`volume::Volume`]: submit, kick, drain, close |
 //! | [`memory`] | guest memory as I/O buffers; the promise made about it |
-//! | [`file`] | volumes in sparse raw files: create, clone, open with a lock |
+//! | [`mod@file`] | volumes in sparse raw files: create, clone, open with a lock |
 //! | [`rbd`] | volumes in a Ceph cluster, by librbd: create, clone, snapshot, open with the exclusive lock, fence |
-//! | [`image`], [`format`], [`digest`] | importing raw and qcow2 images into files and pools |
+//! | [`image`], [`mod@format`], [`digest`] | importing raw and qcow2 images into files and pools |
 //!
 //! Invariant: a volume is open for writing in at most one process; a second opener gets an error that names the first.
 
