@@ -9,7 +9,12 @@ use clap_complete::Shell;
 use crate::agent::{self, Agent};
 use crate::failure::{EXIT_CODES, Failure};
 use crate::manual;
+use crate::noun::compute::{FlavorVerb, HostVerb, VmVerb};
+use crate::noun::network::{GroupVerb, NetworkVerb, PortVerb, RouterVerb, SubnetVerb};
+use crate::noun::storage::{ImageVerb, VolumeVerb};
+use crate::noun::{self, Session};
 use crate::output::{self, Format};
+use crate::scheduler::Scheduler;
 
 /// Asks Basalt's scheduler and agents, and tells them what should be.
 #[derive(Debug, Parser)]
@@ -21,6 +26,9 @@ pub struct Cli {
     /// The socket of this host's agent.
     #[arg(long, global = true, env = "BASALT_AGENT", default_value = agent::SOCKET, value_name = "SOCKET")]
     pub agent: PathBuf,
+    /// The file that says where the scheduler is and who we are.
+    #[arg(long, global = true, env = "BASALT_CLIENT", value_name = "FILE")]
+    pub client: Option<PathBuf>,
     /// What to do.
     #[command(subcommand)]
     pub command: Noun,
@@ -29,6 +37,36 @@ pub struct Cli {
 /// What a command is about.
 #[derive(Debug, Subcommand)]
 pub enum Noun {
+    /// Virtual machines.
+    #[command(subcommand)]
+    Vm(VmVerb),
+    /// Block volumes.
+    #[command(subcommand)]
+    Volume(VolumeVerb),
+    /// Disk, kernel and initrd images.
+    #[command(subcommand)]
+    Image(ImageVerb),
+    /// Tenant networks.
+    #[command(subcommand)]
+    Network(NetworkVerb),
+    /// Ranges of addresses.
+    #[command(subcommand)]
+    Subnet(SubnetVerb),
+    /// Virtual network interfaces.
+    #[command(subcommand)]
+    Port(PortVerb),
+    /// Security groups and their rules.
+    #[command(subcommand)]
+    Group(GroupVerb),
+    /// Routers between subnets.
+    #[command(subcommand)]
+    Router(RouterVerb),
+    /// Servers of the cloud.
+    #[command(subcommand)]
+    Host(HostVerb),
+    /// Sizes of virtual machines.
+    #[command(subcommand)]
+    Flavor(FlavorVerb),
     /// How this host's agent is: specification, link to the scheduler, problems.
     Status,
     /// Print a shell's completion script.
@@ -56,16 +94,37 @@ pub async fn run(cli: Cli) -> ExitCode {
 
 async fn dispatch(cli: Cli) -> Result<(), Failure> {
     let agent = Agent::at(&cli.agent);
-    let printed = match cli.command {
+    let printed = match &cli.command {
         Noun::Status => output::object(cli.output, &agent.get("/v1/status").await?),
-        Noun::Completion { shell } => output::text(&manual::completion(&mut Cli::command(), shell)),
+        Noun::Completion { shell } => output::text(&manual::completion(&mut Cli::command(), *shell)),
         Noun::Man { directory } => {
-            let pages = manual::write_pages(Cli::command(), &directory)
+            let pages = manual::write_pages(Cli::command(), directory)
                 .map_err(|error| Failure::Other(format!("write manual pages to {}: {error}", directory.display())))?;
             output::text(&format!("{pages} pages in {}", directory.display()))
         }
+        Noun::Vm(VmVerb::Console(name)) => return noun::compute::console(&agent, &name.name).await,
+        noun => return of_the_cloud(&cli, noun).await,
     };
-    printed.map_err(|error| Failure::Other(format!("write the result: {error}")))
+    noun::written(printed)
+}
+
+/// What the scheduler is asked for.
+async fn of_the_cloud(cli: &Cli, noun: &Noun) -> Result<(), Failure> {
+    let scheduler = Scheduler::open(cli.client.as_deref())?;
+    let session = Session { scheduler: &scheduler, format: cli.output };
+    match noun {
+        Noun::Vm(verb) => session.vm(verb).await,
+        Noun::Volume(verb) => session.volume(verb).await,
+        Noun::Image(verb) => session.image(verb).await,
+        Noun::Network(verb) => session.network(verb).await,
+        Noun::Subnet(verb) => session.subnet(verb).await,
+        Noun::Port(verb) => session.port(verb).await,
+        Noun::Group(verb) => session.group(verb).await,
+        Noun::Router(verb) => session.router(verb).await,
+        Noun::Host(verb) => session.host(verb).await,
+        Noun::Flavor(verb) => session.flavor(verb).await,
+        Noun::Status | Noun::Completion { .. } | Noun::Man { .. } => Ok(()),
+    }
 }
 
 #[cfg(test)]

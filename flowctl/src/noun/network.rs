@@ -1,0 +1,364 @@
+//! Networks, subnets, ports, security groups and routers.
+
+use std::net::IpAddr;
+
+use clap::Subcommand;
+use serde_json::{Value, json};
+
+use super::{Common, Kind, Name, Session, body, escape};
+use crate::failure::Failure;
+
+/// Tenant networks.
+pub const NETWORKS: Kind =
+    Kind { path: "/v1/networks", columns: &[("NAME", "/name"), ("VNI", "/vni"), ("MTU", "/mtu"), ("ID", "/id")] };
+/// Ranges of addresses.
+pub const SUBNETS: Kind = Kind {
+    path: "/v1/subnets",
+    columns: &[
+        ("NAME", "/name"),
+        ("NETWORK", "/network/name"),
+        ("CIDR", "/cidr"),
+        ("GATEWAY", "/gateway"),
+        ("DHCP", "/dhcp"),
+        ("ID", "/id"),
+    ],
+};
+/// Virtual network interfaces.
+pub const PORTS: Kind = Kind {
+    path: "/v1/ports",
+    columns: &[
+        ("NAME", "/name"),
+        ("STATE", "/state"),
+        ("NETWORK", "/network/name"),
+        ("ADDRESS", "/addresses/0/address"),
+        ("MAC", "/mac"),
+        ("VM", "/vm/name"),
+        ("HOST", "/host/name"),
+        ("ID", "/id"),
+    ],
+};
+/// Security groups.
+pub const GROUPS: Kind =
+    Kind { path: "/v1/security-groups", columns: &[("NAME", "/name"), ("KEY", "/key"), ("ID", "/id")] };
+/// The rules of one group.
+const RULES: Kind = Kind {
+    path: "",
+    columns: &[
+        ("DIRECTION", "/direction"),
+        ("ETHERTYPE", "/ethertype"),
+        ("PROTOCOL", "/protocol"),
+        ("FROM PORT", "/port_min"),
+        ("TO PORT", "/port_max"),
+        ("PREFIX", "/remote_prefix"),
+        ("GROUP", "/remote_group/name"),
+        ("ID", "/id"),
+    ],
+};
+/// Routers.
+pub const ROUTERS: Kind = Kind { path: "/v1/routers", columns: &[("NAME", "/name"), ("KEY", "/key"), ("ID", "/id")] };
+
+/// What can be done with networks.
+#[derive(Debug, Subcommand)]
+pub enum NetworkVerb {
+    /// Make a network.
+    Create {
+        /// Its name.
+        name: String,
+        /// The largest IP packet in bytes; the underlay must carry 50 bytes more.
+        #[arg(long)]
+        mtu: Option<u16>,
+    },
+    /// What can be done with every kind of object.
+    #[command(flatten)]
+    Common(Common),
+}
+
+/// What can be done with subnets.
+#[derive(Debug, Subcommand)]
+pub enum SubnetVerb {
+    /// Make a subnet.
+    Create {
+        /// Its name.
+        name: String,
+        /// The network that it is on.
+        #[arg(long)]
+        network: String,
+        /// Its addresses, as 10.1.0.0/24.
+        #[arg(long)]
+        cidr: String,
+        /// The default gateway; the first host address unless said.
+        #[arg(long, conflicts_with = "no_gateway")]
+        gateway: Option<IpAddr>,
+        /// Announce no gateway.
+        #[arg(long)]
+        no_gateway: bool,
+        /// Do not answer DHCP.
+        #[arg(long)]
+        no_dhcp: bool,
+        /// A name server that DHCP announces; can be given more than once.
+        #[arg(long)]
+        dns: Vec<IpAddr>,
+    },
+    /// What can be done with every kind of object.
+    #[command(flatten)]
+    Common(Common),
+}
+
+/// What can be done with ports.
+#[derive(Debug, Subcommand)]
+pub enum PortVerb {
+    /// Make a port.
+    Create {
+        /// Its name.
+        name: String,
+        /// The network that it is on.
+        #[arg(long)]
+        network: String,
+        /// Its address; one that is free unless said.
+        #[arg(long)]
+        address: Option<IpAddr>,
+        /// Its MAC address; drawn unless said.
+        #[arg(long)]
+        mac: Option<String>,
+        /// A security group; can be given more than once.
+        #[arg(long = "group")]
+        groups: Vec<String>,
+        /// Let spoofed sources pass and hold no security group.
+        #[arg(long)]
+        no_port_security: bool,
+    },
+    /// Change a port's security groups or port security.
+    Set {
+        /// Name or id.
+        name: String,
+        /// All security groups that it is to be in; can be given more than once.
+        #[arg(long = "group", conflicts_with = "no_group")]
+        groups: Vec<String>,
+        /// Take it out of all security groups.
+        #[arg(long)]
+        no_group: bool,
+        /// Whether spoofed sources are dropped and security groups hold.
+        #[arg(long)]
+        port_security: Option<bool>,
+    },
+    /// What can be done with every kind of object.
+    #[command(flatten)]
+    Common(Common),
+}
+
+/// What can be done with security groups.
+#[derive(Debug, Subcommand)]
+pub enum GroupVerb {
+    /// Make a security group; it lets everything out.
+    Create {
+        /// Its name.
+        name: String,
+        /// Start without any rule: nothing comes in or goes out.
+        #[arg(long)]
+        empty: bool,
+    },
+    /// List the rules of a group.
+    Rules(Name),
+    /// Allow some traffic.
+    Allow {
+        /// The group.
+        group: String,
+        /// To the VM (ingress) or from it (egress).
+        #[arg(value_parser = ["ingress", "egress"])]
+        direction: String,
+        /// any, tcp, udp, icmp, or an IP protocol number.
+        #[arg(long, default_value = "any")]
+        protocol: String,
+        /// Destination port, or a range as 8000-8080.
+        #[arg(long, value_parser = ports)]
+        port: Option<(u16, u16)>,
+        /// IPv4 or IPv6.
+        #[arg(long, default_value = "IPv4", value_parser = ["IPv4", "IPv6"])]
+        ethertype: String,
+        /// The other side's addresses; anyone unless said.
+        #[arg(long, conflicts_with = "remote_group")]
+        prefix: Option<String>,
+        /// The other side is in this group.
+        #[arg(long)]
+        remote_group: Option<String>,
+    },
+    /// Take a rule out of a group.
+    Revoke {
+        /// The group.
+        group: String,
+        /// The id of the rule.
+        rule: String,
+    },
+    /// What can be done with every kind of object.
+    #[command(flatten)]
+    Common(Common),
+}
+
+/// What can be done with routers.
+#[derive(Debug, Subcommand)]
+pub enum RouterVerb {
+    /// Make a router.
+    Create {
+        /// Its name.
+        name: String,
+    },
+    /// Put a router into a subnet.
+    Attach {
+        /// The router.
+        router: String,
+        /// The subnet.
+        subnet: String,
+        /// Its address there; the subnet's gateway unless said.
+        #[arg(long)]
+        address: Option<IpAddr>,
+    },
+    /// Take a router out of a subnet.
+    Detach {
+        /// The router.
+        router: String,
+        /// The subnet.
+        subnet: String,
+    },
+    /// What can be done with every kind of object.
+    #[command(flatten)]
+    Common(Common),
+}
+
+/// Reads `80` or `8000-8080`.
+fn ports(text: &str) -> Result<(u16, u16), String> {
+    let (first, last) = text.split_once('-').unwrap_or((text, text));
+    let number = |text: &str| text.parse::<u16>().map_err(|_| format!("{text:?} is no port: want 0 to 65535"));
+    Ok((number(first)?, number(last)?))
+}
+
+impl Session<'_> {
+    /// Does something with networks.
+    ///
+    /// # Errors
+    /// [`Failure`].
+    pub async fn network(&self, verb: &NetworkVerb) -> Result<(), Failure> {
+        match verb {
+            NetworkVerb::Create { name, mtu } => {
+                self.create(NETWORKS, body([("name", json!(name)), ("mtu", json!(mtu))])).await
+            }
+            NetworkVerb::Common(verb) => self.common(NETWORKS, verb).await,
+        }
+    }
+
+    /// Does something with subnets.
+    ///
+    /// # Errors
+    /// [`Failure`].
+    pub async fn subnet(&self, verb: &SubnetVerb) -> Result<(), Failure> {
+        match verb {
+            SubnetVerb::Create { name, network, cidr, gateway, no_gateway, no_dhcp, dns } => {
+                let fields = [
+                    ("name", json!(name)),
+                    ("network", json!(network)),
+                    ("cidr", json!(cidr)),
+                    ("gateway", json!(gateway)),
+                    ("no_gateway", json!(no_gateway)),
+                    ("dhcp", json!(!no_dhcp)),
+                    ("dns", json!(dns)),
+                ];
+                self.create(SUBNETS, body(fields)).await
+            }
+            SubnetVerb::Common(verb) => self.common(SUBNETS, verb).await,
+        }
+    }
+
+    /// Does something with ports.
+    ///
+    /// # Errors
+    /// [`Failure`].
+    pub async fn port(&self, verb: &PortVerb) -> Result<(), Failure> {
+        match verb {
+            PortVerb::Create { name, network, address, mac, groups, no_port_security } => {
+                let addresses = address.iter().map(|address| json!({"address": address})).collect::<Vec<_>>();
+                let fields = [
+                    ("name", json!(name)),
+                    ("network", json!(network)),
+                    ("addresses", json!(addresses)),
+                    ("mac", json!(mac)),
+                    ("groups", json!(groups)),
+                    ("port_security", json!(!no_port_security)),
+                ];
+                self.create(PORTS, body(fields)).await
+            }
+            PortVerb::Set { name, groups, no_group, port_security } => {
+                let mut change = body([("groups", json!(groups)), ("port_security", json!(port_security))]);
+                if *no_group && let Value::Object(fields) = &mut change {
+                    fields.insert("groups".to_owned(), json!([]));
+                }
+                self.show(&self.scheduler.patch(&PORTS.of(name), &change).await?)
+            }
+            PortVerb::Common(verb) => self.common(PORTS, verb).await,
+        }
+    }
+
+    /// Does something with security groups.
+    ///
+    /// # Errors
+    /// [`Failure`].
+    pub async fn group(&self, verb: &GroupVerb) -> Result<(), Failure> {
+        match verb {
+            GroupVerb::Create { name, empty } => {
+                let empty = if *empty { json!(true) } else { Value::Null };
+                self.create(GROUPS, body([("name", json!(name)), ("bare", empty)])).await
+            }
+            GroupVerb::Rules(name) => {
+                let group = self.scheduler.get(&GROUPS.of(&name.name)).await?;
+                let rules = group.pointer("/rules").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
+                super::written(crate::output::list(self.format, RULES.columns, rules))
+            }
+            GroupVerb::Allow { group, direction, protocol, port, ethertype, prefix, remote_group } => {
+                let fields = [
+                    ("direction", json!(direction)),
+                    ("ethertype", json!(ethertype)),
+                    ("protocol", json!(protocol)),
+                    ("port_min", json!(port.map(|(first, _)| first))),
+                    ("port_max", json!(port.map(|(_, last)| last))),
+                    ("remote_prefix", json!(prefix)),
+                    ("remote_group", json!(remote_group)),
+                ];
+                self.show(&self.scheduler.post(&format!("{}/rules", GROUPS.of(group)), &body(fields)).await?)
+            }
+            GroupVerb::Revoke { group, rule } => {
+                self.show(&self.scheduler.delete(&format!("{}/rules/{}", GROUPS.of(group), escape(rule))).await?)
+            }
+            GroupVerb::Common(verb) => self.common(GROUPS, verb).await,
+        }
+    }
+
+    /// Does something with routers.
+    ///
+    /// # Errors
+    /// [`Failure`].
+    pub async fn router(&self, verb: &RouterVerb) -> Result<(), Failure> {
+        match verb {
+            RouterVerb::Create { name } => self.create(ROUTERS, json!({"name": name})).await,
+            RouterVerb::Attach { router, subnet, address } => {
+                let path = format!("{}/interfaces", ROUTERS.of(router));
+                let foot = body([("subnet", json!(subnet)), ("address", json!(address))]);
+                self.show(&self.scheduler.post(&path, &foot).await?)
+            }
+            RouterVerb::Detach { router, subnet } => {
+                let path = format!("{}/interfaces/{}", ROUTERS.of(router), escape(subnet));
+                self.show(&self.scheduler.delete(&path).await?)
+            }
+            RouterVerb::Common(verb) => self.common(ROUTERS, verb).await,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_port_or_a_range_of_ports_is_read() {
+        assert_eq!(ports("80"), Ok((80, 80)));
+        assert_eq!(ports("8000-8080"), Ok((8000, 8080)));
+        assert!(ports("80-").is_err() && ports("http").is_err() && ports("65536").is_err());
+    }
+}
