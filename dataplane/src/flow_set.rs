@@ -95,6 +95,12 @@ impl FlowSet {
         self.flows.values()
     }
 
+    /// The flows of one table, by priority, then match.
+    pub fn table(&self, number: u8) -> impl Iterator<Item = &Entry> {
+        let first = FlowKey { table: number, priority: 0, matching: Match::new() };
+        self.flows.range(first..).map(|(_, entry)| entry).take_while(move |entry| entry.flow.table == number)
+    }
+
     /// The flow at a place.
     #[must_use]
     pub fn entry(&self, key: &FlowKey) -> Option<&Entry> {

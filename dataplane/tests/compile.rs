@@ -8,6 +8,8 @@ use std::path::Path;
 
 use dataplane::{Installed, compile, diff};
 use openflow::flow::Flow;
+use proptest::prelude::{any, proptest};
+use topology::random::{self, Random};
 use topology::{Cloud, PING, tcp, two_subnets};
 
 /// Holds text against the golden file, or writes the file when `UPDATE_GOLDEN` is set.
@@ -137,4 +139,27 @@ fn flows_grow_with_ports_and_not_with_their_product() {
     }
     let more = counts[1] - counts[0];
     assert!(more <= 150 * 7, "{more} flows for 150 ports, half of them here");
+}
+
+proptest! {
+    /// From the flows of any cloud to those of any other: what is applied leaves nothing to change, a second compile gives the same set, and
+    /// every flow is one that a switch takes.
+    #[test]
+    fn any_cloud_follows_any_other(before in any::<u64>(), after in any::<u64>()) {
+        let set = |seed: u64| {
+            let cloud = random::cloud(&mut Random::new(seed));
+            let set = compile(&cloud.host(0), &cloud.numbers(0));
+            assert_eq!(set, compile(&cloud.host(0), &cloud.numbers(0)));
+            set
+        };
+        let (before, after) = (set(before), set(after));
+        let installed = Installed::default().after(&diff(&before, &Installed::default()));
+        let changes = diff(&after, &installed);
+        let installed = installed.after(&changes);
+        assert!(diff(&after, &installed).is_empty());
+        assert_eq!(installed.flows, after.flows().cloned().collect::<Vec<_>>());
+        for flow in after.flows() {
+            flow.check().unwrap_or_else(|error| panic!("{flow}: {error}"));
+        }
+    }
 }

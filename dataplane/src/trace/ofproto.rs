@@ -166,3 +166,84 @@ fn written<'a>(line: &'a str, name: &str, long_name: &str) -> Option<&'a str> {
     }
     line.strip_prefix("-> ")?.strip_prefix(long_name)?.strip_prefix(" is now ")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What Open vSwitch 3.1 printed for a routed packet to another host, cut to the lines that matter and some that must not.
+    const ROUTED: &str = r#"
+Flow: tcp,in_port=10,vlan_tci=0x0000,nw_src=10.0.1.11,nw_dst=10.0.2.22
+
+bridge("br-int")
+----------------
+ 0. ip,in_port=10,nw_src=10.0.1.11, priority 100, cookie 0xba5a010200000001
+    set_field:0x1389->metadata
+    goto_table:20
+20. ip,reg0=0x2/0x2, priority 200, cookie 0xba5a070000000000
+    ct(table=21,zone=NXM_NX_REG3[0..15])
+    drop
+
+Final flow: tcp,reg0=0xa,in_port=10
+Datapath actions: ct(zone=1),recirc(0x1)
+
+recirc(0x1) - resume conntrack with ct_state=new|trk
+
+bridge("br-int")
+----------------
+    thaw
+        Resuming from table 21
+21. priority 0, cookie 0xba5a070000000000
+    goto_table:30
+30. reg0=0x8/0x8, priority 200, cookie 0xba5a090000000000
+    move:OXM_OF_METADATA[0..23]->NXM_NX_TUN_ID[0..23]
+     -> NXM_NX_TUN_ID[0..23] is now 0x138a
+    move:NXM_NX_REG6[]->NXM_NX_TUN_IPV4_DST[]
+     -> NXM_NX_TUN_IPV4_DST[] is now 172.20.0.2
+    output:1
+     -> output to native tunnel
+     >> native tunnel routing failed
+"#;
+
+    /// A flood: a copy for the sender itself, which the switch skips, one for a port and one for a tunnel.
+    const FLOOD: &str = "
+10. metadata=0x1389,dl_dst=01:00:00:00:00:00/01:00:00:00:00:00, priority 50, cookie 0xba5a050100001389
+    group:2986349449
+    bucket 0
+        30. reg2=0x1, priority 100, cookie 0xba5a080200000001
+            output:10
+             >> skipping output to input port
+    bucket 1
+        30. reg2=0x5, priority 100, cookie 0xba5a080200000005
+            output:14
+    bucket 2
+                    set_field:172.20.0.3->tun_dst
+                    output:1
+";
+
+    #[test]
+    fn tables_and_exits_are_read() {
+        let report = Report::parse(ROUTED, Some(1)).unwrap();
+        assert_eq!(report.tables, [0, 20, 21, 30]);
+        let tunnel = Exit::Tunnel { endpoint: Ipv4Addr::new(172, 20, 0, 2), vni: 0x138a };
+        assert_eq!(report.outputs, BTreeSet::from([tunnel]));
+        let report = Report::parse(FLOOD, Some(1)).unwrap();
+        let tunnel = Exit::Tunnel { endpoint: Ipv4Addr::new(172, 20, 0, 3), vni: 0 };
+        assert_eq!(report.outputs, BTreeSet::from([Exit::Port(14), tunnel]));
+        let report = Report::parse(" 4. arp, priority 100, cookie 0x1\n    IN_PORT\n", None).unwrap();
+        assert_eq!(report.outputs, BTreeSet::from([Exit::Back]));
+        let dropped = Report::parse(" 0. No match.\n    drop\n", None).unwrap();
+        assert_eq!((dropped.tables, dropped.outputs), (vec![0], BTreeSet::new()));
+    }
+
+    #[test]
+    fn what_is_no_trace_is_refused() {
+        let error = Report::parse("ovs-appctl: cannot connect", Some(1)).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "read output of ofproto/trace: it names no table: \"ovs-appctl: cannot connect\""
+        );
+        let early = "30. reg0=0x8/0x8, priority 200, cookie 0x1\n    output:1\n";
+        assert_eq!(Report::parse(early, Some(1)), Err(ReportError::NoEndpoint(1)));
+    }
+}

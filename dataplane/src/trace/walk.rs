@@ -200,7 +200,7 @@ fn write(packet: &mut Packet, set: SetField) {
 
 /// The flow that a packet meets in a table, and the clauses that led to it where it stands at the end of a conjunction.
 fn lookup<'a>(set: &'a FlowSet, table: u8, packet: &Packet) -> Option<(&'a Entry, Vec<&'a Entry>)> {
-    let met = set.entries().filter(|entry| entry.flow.table == table && entry.flow.matching.is_met(|f| packet.get(f)));
+    let met = set.table(table).filter(|entry| entry.flow.matching.is_met(|field| packet.get(field)));
     let mut by_priority: BTreeMap<u16, Vec<&Entry>> = BTreeMap::new();
     for entry in met {
         by_priority.entry(entry.flow.priority).or_default().push(entry);
@@ -211,7 +211,7 @@ fn lookup<'a>(set: &'a FlowSet, table: u8, packet: &Packet) -> Option<(&'a Entry
         }
         for id in satisfied(&entries) {
             let with_id = packet.clone().with(Field::ConjId, id);
-            let end = set.entries().filter(|entry| entry.flow.table == table && !is_clause(entry)).find(|entry| {
+            let end = set.table(table).filter(|entry| !is_clause(entry)).find(|entry| {
                 entry.flow.matching.exact(Field::ConjId) == Some(u128::from(id))
                     && entry.flow.matching.is_met(|field| with_id.get(field))
             });
