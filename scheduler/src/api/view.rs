@@ -1,0 +1,647 @@
+//! What objects look like to an operator: what is wanted of them, joined with what is seen of them.
+//!
+//! Views are the API's own types: the model can change behind them.
+
+use std::sync::Arc;
+
+use model::image::ImageKind as Content;
+use model::machine::Power;
+use model::network::{Network, Router};
+use model::observed::{MachineState, PortState, Problem, VolumeState};
+use model::security::{Protocol, Remote, Rule, SecurityGroup};
+use model::volume::{VolumeBackend, VolumeSource};
+use model::{FlavorId, HostId, ImageId, MachineId, NetworkId, PortId, RouterId, SecurityGroupId, SubnetId, VolumeId};
+use serde::Serialize;
+use utoipa::ToSchema;
+
+use crate::centre::World;
+use crate::cluster::Life;
+use crate::intent::address::Pool;
+use crate::intent::flavor::Flavor;
+use crate::intent::host::Host;
+use crate::intent::image::ImageIntent;
+use crate::intent::machine::MachineIntent;
+use crate::intent::network::SubnetIntent;
+use crate::intent::port::PortIntent;
+use crate::intent::volume::VolumeIntent;
+use crate::intent::{Intent, Named, Table};
+use crate::place::Verdict;
+
+/// A kind of object: where it is kept and how it is shown.
+pub(crate) trait Kind: Send + Sync + 'static {
+    type Id: std::str::FromStr + Ord + Copy + Send;
+    type Object: Named;
+    type View: Serialize;
+
+    fn table(intent: &Intent) -> &Table<Self::Id, Self::Object>;
+    fn view(world: &World, object: &Self::Object) -> Self::View;
+}
+
+macro_rules! kinds {
+    ($($kind:ident: $id:ty, $object:ty, $view:ident, $field:ident;)*) => {$(
+        pub(crate) struct $kind;
+
+        impl Kind for $kind {
+            type Id = $id;
+            type Object = $object;
+            type View = $view;
+
+            fn table(intent: &Intent) -> &Table<$id, $object> {
+                &intent.$field
+            }
+
+            fn view(world: &World, object: &$object) -> $view {
+                $view::of(world, object)
+            }
+        }
+    )*};
+}
+
+kinds! {
+    HostKind: HostId, Host, HostView, hosts;
+    NetworkKind: NetworkId, Network, NetworkView, networks;
+    SubnetKind: SubnetId, SubnetIntent, SubnetView, subnets;
+    PortKind: PortId, PortIntent, PortView, ports;
+    GroupKind: SecurityGroupId, SecurityGroup, GroupView, groups;
+    RouterKind: RouterId, Router, RouterView, routers;
+    ImageKind: ImageId, ImageIntent, ImageView, images;
+    VolumeKind: VolumeId, VolumeIntent, VolumeView, volumes;
+    FlavorKind: FlavorId, Flavor, FlavorView, flavors;
+    MachineKind: MachineId, MachineIntent, MachineView, machines;
+}
+
+/// Another object, by id and name.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct NamedRef {
+    id: String,
+    name: String,
+}
+
+fn named<I: Ord + ToString, T: Named>(table: &Table<I, T>, id: &I) -> NamedRef {
+    let name = table.get(id).map_or_else(|| id.to_string(), |object| object.name().to_owned());
+    NamedRef { id: id.to_string(), name }
+}
+
+/// What is not as it should be, and what to do about it.
+#[derive(Debug, Clone, Serialize, ToSchema)]
+pub(crate) struct ProblemView {
+    message: String,
+    remedy: String,
+}
+
+impl From<&Problem> for ProblemView {
+    fn from(problem: &Problem) -> Self {
+        Self { message: problem.message.clone(), remedy: problem.remedy.clone() }
+    }
+}
+
+fn problem(message: impl Into<String>, remedy: impl Into<String>) -> ProblemView {
+    ProblemView { message: message.into(), remedy: remedy.into() }
+}
+
+/// The body of a refusal.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = ErrorBody)]
+pub(crate) struct ErrorSchema {
+    error: ErrorDetailSchema,
+}
+
+/// What was refused and why.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = ErrorDetail)]
+pub(crate) struct ErrorDetailSchema {
+    /// A word for programs.
+    code: String,
+    /// A sentence for people.
+    message: String,
+    /// The field of the request that is at fault.
+    field: Option<String>,
+}
+
+/// A host.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct HostView {
+    id: String,
+    name: String,
+    /// `up`, `down`, or `unheard` shortly after the scheduler started.
+    state: &'static str,
+    enabled: bool,
+    /// Its tunnel endpoint on the underlay.
+    tunnel: String,
+    /// Seconds since its last report.
+    silent_seconds: Option<u64>,
+    joined: String,
+    /// Generation of the specification that it was given last.
+    generation: u64,
+    /// Generation that its agent accepted last.
+    accepted: Option<u64>,
+    /// Generation that nothing is left to do for.
+    settled: Option<u64>,
+    resources: Option<ResourcesView>,
+    vms: Vec<NamedRef>,
+    problems: Vec<ProblemView>,
+}
+
+/// What a host can give.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct ResourcesView {
+    cpus: u32,
+    memory_mib: u64,
+    storage_mib: u64,
+    kvm: bool,
+    rbd: bool,
+    switch: bool,
+    version: String,
+}
+
+impl HostView {
+    fn of(world: &World, host: &Host) -> Self {
+        let sight = world.cluster.sight(host.id);
+        let report = sight.report.as_deref();
+        let vms = world.intent.machines.values().filter(|vm| vm.host == Some(host.id));
+        Self {
+            id: host.id.to_string(),
+            name: host.name.clone(),
+            state: match sight.life {
+                Life::Up => "up",
+                Life::Down => "down",
+                Life::Unheard => "unheard",
+            },
+            enabled: host.enabled,
+            tunnel: host.tunnel.to_string(),
+            silent_seconds: sight.silent.map(|silent| silent.as_secs()),
+            joined: host.joined.to_string(),
+            generation: world.intent.generation(host.id).0,
+            accepted: report.map(|report| report.accepted.0),
+            settled: report.map(|report| report.settled.0),
+            resources: report.map(|report| ResourcesView {
+                cpus: report.resources.cpus,
+                memory_mib: report.resources.memory_mib,
+                storage_mib: report.resources.storage_mib,
+                kvm: report.resources.kvm,
+                rbd: report.resources.rbd,
+                switch: report.resources.switch,
+                version: report.resources.version.clone(),
+            }),
+            vms: vms.map(|vm| named(&world.intent.machines, &vm.machine.id)).collect(),
+            problems: report.into_iter().flat_map(|report| &report.problems).map(ProblemView::from).collect(),
+        }
+    }
+}
+
+/// A network.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct NetworkView {
+    id: String,
+    name: String,
+    /// VXLAN network identifier.
+    vni: u32,
+    mtu: u16,
+    subnets: Vec<NamedRef>,
+}
+
+impl NetworkView {
+    fn of(world: &World, network: &Network) -> Self {
+        let subnets = world.intent.subnets.values().filter(|subnet| subnet.subnet.network == network.id);
+        Self {
+            id: network.id.to_string(),
+            name: network.name.clone(),
+            vni: network.vni.get(),
+            mtu: network.mtu,
+            subnets: subnets.map(|subnet| named(&world.intent.subnets, &subnet.subnet.id)).collect(),
+        }
+    }
+}
+
+/// A subnet.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct SubnetView {
+    id: String,
+    name: String,
+    network: NamedRef,
+    cidr: String,
+    gateway: Option<String>,
+    dhcp: bool,
+    dns: Vec<String>,
+    pools: Vec<Pool>,
+}
+
+impl SubnetView {
+    fn of(world: &World, it: &SubnetIntent) -> Self {
+        Self {
+            id: it.subnet.id.to_string(),
+            name: it.subnet.name.clone(),
+            network: named(&world.intent.networks, &it.subnet.network),
+            cidr: it.subnet.cidr.to_string(),
+            gateway: it.subnet.gateway.map(|gateway| gateway.to_string()),
+            dhcp: it.subnet.dhcp,
+            dns: it.subnet.dns.iter().map(ToString::to_string).collect(),
+            pools: it.pools.clone(),
+        }
+    }
+}
+
+/// A port.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct PortView {
+    id: String,
+    name: String,
+    network: NamedRef,
+    mac: String,
+    addresses: Vec<AddressView>,
+    groups: Vec<NamedRef>,
+    port_security: bool,
+    /// Number of the port in flows, and of its tap device.
+    key: u32,
+    vm: Option<NamedRef>,
+    host: Option<NamedRef>,
+    /// `up`, `down`, `unknown`, or `unplugged` when it is on no host.
+    state: &'static str,
+    problem: Option<ProblemView>,
+}
+
+/// An address of a port.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct AddressView {
+    subnet: NamedRef,
+    address: String,
+}
+
+impl PortView {
+    fn of(world: &World, it: &PortIntent) -> Self {
+        let (intent, port) = (&world.intent, &it.port);
+        let vm = intent.port_user(port.id).and_then(|(id, _)| intent.machines.get(&id));
+        let host = vm.and_then(|vm| vm.host);
+        let report = host.and_then(|host| world.cluster.fresh(host));
+        let seen = report.as_ref().and_then(|report| report.ports.iter().find(|seen| seen.id == port.id));
+        let state = match (host, seen.map(|seen| seen.state)) {
+            (None, _) => "unplugged",
+            (Some(_), Some(PortState::Up)) => "up",
+            (Some(_), Some(PortState::Down)) => "down",
+            (Some(_), Some(PortState::Unknown) | None) => "unknown",
+        };
+        let addresses = port.addresses.iter().map(|fixed| AddressView {
+            subnet: named(&intent.subnets, &fixed.subnet),
+            address: fixed.address.to_string(),
+        });
+        Self {
+            id: port.id.to_string(),
+            name: port.name.clone(),
+            network: named(&intent.networks, &port.network),
+            mac: port.mac.to_string(),
+            addresses: addresses.collect(),
+            groups: port.groups.iter().map(|group| named(&intent.groups, group)).collect(),
+            port_security: port.port_security,
+            key: port.key,
+            vm: vm.map(|vm| named(&intent.machines, &vm.machine.id)),
+            host: host.map(|host| named(&intent.hosts, &host)),
+            state,
+            problem: seen.and_then(|seen| seen.problem.as_ref()).map(ProblemView::from),
+        }
+    }
+}
+
+/// A security group.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct GroupView {
+    id: String,
+    name: String,
+    /// Number of the group in flows.
+    key: u32,
+    rules: Vec<RuleView>,
+}
+
+/// A rule of a security group.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct RuleView {
+    id: String,
+    direction: String,
+    ethertype: String,
+    /// `any`, `tcp`, `udp`, `icmp` or a number.
+    protocol: String,
+    port_min: Option<u16>,
+    port_max: Option<u16>,
+    icmp_type: Option<u8>,
+    icmp_code: Option<u8>,
+    remote_prefix: Option<String>,
+    remote_group: Option<NamedRef>,
+}
+
+impl GroupView {
+    fn of(world: &World, group: &SecurityGroup) -> Self {
+        let rules = group.rules.iter().map(|rule| RuleView::of(world, rule));
+        Self { id: group.id.to_string(), name: group.name.clone(), key: group.key, rules: rules.collect() }
+    }
+}
+
+impl RuleView {
+    fn of(world: &World, rule: &Rule) -> Self {
+        let (protocol, range, icmp) = match rule.protocol {
+            Protocol::Any => ("any".to_owned(), None, (None, None)),
+            Protocol::Tcp(range) => ("tcp".to_owned(), Some(range), (None, None)),
+            Protocol::Udp(range) => ("udp".to_owned(), Some(range), (None, None)),
+            Protocol::Icmp { kind, code } => ("icmp".to_owned(), None, (kind, code)),
+            Protocol::Number(number) => (number.to_string(), None, (None, None)),
+        };
+        let (prefix, group) = match rule.remote {
+            Remote::Any => (None, None),
+            Remote::Prefix(prefix) => (Some(prefix.to_string()), None),
+            Remote::Group(group) => (None, Some(named(&world.intent.groups, &group))),
+        };
+        Self {
+            id: rule.id.to_string(),
+            direction: format!("{:?}", rule.direction).to_lowercase(),
+            ethertype: format!("{:?}", rule.ethertype),
+            protocol,
+            port_min: range.map(model::security::PortRange::first),
+            port_max: range.map(model::security::PortRange::last),
+            icmp_type: icmp.0,
+            icmp_code: icmp.1,
+            remote_prefix: prefix,
+            remote_group: group,
+        }
+    }
+}
+
+/// A router.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct RouterView {
+    id: String,
+    name: String,
+    /// Number of the router in flows.
+    key: u16,
+    interfaces: Vec<InterfaceView>,
+}
+
+/// A router's foot in a subnet.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct InterfaceView {
+    subnet: NamedRef,
+    address: String,
+    mac: String,
+}
+
+impl RouterView {
+    fn of(world: &World, router: &Router) -> Self {
+        let interfaces = router.interfaces.iter().map(|foot| InterfaceView {
+            subnet: named(&world.intent.subnets, &foot.subnet),
+            address: foot.address.to_string(),
+            mac: foot.mac.to_string(),
+        });
+        Self { id: router.id.to_string(), name: router.name.clone(), key: router.key, interfaces: interfaces.collect() }
+    }
+}
+
+/// An image.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct ImageView {
+    id: String,
+    name: String,
+    /// `raw`, `qcow2`, `kernel` or `initrd`.
+    kind: &'static str,
+    /// `empty` until its bytes are uploaded, then `ready`.
+    state: &'static str,
+    sha256: Option<String>,
+    size_bytes: Option<u64>,
+    /// The size of the disk inside.
+    virtual_size_bytes: Option<u64>,
+    /// What machines on this disk boot.
+    boot: BootView,
+}
+
+/// What is booted.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct BootView {
+    kernel: Option<NamedRef>,
+    initrd: Option<NamedRef>,
+    cmdline: Option<String>,
+}
+
+impl ImageView {
+    fn of(world: &World, image: &ImageIntent) -> Self {
+        let content = image.content.as_ref();
+        let images = &world.intent.images;
+        Self {
+            id: image.id.to_string(),
+            name: image.name.clone(),
+            kind: match image.kind {
+                Content::Raw => "raw",
+                Content::Qcow2 => "qcow2",
+                Content::Kernel => "kernel",
+                Content::Initrd => "initrd",
+            },
+            state: if content.is_some() { "ready" } else { "empty" },
+            sha256: content.map(|content| content.sha256.to_string()),
+            size_bytes: content.map(|content| content.size_bytes),
+            virtual_size_bytes: content.map(|content| content.virtual_size_bytes),
+            boot: BootView {
+                kernel: image.boot.kernel.map(|id| named(images, &id)),
+                initrd: image.boot.initrd.map(|id| named(images, &id)),
+                cmdline: image.boot.cmdline.clone(),
+            },
+        }
+    }
+}
+
+/// A volume.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct VolumeView {
+    id: String,
+    name: String,
+    size_mib: u64,
+    /// `local` or `rbd`.
+    backend: &'static str,
+    pool: Option<String>,
+    image: Option<NamedRef>,
+    /// `pending`, `creating`, `available`, `in_use`, `deleting`, or `unknown` when its host does not say.
+    state: &'static str,
+    vm: Option<NamedRef>,
+    /// The host that looks after it.
+    host: Option<NamedRef>,
+    problem: Option<ProblemView>,
+}
+
+impl VolumeView {
+    fn of(world: &World, it: &VolumeIntent) -> Self {
+        let (intent, volume) = (&world.intent, &it.volume);
+        let report = it.keeper.and_then(|host| world.cluster.fresh(host));
+        let seen = report.as_ref().and_then(|report| report.volumes.iter().find(|seen| seen.id == volume.id));
+        let vm = intent.volume_user(volume.id);
+        let state = match (it, seen.map(|seen| seen.state)) {
+            (VolumeIntent { retired: true, .. }, _) => "deleting",
+            (VolumeIntent { keeper: None, .. }, _) => "pending",
+            (_, Some(VolumeState::InUse)) => "in_use",
+            (_, Some(VolumeState::Available)) if vm.is_some() => "in_use",
+            (_, Some(VolumeState::Available)) => "available",
+            (VolumeIntent { created: false, .. }, _) => "creating",
+            (_, Some(VolumeState::Creating)) => "creating",
+            (_, Some(VolumeState::Unknown | VolumeState::Absent) | None) => "unknown",
+        };
+        Self {
+            id: volume.id.to_string(),
+            name: volume.name.clone(),
+            size_mib: volume.size.get(),
+            backend: match volume.backend {
+                VolumeBackend::Local => "local",
+                VolumeBackend::Rbd { .. } => "rbd",
+            },
+            pool: match &volume.backend {
+                VolumeBackend::Local => None,
+                VolumeBackend::Rbd { pool } => Some(pool.clone()),
+            },
+            image: match volume.source {
+                VolumeSource::Empty => None,
+                VolumeSource::Image(image) => Some(named(&intent.images, &image)),
+            },
+            state,
+            vm: vm.map(|(id, name)| NamedRef { id: id.to_string(), name }),
+            host: it.keeper.map(|host| named(&intent.hosts, &host)),
+            problem: seen.and_then(|seen| seen.problem.as_ref()).map(ProblemView::from),
+        }
+    }
+}
+
+/// A flavor.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct FlavorView {
+    id: String,
+    name: String,
+    vcpus: u8,
+    memory_mib: u64,
+}
+
+impl FlavorView {
+    fn of(_: &World, flavor: &Flavor) -> Self {
+        Self {
+            id: flavor.id.to_string(),
+            name: flavor.name.clone(),
+            vcpus: flavor.vcpus.get(),
+            memory_mib: flavor.memory.get(),
+        }
+    }
+}
+
+/// A machine.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct MachineView {
+    id: String,
+    name: String,
+    /// `running`, `starting`, `stopping`, `stopped`, `paused`, `crashed`, `deleting`, `error` when no host takes it, or `unknown`.
+    state: &'static str,
+    /// What it is told to be: `running` or `stopped`.
+    power: &'static str,
+    host: Option<NamedRef>,
+    flavor: String,
+    vcpus: u8,
+    memory_mib: u64,
+    ports: Vec<MachinePortView>,
+    volumes: Vec<NamedRef>,
+    boot: BootView,
+    anti_affinity: Option<String>,
+    /// How many times it was told to start.
+    starts: u32,
+    problem: Option<ProblemView>,
+}
+
+/// A port of a machine.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct MachinePortView {
+    id: String,
+    name: String,
+    network: NamedRef,
+    mac: String,
+    addresses: Vec<String>,
+}
+
+impl MachineView {
+    fn of(world: &World, vm: &MachineIntent) -> Self {
+        let (intent, machine) = (&world.intent, &vm.machine);
+        let (state, problem) = machine_state(world, vm);
+        let ports = machine.ports.iter().filter_map(|id| intent.ports.get(id)).map(|port| MachinePortView {
+            id: port.port.id.to_string(),
+            name: port.port.name.clone(),
+            network: named(&intent.networks, &port.port.network),
+            mac: port.port.mac.to_string(),
+            addresses: port.port.addresses.iter().map(|fixed| fixed.address.to_string()).collect(),
+        });
+        Self {
+            id: machine.id.to_string(),
+            name: machine.name.clone(),
+            state,
+            power: match machine.power {
+                Power::Running => "running",
+                Power::Stopped => "stopped",
+            },
+            host: vm.host.map(|host| named(&intent.hosts, &host)),
+            flavor: vm.flavor.clone(),
+            vcpus: machine.vcpus.get(),
+            memory_mib: machine.memory.get(),
+            ports: ports.collect(),
+            volumes: machine.disks.iter().map(|disk| named(&intent.volumes, &disk.volume)).collect(),
+            boot: BootView {
+                kernel: Some(named(&intent.images, &machine.boot.kernel)),
+                initrd: machine.boot.initrd.map(|id| named(&intent.images, &id)),
+                cmdline: Some(machine.boot.cmdline.clone()),
+            },
+            anti_affinity: vm.anti_affinity.clone(),
+            starts: machine.starts,
+            problem,
+        }
+    }
+}
+
+fn machine_state(world: &World, vm: &MachineIntent) -> (&'static str, Option<ProblemView>) {
+    let Some(host) = vm.host else {
+        let message = vm.decision.as_ref().map(crate::place::Decision::problem).unwrap_or_default();
+        return ("error", Some(problem(message, "it is placed as soon as a host takes it: make room or join a host")));
+    };
+    let name = world.intent.hosts.get(&host).map_or_else(|| host.to_string(), |host| host.name.clone());
+    let Some(report) = world.cluster.fresh(host) else {
+        let life = world.cluster.sight(host).life;
+        let message = match life {
+            Life::Down => format!("host {name} is down: it does not report"),
+            Life::Up | Life::Unheard => format!("host {name} has not reported since the scheduler started"),
+        };
+        let remedy = if life == Life::Down { "look after the host and its agent" } else { "wait for its report" };
+        let state = if vm.deleting { "deleting" } else { "unknown" };
+        return (state, Some(problem(message, remedy)));
+    };
+    let seen = report.machines.iter().find(|seen| seen.id == vm.machine.id);
+    let trouble = seen.and_then(|seen| seen.problem.as_ref()).map(ProblemView::from);
+    let running = vm.machine.power == Power::Running;
+    let state = match seen.map(|seen| &seen.state) {
+        _ if vm.deleting => "deleting",
+        Some(MachineState::Running) => "running",
+        Some(MachineState::Starting) => "starting",
+        Some(MachineState::Stopping) => "stopping",
+        Some(MachineState::Stopped) => "stopped",
+        Some(MachineState::Paused) => "paused",
+        Some(MachineState::Crashed) => "crashed",
+        Some(MachineState::Unknown) => "unknown",
+        Some(MachineState::Absent) | None if running => "starting",
+        Some(MachineState::Absent) | None => "stopped",
+    };
+    (state, trouble)
+}
+
+/// Where a machine goes, and why not elsewhere.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct PlacementView {
+    /// The host that was chosen.
+    host: Option<String>,
+    /// Why no host takes it.
+    problem: Option<String>,
+    /// Every host that was looked at when it was placed, or last tried.
+    verdicts: Vec<Verdict>,
+}
+
+impl PlacementView {
+    pub(crate) fn of(vm: &Arc<MachineIntent>) -> Self {
+        let decision = vm.decision.as_ref();
+        Self {
+            host: vm.host.map(|host| host.to_string()),
+            problem: decision.filter(|_| vm.host.is_none()).map(crate::place::Decision::problem),
+            verdicts: decision.map(|decision| decision.verdicts.clone()).unwrap_or_default(),
+        }
+    }
+}

@@ -1,0 +1,125 @@
+//! What one host needs to know of the whole intent, and no more.
+//!
+//! A host gets its machines with their volumes and images; the networks of its ports and, through the routers that stand in them, the networks
+//! one hop further, because routing is done where a packet is sent; every port of those networks with where it is plugged in; and the security
+//! groups of those ports with the groups that their rules name. Pure: the same intent gives the same parts.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::Ipv4Addr;
+
+use model::network::Binding;
+use model::security::Remote;
+use model::spec::{Generation, SpecParts};
+use model::volume::VolumeSource;
+use model::{HostId, ImageId, NetworkId, PortId, RouterId, SecurityGroupId};
+
+use crate::intent::Intent;
+
+/// Where each port is plugged in: computed once, used for every host.
+pub(crate) fn bindings(intent: &Intent) -> BTreeMap<PortId, Binding> {
+    let mut bindings = BTreeMap::new();
+    for vm in intent.machines.values().filter(|vm| !vm.deleting) {
+        let Some(host) = vm.host.and_then(|host| intent.hosts.get(&host)) else { continue };
+        for port in &vm.machine.ports {
+            let binding = Binding {
+                machine: vm.machine.id,
+                hostname: vm.machine.name.clone(),
+                host: host.id,
+                tunnel: host.tunnel,
+            };
+            bindings.insert(*port, binding);
+        }
+    }
+    bindings
+}
+
+/// What `host` is to be, still without a generation.
+pub(crate) fn assign(intent: &Intent, bindings: &BTreeMap<PortId, Binding>, host: HostId) -> SpecParts {
+    let tunnel = intent.hosts.get(&host).map_or(Ipv4Addr::UNSPECIFIED, |host| host.tunnel);
+    let machines: Vec<_> = intent
+        .machines
+        .values()
+        .filter(|vm| vm.host == Some(host) && !vm.deleting)
+        .map(|vm| vm.machine.clone())
+        .collect();
+    let kept = intent.volumes.values().filter(|volume| volume.keeper == Some(host));
+    let (retired, wanted): (Vec<_>, Vec<_>) = kept.partition(|volume| volume.retired);
+    let volumes: Vec<_> = wanted.into_iter().map(|volume| volume.volume.clone()).collect();
+    let sources = volumes.iter().filter_map(|volume| match volume.source {
+        VolumeSource::Image(image) => Some(image),
+        VolumeSource::Empty => None,
+    });
+    let boots = machines.iter().flat_map(|machine| [Some(machine.boot.kernel), machine.boot.initrd]).flatten();
+    let images: BTreeSet<ImageId> = sources.chain(boots).collect();
+    let reach = Reach::of(intent, bindings, host);
+    SpecParts {
+        generation: Generation(0),
+        host,
+        tunnel,
+        networks: reach.networks.iter().filter_map(|id| intent.networks.get(id)).map(|it| (**it).clone()).collect(),
+        subnets: intent
+            .subnets
+            .values()
+            .filter(|subnet| reach.networks.contains(&subnet.subnet.network))
+            .map(|subnet| subnet.subnet.clone())
+            .collect(),
+        routers: reach.routers.iter().filter_map(|id| intent.routers.get(id)).map(|it| (**it).clone()).collect(),
+        groups: reach.groups.iter().filter_map(|id| intent.groups.get(id)).map(|it| (**it).clone()).collect(),
+        ports: reach.ports,
+        images: images.iter().filter_map(|id| intent.images.get(id)).filter_map(|image| image.image()).collect(),
+        volumes,
+        retired_volumes: retired.into_iter().map(|volume| volume.volume.clone()).collect(),
+        machines,
+    }
+}
+
+/// What a host's ports can reach.
+struct Reach {
+    networks: BTreeSet<NetworkId>,
+    routers: BTreeSet<RouterId>,
+    groups: BTreeSet<SecurityGroupId>,
+    ports: Vec<model::network::Port>,
+}
+
+impl Reach {
+    fn of(intent: &Intent, bindings: &BTreeMap<PortId, Binding>, host: HostId) -> Self {
+        let here = |id: &PortId| bindings.get(id).is_some_and(|binding| binding.host == host);
+        let near: BTreeSet<NetworkId> =
+            intent.ports.values().filter(|port| here(&port.port.id)).map(|port| port.port.network).collect();
+        let network_of = |foot: &model::network::RouterInterface| {
+            intent.subnets.get(&foot.subnet).map(|subnet| subnet.subnet.network)
+        };
+        let mut networks = near.clone();
+        let mut routers = BTreeSet::new();
+        for router in intent.routers.values() {
+            let feet: Vec<NetworkId> = router.interfaces.iter().filter_map(network_of).collect();
+            if feet.iter().any(|network| near.contains(network)) {
+                routers.insert(router.id);
+                networks.extend(feet);
+            }
+        }
+        let ports: Vec<_> = intent
+            .ports
+            .values()
+            .filter(|port| networks.contains(&port.port.network))
+            .map(|port| model::network::Port { binding: bindings.get(&port.port.id).cloned(), ..port.port.clone() })
+            .collect();
+        let groups = with_remotes(intent, ports.iter().flat_map(|port| port.groups.iter().copied()).collect());
+        Self { networks, routers, groups, ports }
+    }
+}
+
+/// The groups given and every group that their rules name, and so on.
+fn with_remotes(intent: &Intent, mut open: Vec<SecurityGroupId>) -> BTreeSet<SecurityGroupId> {
+    let mut groups = BTreeSet::new();
+    while let Some(id) = open.pop() {
+        if groups.insert(id) {
+            let rules = intent.groups.get(&id).into_iter().flat_map(|group| &group.rules);
+            open.extend(rules.filter_map(|rule| match rule.remote {
+                Remote::Group(remote) => Some(remote),
+                Remote::Any | Remote::Prefix(_) => None,
+            }));
+        }
+    }
+    groups
+}

@@ -1,0 +1,144 @@
+//! What hosts said last and when: the half of the state that is only in memory.
+//!
+//! A scheduler that restarts knows nothing here until hosts report again. Until it has waited as long as a host may be silent, a host that it has
+//! not heard is [`Life::Unheard`], not down: nothing is moved away from it.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use model::HostId;
+use model::agent::HOST_DOWN_AFTER_SECONDS;
+use model::observed::{Report, Resources};
+
+/// Whether a host answers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Life {
+    /// It reported lately.
+    Up,
+    /// It has not reported since this scheduler started, which is not long ago.
+    Unheard,
+    /// It has been silent for too long.
+    Down,
+}
+
+/// What is known of one host.
+#[derive(Debug, Clone)]
+pub(crate) struct Sight {
+    pub(crate) life: Life,
+    pub(crate) report: Option<Arc<Report>>,
+    /// How long ago it reported.
+    pub(crate) silent: Option<Duration>,
+}
+
+/// All hosts as seen at one moment.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Cluster {
+    sights: BTreeMap<HostId, Sight>,
+    blind: bool,
+}
+
+impl Cluster {
+    /// What is known of a host.
+    pub(crate) fn sight(&self, host: HostId) -> Sight {
+        let unknown = if self.blind { Life::Unheard } else { Life::Down };
+        self.sights.get(&host).cloned().unwrap_or(Sight { life: unknown, report: None, silent: None })
+    }
+
+    /// A host's report, if the host is up.
+    pub(crate) fn fresh(&self, host: HostId) -> Option<Arc<Report>> {
+        let sight = self.sight(host);
+        sight.report.filter(|_| sight.life == Life::Up)
+    }
+
+    /// A host's resources as it last said.
+    pub(crate) fn resources(&self, host: HostId) -> Resources {
+        self.sight(host).report.map(|report| report.resources.clone()).unwrap_or_default()
+    }
+
+    /// For tests: a cluster in which these reports just came in.
+    #[cfg(test)]
+    pub(crate) fn of(reports: impl IntoIterator<Item = Report>) -> Self {
+        let sight =
+            |report: Report| Sight { life: Life::Up, report: Some(Arc::new(report)), silent: Some(Duration::ZERO) };
+        Self { sights: reports.into_iter().map(|report| (report.host, sight(report))).collect(), blind: false }
+    }
+}
+
+/// The last report of each host.
+#[derive(Debug)]
+pub(crate) struct Reports {
+    started: Instant,
+    last: BTreeMap<HostId, (Arc<Report>, Instant)>,
+}
+
+impl Reports {
+    /// None yet.
+    pub(crate) const fn new(now: Instant) -> Self {
+        Self { started: now, last: BTreeMap::new() }
+    }
+
+    /// Takes a report in; says whether it differs from the one before.
+    pub(crate) fn hear(&mut self, report: Report, now: Instant) -> bool {
+        let host = report.host;
+        let report = Arc::new(report);
+        let before = self.last.insert(host, (Arc::clone(&report), now));
+        let limit = Duration::from_secs(HOST_DOWN_AFTER_SECONDS);
+        before.is_none_or(|(before, at)| before != report || now.saturating_duration_since(at) >= limit)
+    }
+
+    /// Forgets a host.
+    pub(crate) fn forget(&mut self, host: HostId) {
+        self.last.remove(&host);
+    }
+
+    /// How the hosts look at `now`.
+    pub(crate) fn look(&self, now: Instant) -> Cluster {
+        let limit = Duration::from_secs(HOST_DOWN_AFTER_SECONDS);
+        let sight = |(report, at): &(Arc<Report>, Instant)| {
+            let silent = now.saturating_duration_since(*at);
+            let life = if silent < limit { Life::Up } else { Life::Down };
+            Sight { life, report: Some(Arc::clone(report)), silent: Some(silent) }
+        };
+        Cluster {
+            sights: self.last.iter().map(|(host, heard)| (*host, sight(heard))).collect(),
+            blind: now.saturating_duration_since(self.started) < limit,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use model::spec::Generation;
+
+    pub(crate) fn report(host: HostId) -> Report {
+        Report {
+            host,
+            accepted: Generation(0),
+            settled: Generation(0),
+            resources: Resources::default(),
+            machines: Vec::new(),
+            ports: Vec::new(),
+            volumes: Vec::new(),
+            images: Vec::new(),
+            problems: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn silence_counts_as_down_only_after_its_limit() {
+        let host = HostId::from_uuid(uuid::Uuid::from_u128(1));
+        let other = HostId::from_uuid(uuid::Uuid::from_u128(2));
+        let start = Instant::now();
+        let mut reports = Reports::new(start);
+        assert_eq!(reports.look(start).sight(other).life, Life::Unheard);
+        assert!(reports.hear(report(host), start));
+        assert!(!reports.hear(report(host), start), "the same report is no news");
+        let limit = Duration::from_secs(HOST_DOWN_AFTER_SECONDS);
+        assert_eq!(reports.look(start + limit / 2).sight(host).life, Life::Up);
+        assert_eq!(reports.look(start + limit).sight(host).life, Life::Down);
+        assert_eq!(reports.look(start + limit).sight(other).life, Life::Down);
+        assert!(reports.hear(report(host), start + limit), "coming back is news");
+    }
+}

@@ -1,0 +1,123 @@
+//! Addresses and MACs for ports and routers: which are free, and the next one to give.
+//!
+//! Whatever is given here is taken as long as a port or a router's foot holds it; there is no second book of leases that could disagree.
+
+use std::collections::BTreeSet;
+use std::net::{IpAddr, Ipv4Addr};
+
+use ipnet::IpNet;
+use model::{Mac, NetworkId, SubnetId};
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use super::Intent;
+use super::network::SubnetIntent;
+use crate::refusal::Refusal;
+
+/// The first three bytes of every MAC address that is drawn here: the prefix that operators know from OpenStack.
+const MAC_PREFIX: [u8; 3] = [0xfa, 0x16, 0x3e];
+/// The last three bytes are a number that only counts up.
+const MAC_NUMBER_MAX: u32 = 0x00ff_ffff;
+
+/// An inclusive range of addresses that may be given to ports.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Pool {
+    /// The first address.
+    #[schema(value_type = String, example = "10.1.0.10")]
+    pub(crate) start: Ipv4Addr,
+    /// The last address.
+    #[schema(value_type = String, example = "10.1.0.99")]
+    pub(crate) end: Ipv4Addr,
+}
+
+/// Every address of `cidr` that a port could have: network and broadcast address and the gateway left out.
+pub(crate) fn whole_pools(cidr: ipnet::Ipv4Net, gateway: Option<Ipv4Addr>) -> Vec<Pool> {
+    let (first, last) = (u32::from(cidr.network()), u32::from(cidr.broadcast()));
+    let (first, last) = if cidr.prefix_len() >= 31 { (first, last) } else { (first + 1, last - 1) };
+    let pool = |start: u32, end: u32| Pool { start: start.into(), end: end.into() };
+    match gateway.map(u32::from).filter(|gateway| (first..=last).contains(gateway)) {
+        None => vec![pool(first, last)],
+        Some(gateway) => {
+            let below = (gateway > first).then(|| pool(first, gateway - 1));
+            let above = (gateway < last).then(|| pool(gateway + 1, last));
+            below.into_iter().chain(above).collect()
+        }
+    }
+}
+
+impl Intent {
+    /// The addresses in use in a subnet: by ports and by routers' feet.
+    pub(crate) fn addresses_in_use(&self, subnet: SubnetId) -> BTreeSet<IpAddr> {
+        let ports = self.ports.values().flat_map(|port| &port.port.addresses);
+        let ports = ports.filter(|fixed| fixed.subnet == subnet).map(|fixed| fixed.address);
+        let feet = self.routers.values().flat_map(|router| &router.interfaces);
+        ports.chain(feet.filter(|foot| foot.subnet == subnet).map(|foot| foot.address)).collect()
+    }
+
+    /// The lowest address of a subnet's pools that nobody has, its gateway never.
+    pub(crate) fn free_address(&self, subnet: &SubnetIntent, field: &str) -> Result<IpAddr, Refusal> {
+        let used = self.addresses_in_use(subnet.subnet.id);
+        let candidates = subnet.pools.iter().flat_map(|pool| u32::from(pool.start)..=u32::from(pool.end));
+        candidates
+            .map(|number| IpAddr::V4(number.into()))
+            .find(|address| !used.contains(address) && Some(*address) != subnet.subnet.gateway)
+            .ok_or_else(|| Refusal::Exhausted {
+                what: format!("address of subnet {}", subnet.subnet.name),
+                field: Some(field.to_owned()),
+            })
+    }
+
+    /// Checks an address that a request asks for by value.
+    pub(crate) fn check_address(&self, subnet: &SubnetIntent, address: IpAddr, field: &str) -> Result<(), Refusal> {
+        let IpNet::V4(cidr) = subnet.subnet.cidr else {
+            return Err(Refusal::invalid(field, "only IPv4 subnets give addresses"));
+        };
+        let IpAddr::V4(wanted) = address else {
+            return Err(Refusal::invalid(field, format!("{address} is no IPv4 address")));
+        };
+        let edge = cidr.prefix_len() < 31 && (wanted == cidr.network() || wanted == cidr.broadcast());
+        if !cidr.contains(&wanted) || edge {
+            return Err(Refusal::invalid(field, format!("{address} is no host address of {cidr}")));
+        }
+        if self.addresses_in_use(subnet.subnet.id).contains(&address) {
+            let owner = self.address_owner(subnet.subnet.id, address);
+            return Err(Refusal::Taken { field: field.to_owned(), what: format!("the address {address}"), owner });
+        }
+        Ok(())
+    }
+
+    fn address_owner(&self, subnet: SubnetId, address: IpAddr) -> String {
+        let holds = |fixed: &model::network::FixedIp| fixed.subnet == subnet && fixed.address == address;
+        let port = self.ports.values().find(|port| port.port.addresses.iter().any(holds));
+        port.map_or_else(|| "a router".to_owned(), |port| format!("port {}", port.port.name))
+    }
+
+    /// Draws a MAC address that nobody in `network` has.
+    pub(crate) fn draw_mac(&mut self, network: NetworkId) -> Result<Mac, Refusal> {
+        loop {
+            if self.counters.mac >= MAC_NUMBER_MAX {
+                return Err(Refusal::Exhausted { what: "MAC address".to_owned(), field: None });
+            }
+            self.counters.mac += 1;
+            let [_, low @ ..] = self.counters.mac.to_be_bytes();
+            let ([a, b, c], [d, e, f]) = (MAC_PREFIX, low);
+            let mac = Mac::new([a, b, c, d, e, f]);
+            if self.mac_owner(network, mac).is_none() {
+                return Ok(mac);
+            }
+        }
+    }
+
+    /// Who has a MAC address on a network.
+    pub(crate) fn mac_owner(&self, network: NetworkId, mac: Mac) -> Option<String> {
+        let port = self.ports.values().find(|port| port.port.network == network && port.port.mac == mac);
+        let router = self.routers.values().find(|router| {
+            router.interfaces.iter().any(|foot| {
+                foot.mac == mac && self.subnets.get(&foot.subnet).is_some_and(|subnet| subnet.subnet.network == network)
+            })
+        });
+        port.map(|port| format!("port {}", port.port.name))
+            .or_else(|| router.map(|router| format!("router {}", router.name)))
+    }
+}

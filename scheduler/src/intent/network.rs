@@ -1,0 +1,186 @@
+//! Networks and their subnets.
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Arc;
+
+use ipnet::IpNet;
+use model::network::{Network, Subnet};
+use model::{NetworkId, SubnetId};
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use super::address::{Pool, whole_pools};
+use super::{Context, Intent, check_name, find, refuse_users};
+use crate::refusal::Refusal;
+
+/// The most pools that a subnet can have.
+const POOLS_MAX: usize = 16;
+/// The most name servers that DHCP announces (they share one option of 255 bytes with room for others).
+const DNS_MAX: usize = 8;
+
+/// A subnet with the addresses that may be given to ports.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct SubnetIntent {
+    pub(crate) subnet: Subnet,
+    pub(crate) pools: Vec<Pool>,
+}
+
+/// A network to make.
+#[derive(Debug, Clone, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct NewNetwork {
+    /// Its name.
+    name: String,
+    /// The largest IP packet in bytes: 68 to 9000. The underlay must carry 50 bytes more.
+    mtu: Option<u16>,
+}
+
+/// A subnet to make.
+#[derive(Debug, Clone, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct NewSubnet {
+    /// Its name.
+    name: String,
+    /// The network, by name or id.
+    network: String,
+    /// The addresses, host bits zero.
+    #[schema(value_type = String, example = "10.1.0.0/24")]
+    cidr: IpNet,
+    /// The default gateway; without one the first host address. `no_gateway` for none at all.
+    #[schema(value_type = Option<String>)]
+    gateway: Option<Ipv4Addr>,
+    /// Announce no gateway.
+    #[serde(default)]
+    no_gateway: bool,
+    /// Whether DHCP answers; true unless said.
+    dhcp: Option<bool>,
+    /// Name servers that DHCP announces.
+    #[serde(default)]
+    #[schema(value_type = Vec<String>)]
+    dns: Vec<IpAddr>,
+    /// Addresses that may be given to ports; all but the gateway unless said.
+    pools: Option<Vec<Pool>>,
+}
+
+impl Intent {
+    /// Makes a network.
+    pub(crate) fn create_network(&mut self, context: &mut Context<'_>, new: NewNetwork) -> Result<NetworkId, Refusal> {
+        check_name(&self.networks, &new.name)?;
+        let mtu = new.mtu.unwrap_or(context.defaults.mtu);
+        if !(68..=9000).contains(&mtu) {
+            return Err(Refusal::invalid("mtu", format!("{mtu} is outside of 68 to 9000")));
+        }
+        let id = NetworkId::from_uuid((context.draw)());
+        let vni = self.counters.next_vni()?;
+        self.networks.insert(id, Arc::new(Network { id, name: new.name, vni, mtu }));
+        Ok(id)
+    }
+
+    /// Forgets a network without subnets and ports.
+    pub(crate) fn delete_network(&mut self, name: &str) -> Result<(), Refusal> {
+        let (id, network) = find(&self.networks, name, None)?;
+        let subnets = self.subnets.values().filter(|subnet| subnet.subnet.network == id);
+        let subnets = subnets.map(|subnet| format!("subnet {}", subnet.subnet.name));
+        let ports = self.ports.values().filter(|port| port.port.network == id);
+        refuse_users(
+            format!("network {}", network.name),
+            subnets.chain(ports.map(|port| format!("port {}", port.port.name))),
+        )?;
+        self.networks.remove(&id);
+        Ok(())
+    }
+
+    /// Makes a subnet.
+    pub(crate) fn create_subnet(&mut self, context: &mut Context<'_>, new: NewSubnet) -> Result<SubnetId, Refusal> {
+        check_name(&self.subnets, &new.name)?;
+        let (network, _) = find(&self.networks, &new.network, Some("network"))?;
+        let IpNet::V4(cidr) = new.cidr else {
+            return Err(Refusal::invalid("cidr", format!("{} is IPv6: subnets are IPv4 so far", new.cidr)));
+        };
+        if cidr != cidr.trunc() {
+            return Err(Refusal::invalid("cidr", format!("{cidr} has host bits set: the subnet is {}", cidr.trunc())));
+        }
+        if !(8..=30).contains(&cidr.prefix_len()) {
+            return Err(Refusal::invalid("cidr", format!("{cidr} has a prefix length outside of 8 to 30")));
+        }
+        let siblings = self.subnets.values().filter(|other| other.subnet.network == network);
+        for other in siblings {
+            if other.subnet.cidr.contains(&new.cidr) || new.cidr.contains(&other.subnet.cidr) {
+                let problem = format!("{cidr} overlaps {} of subnet {}", other.subnet.cidr, other.subnet.name);
+                return Err(Refusal::invalid("cidr", problem));
+            }
+        }
+        let gateway = check_gateway(&new, cidr)?;
+        if new.dns.len() > DNS_MAX {
+            return Err(Refusal::invalid("dns", format!("more than {DNS_MAX} name servers")));
+        }
+        let pools = match &new.pools {
+            None => whole_pools(cidr, gateway),
+            Some(pools) => check_pools(pools, cidr)?,
+        };
+        let id = SubnetId::from_uuid((context.draw)());
+        let subnet = Subnet {
+            id,
+            name: new.name,
+            network,
+            cidr: new.cidr,
+            gateway: gateway.map(IpAddr::V4),
+            dhcp: new.dhcp.unwrap_or(true),
+            dns: new.dns,
+        };
+        self.subnets.insert(id, Arc::new(SubnetIntent { subnet, pools }));
+        Ok(id)
+    }
+
+    /// Forgets a subnet that no port has an address of and no router stands in.
+    pub(crate) fn delete_subnet(&mut self, name: &str) -> Result<(), Refusal> {
+        let (id, subnet) = find(&self.subnets, name, None)?;
+        let ports = self.ports.values().filter(|port| port.port.addresses.iter().any(|fixed| fixed.subnet == id));
+        let ports = ports.map(|port| format!("port {}", port.port.name));
+        let routers = self.routers.values().filter(|router| router.interfaces.iter().any(|foot| foot.subnet == id));
+        refuse_users(
+            format!("subnet {}", subnet.subnet.name),
+            ports.chain(routers.map(|router| format!("router {}", router.name))),
+        )?;
+        self.subnets.remove(&id);
+        Ok(())
+    }
+}
+
+fn check_gateway(new: &NewSubnet, cidr: ipnet::Ipv4Net) -> Result<Option<Ipv4Addr>, Refusal> {
+    let gateway = match (new.gateway, new.no_gateway) {
+        (Some(_), true) => return Err(Refusal::invalid("gateway", "it is given, and no_gateway too")),
+        (None, true) => return Ok(None),
+        (Some(gateway), false) => gateway,
+        (None, false) => Ipv4Addr::from(u32::from(cidr.network()) + 1),
+    };
+    if !cidr.contains(&gateway) || gateway == cidr.network() || gateway == cidr.broadcast() {
+        return Err(Refusal::invalid("gateway", format!("{gateway} is no host address of {cidr}")));
+    }
+    Ok(Some(gateway))
+}
+
+fn check_pools(pools: &[Pool], cidr: ipnet::Ipv4Net) -> Result<Vec<Pool>, Refusal> {
+    if pools.is_empty() || pools.len() > POOLS_MAX {
+        return Err(Refusal::invalid("pools", format!("want 1 to {POOLS_MAX} pools")));
+    }
+    for (index, pool) in pools.iter().enumerate() {
+        for (edge, address) in [("start", pool.start), ("end", pool.end)] {
+            if !cidr.contains(&address) || address == cidr.network() || address == cidr.broadcast() {
+                let problem = format!("{address} is no host address of {cidr}");
+                return Err(Refusal::invalid(format!("pools[{index}].{edge}"), problem));
+            }
+        }
+        if pool.end < pool.start {
+            let problem = format!("{} lies before the start {}", pool.end, pool.start);
+            return Err(Refusal::invalid(format!("pools[{index}].end"), problem));
+        }
+        let earlier = pools.iter().take(index).find(|other| pool.start <= other.end && other.start <= pool.end);
+        if let Some(other) = earlier {
+            let problem = format!("it overlaps the pool {} to {}", other.start, other.end);
+            return Err(Refusal::invalid(format!("pools[{index}]"), problem));
+        }
+    }
+    Ok(pools.to_vec())
+}

@@ -1,0 +1,222 @@
+//! Ports: virtual network interfaces with their addresses and groups.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use model::network::{FixedIp, Port};
+use model::{Mac, MachineId, NetworkId, PortId, SecurityGroupId};
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use super::security::DEFAULT_GROUP;
+use super::{Context, Intent, Table, check_name, find, refuse_users};
+use crate::refusal::Refusal;
+
+/// The most security groups that a port can be in.
+const GROUPS_MAX: usize = 32;
+/// The most addresses that a port can have.
+const ADDRESSES_MAX: usize = 16;
+
+/// A port; its binding is worked out when a specification is made, never kept.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct PortIntent {
+    pub(crate) port: Port,
+    /// Whether it was made for a machine and goes with it.
+    pub(crate) goes_with_vm: bool,
+}
+
+/// A port to make.
+#[derive(Debug, Clone, Default, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct NewPort {
+    /// Its name; `port-` and its number unless said.
+    pub(crate) name: Option<String>,
+    /// The network, by name or id.
+    pub(crate) network: String,
+    /// Its MAC address; drawn unless said.
+    #[schema(value_type = Option<String>, example = "fa:16:3e:00:00:01")]
+    pub(crate) mac: Option<Mac>,
+    /// Its addresses; one of the network's first subnet with an address left unless said.
+    pub(crate) addresses: Option<Vec<NewAddress>>,
+    /// Security groups, by name or id; the default group unless said.
+    pub(crate) groups: Option<Vec<String>>,
+    /// Whether spoofed sources are dropped and security groups hold; true unless said.
+    pub(crate) port_security: Option<bool>,
+}
+
+/// An address for a port.
+#[derive(Debug, Clone, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct NewAddress {
+    /// The subnet, by name or id; the one that holds `address` unless said.
+    subnet: Option<String>,
+    /// The address; the lowest free one unless said.
+    #[schema(value_type = Option<String>)]
+    address: Option<IpAddr>,
+}
+
+/// What is changed of a port; what is left out stays.
+#[derive(Debug, Clone, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct PortChange {
+    /// All security groups that the port is to be in, by name or id.
+    groups: Option<Vec<String>>,
+    /// Whether spoofed sources are dropped and security groups hold.
+    port_security: Option<bool>,
+}
+
+impl Intent {
+    /// Makes a port.
+    pub(crate) fn create_port(&mut self, context: &mut Context<'_>, new: NewPort) -> Result<PortId, Refusal> {
+        self.create_port_for(context, new, false)
+    }
+
+    pub(super) fn create_port_for(
+        &mut self,
+        context: &mut Context<'_>,
+        new: NewPort,
+        goes_with_vm: bool,
+    ) -> Result<PortId, Refusal> {
+        let (network, _) = find(&self.networks, &new.network, Some("network"))?;
+        let groups = match &new.groups {
+            Some(names) => self.find_groups(names)?,
+            None => vec![find(&self.groups, DEFAULT_GROUP, Some("groups"))?.0],
+        };
+        let key = self.counters.next_port_key()?;
+        let name = new.name.unwrap_or_else(|| format!("port-{key}"));
+        check_name(&self.ports, &name)?;
+        let mac = match new.mac {
+            None => self.draw_mac(network)?,
+            Some(mac) => self.check_mac(network, mac)?,
+        };
+        let addresses = match &new.addresses {
+            None => vec![self.first_free(network)?],
+            Some(wanted) => self.choose_addresses(network, wanted)?,
+        };
+        let id = PortId::from_uuid((context.draw)());
+        let port_security = new.port_security.unwrap_or(true);
+        let port = Port { id, name, network, key, mac, addresses, groups, port_security, binding: None };
+        self.ports.insert(id, Arc::new(PortIntent { port, goes_with_vm }));
+        Ok(id)
+    }
+
+    /// Changes a port.
+    pub(crate) fn change_port(&mut self, name: &str, change: &PortChange) -> Result<PortId, Refusal> {
+        let (id, port) = find(&self.ports, name, None)?;
+        let mut port = (*port).clone();
+        if let Some(names) = &change.groups {
+            port.port.groups = self.find_groups(names)?;
+        }
+        if let Some(on) = change.port_security {
+            port.port.port_security = on;
+        }
+        self.ports.insert(id, Arc::new(port));
+        Ok(id)
+    }
+
+    /// Forgets a port that no machine has.
+    pub(crate) fn delete_port(&mut self, name: &str) -> Result<(), Refusal> {
+        let (id, port) = find(&self.ports, name, None)?;
+        let user = self.port_user(id).map(|(_, name)| format!("vm {name}"));
+        refuse_users(format!("port {}", port.port.name), user)?;
+        self.ports.remove(&id);
+        Ok(())
+    }
+
+    /// The machine that has a port, also one that is being deleted, with its name.
+    pub(crate) fn port_user(&self, port: PortId) -> Option<(MachineId, String)> {
+        let vm = self.machines.values().find(|vm| vm.machine.ports.contains(&port))?;
+        Some((vm.machine.id, vm.machine.name.clone()))
+    }
+
+    pub(super) fn find_groups(&self, names: &[String]) -> Result<Vec<SecurityGroupId>, Refusal> {
+        if names.len() > GROUPS_MAX {
+            return Err(Refusal::invalid("groups", format!("a port is in {GROUPS_MAX} groups at most")));
+        }
+        let mut groups = Vec::with_capacity(names.len());
+        for (index, name) in names.iter().enumerate() {
+            let field = format!("groups[{index}]");
+            let (id, _) = find(&self.groups, name, Some(&field))?;
+            if groups.contains(&id) {
+                return Err(Refusal::invalid(field, format!("security group {name:?} is given twice")));
+            }
+            groups.push(id);
+        }
+        Ok(groups)
+    }
+
+    fn check_mac(&self, network: NetworkId, mac: Mac) -> Result<Mac, Refusal> {
+        let mac = mac.unicast().map_err(|error| Refusal::invalid("mac", error.to_string()))?;
+        match self.mac_owner(network, mac) {
+            None => Ok(mac),
+            Some(owner) => {
+                Err(Refusal::Taken { field: "mac".to_owned(), what: format!("the MAC address {mac}"), owner })
+            }
+        }
+    }
+
+    fn first_free(&self, network: NetworkId) -> Result<FixedIp, Refusal> {
+        let mut refused = Refusal::invalid("network", "it has no subnet to give an address from");
+        for subnet in subnets_of(&self.subnets, network) {
+            match self.free_address(subnet, "addresses") {
+                Ok(address) => return Ok(FixedIp { subnet: subnet.subnet.id, address }),
+                Err(error) => refused = error,
+            }
+        }
+        Err(refused)
+    }
+
+    fn choose_addresses(&self, network: NetworkId, wanted: &[NewAddress]) -> Result<Vec<FixedIp>, Refusal> {
+        if wanted.len() > ADDRESSES_MAX {
+            return Err(Refusal::invalid("addresses", format!("a port has {ADDRESSES_MAX} addresses at most")));
+        }
+        let mut chosen: Vec<FixedIp> = Vec::with_capacity(wanted.len());
+        for (index, want) in wanted.iter().enumerate() {
+            let field = format!("addresses[{index}]");
+            let subnet = self.subnet_for(network, want, &field)?;
+            let field = format!("{field}.address");
+            let address = match want.address {
+                Some(address) => {
+                    self.check_address(&subnet, address, &field)?;
+                    address
+                }
+                None => self.free_address(&subnet, &field)?,
+            };
+            let fixed = FixedIp { subnet: subnet.subnet.id, address };
+            if chosen.contains(&fixed) {
+                return Err(Refusal::invalid(
+                    field,
+                    format!("{address} is given twice: say which addresses are wanted"),
+                ));
+            }
+            chosen.push(fixed);
+        }
+        Ok(chosen)
+    }
+
+    fn subnet_for(
+        &self,
+        network: NetworkId,
+        want: &NewAddress,
+        field: &str,
+    ) -> Result<Arc<super::network::SubnetIntent>, Refusal> {
+        let subnet = match (&want.subnet, want.address) {
+            (Some(name), _) => Some(find(&self.subnets, name, Some(&format!("{field}.subnet")))?.1),
+            (None, Some(address)) => {
+                subnets_of(&self.subnets, network).find(|subnet| subnet.subnet.cidr.contains(&address)).cloned()
+            }
+            (None, None) => subnets_of(&self.subnets, network).next().cloned(),
+        };
+        subnet
+            .filter(|subnet| subnet.subnet.network == network)
+            .ok_or_else(|| Refusal::invalid(field, "no subnet of the port's network fits"))
+    }
+}
+
+fn subnets_of(
+    subnets: &Table<model::SubnetId, super::network::SubnetIntent>,
+    network: NetworkId,
+) -> impl Iterator<Item = &Arc<super::network::SubnetIntent>> {
+    subnets.values().filter(move |subnet| subnet.subnet.network == network)
+}

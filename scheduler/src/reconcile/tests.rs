@@ -1,0 +1,488 @@
+//! Walks random sequences of requests and reports: every specification checks, a second pass changes nothing, generations only grow, nothing is
+//! handed out twice, and a volume is never on two hosts at once. Then the life of a machine, step by step.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use model::image::Sha256;
+use model::observed::{MachineState, Observed, Report, Resources, VolumeState};
+use model::spec::Generation;
+use model::volume::VolumeBackend;
+use model::{HostId, MachineId};
+use proptest::prelude::{Strategy, any, prop, proptest};
+use serde_json::json;
+use uuid::Uuid;
+
+use super::reconcile;
+use crate::cluster::Cluster;
+use crate::config::Defaults;
+use crate::intent::host::Joining;
+use crate::intent::image::Content;
+use crate::intent::{Context, Intent};
+use crate::place::Overcommit;
+use crate::refusal::Refusal;
+
+const OVERCOMMIT: Overcommit = Overcommit { vcpus_per_cpu: 8 };
+
+/// A cloud in memory whose hosts do what they are told, at once or not at all.
+struct Cloud {
+    intent: Intent,
+    drawn: u128,
+    /// What each host has: machines and volumes, and the generation it accepted.
+    hosts: BTreeMap<HostId, Truth>,
+    given: Given,
+}
+
+#[derive(Default)]
+struct Truth {
+    report: Option<Report>,
+}
+
+/// Everything that was ever handed out.
+#[derive(Default)]
+struct Given {
+    port_keys: BTreeMap<u32, model::PortId>,
+    vnis: BTreeMap<u32, model::NetworkId>,
+}
+
+impl Cloud {
+    fn new() -> Self {
+        let mut drawn = 0;
+        let mut draw = counter(&mut drawn);
+        let defaults = Defaults::default();
+        let intent = Intent::found(&mut Context { draw: &mut draw, defaults: &defaults }).unwrap();
+        drop(draw);
+        Self { intent, drawn, hosts: BTreeMap::new(), given: Given::default() }
+    }
+
+    fn change<T>(
+        &mut self,
+        change: impl FnOnce(&mut Intent, &mut Context<'_>) -> Result<T, Refusal>,
+    ) -> Result<T, Refusal> {
+        let mut after = self.intent.clone();
+        let defaults = Defaults::default();
+        let mut drawn = self.drawn;
+        let mut draw = counter(&mut drawn);
+        let answer = change(&mut after, &mut Context { draw: &mut draw, defaults: &defaults });
+        drop(draw);
+        self.drawn = drawn;
+        let answer = answer?;
+        self.intent = after;
+        self.reconcile();
+        Ok(answer)
+    }
+
+    fn cluster(&self) -> Cluster {
+        Cluster::of(self.hosts.values().filter_map(|truth| truth.report.clone()))
+    }
+
+    fn reconcile(&mut self) {
+        let before = self.intent.clone();
+        let cluster = self.cluster();
+        assert_eq!(reconcile(&mut self.intent, &cluster, OVERCOMMIT), [], "every specification checks");
+        let once = self.intent.clone();
+        assert_eq!(reconcile(&mut self.intent, &cluster, OVERCOMMIT), []);
+        assert_eq!(self.intent, once, "a second pass changes nothing");
+        self.check(&before);
+    }
+
+    fn check(&mut self, before: &Intent) {
+        for (host, assigned) in &self.intent.assigned {
+            let (old, new) = (before.generation(*host), assigned.spec.generation());
+            assert!(new >= old, "a generation never goes back");
+            let same = before.assigned.get(host).is_some_and(|old| old.spec == assigned.spec);
+            assert_eq!(new == old, same || !before.assigned.contains_key(host) && new == Generation(0));
+        }
+        let mut addresses = BTreeSet::new();
+        let mut macs = BTreeSet::new();
+        for port in self.intent.ports.values() {
+            let port = &port.port;
+            for fixed in &port.addresses {
+                assert!(addresses.insert((fixed.subnet, fixed.address)), "{} is given twice", fixed.address);
+                let subnet = &self.intent.subnets[&fixed.subnet];
+                assert_ne!(subnet.subnet.gateway, Some(fixed.address), "the gateway is nobody's");
+            }
+            assert!(macs.insert((port.network, port.mac)), "{} is given twice", port.mac);
+            assert_eq!(*self.given.port_keys.entry(port.key).or_insert(port.id), port.id, "a port key is given again");
+        }
+        for network in self.intent.networks.values() {
+            let first = *self.given.vnis.entry(network.vni.get()).or_insert(network.id);
+            assert_eq!(first, network.id, "a VNI is given again");
+        }
+        let mut volumes = BTreeSet::new();
+        let mut machines = BTreeSet::new();
+        for assigned in self.intent.assigned.values() {
+            for volume in assigned.spec.volumes().keys().chain(assigned.spec.retired_volumes().keys()) {
+                assert!(volumes.insert(*volume), "a volume is on two hosts");
+            }
+            for machine in assigned.spec.machines().keys() {
+                assert!(machines.insert(*machine), "a machine is on two hosts");
+            }
+        }
+    }
+
+    fn join(&mut self, name: &str, last: u8) -> HostId {
+        let joining = Joining { name: name.to_owned(), tunnel: [192, 0, 2, last].into() };
+        let digest = Sha256::new([last; 32]);
+        self.change(|intent, context| {
+            let id = intent.joining_id(context, &joining)?;
+            intent.join(id, joining, digest, jiff::Timestamp::UNIX_EPOCH);
+            Ok(id)
+        })
+        .unwrap()
+    }
+
+    /// A host does all that its specification says and reports it.
+    fn settle(&mut self, host: HostId) {
+        let Some(assigned) = self.intent.assigned.get(&host) else { return };
+        let spec = &assigned.spec;
+        let used: BTreeSet<_> =
+            spec.machines().values().flat_map(|machine| machine.disks.iter().map(|disk| disk.volume)).collect();
+        let volume = |id, state| Observed { id, state, problem: None };
+        let wanted = spec
+            .volumes()
+            .keys()
+            .map(|id| volume(*id, if used.contains(id) { VolumeState::InUse } else { VolumeState::Available }));
+        let retired = spec.retired_volumes().keys().map(|id| volume(*id, VolumeState::Absent));
+        let running = |id: &MachineId| Observed { id: *id, state: MachineState::Running, problem: None };
+        let report = Report {
+            accepted: spec.generation(),
+            settled: spec.generation(),
+            volumes: wanted.chain(retired).collect(),
+            machines: spec.machines().keys().map(running).collect(),
+            ..empty_report(host)
+        };
+        self.hosts.entry(host).or_default().report = Some(report);
+        self.reconcile();
+    }
+
+    /// A host reports for the first time, with nothing done yet.
+    fn appear(&mut self, host: HostId) {
+        self.hosts.entry(host).or_default().report = Some(empty_report(host));
+        self.reconcile();
+    }
+
+    fn images(&mut self) {
+        for (name, kind) in [("vmlinuz", "kernel"), ("initrd", "initrd")] {
+            self.image(json!({"name": name, "kind": kind}), 1 << 20);
+        }
+        self.image(json!({"name": "debian", "kind": "raw", "kernel": "vmlinuz", "initrd": "initrd"}), 100 << 20);
+    }
+
+    fn image(&mut self, new: serde_json::Value, bytes: u64) {
+        let content = Content { sha256: Sha256::new([1; 32]), size_bytes: bytes, virtual_size_bytes: bytes };
+        let name = new["name"].as_str().unwrap().to_owned();
+        self.change(|intent, context| intent.create_image(context, read(new))).unwrap();
+        self.change(|intent, _| intent.set_content(&name, content)).unwrap();
+    }
+
+    fn network(&mut self, name: &str, cidr: &str) -> Result<(), Refusal> {
+        let subnet = json!({"name": format!("{name}-a"), "network": name, "cidr": cidr});
+        self.change(|intent, context| intent.create_network(context, read(json!({"name": name}))))?;
+        self.change(|intent, context| intent.create_subnet(context, read(subnet)))?;
+        Ok(())
+    }
+
+    fn launch(&mut self, request: serde_json::Value) -> Result<MachineId, Refusal> {
+        self.change(|intent, context| intent.launch(context, read(request)))
+    }
+
+    fn host_of(&self, vm: MachineId) -> Option<HostId> {
+        self.intent.machines[&vm].host
+    }
+}
+
+fn counter(drawn: &mut u128) -> impl FnMut() -> Uuid + '_ {
+    move || {
+        *drawn += 1;
+        Uuid::from_u128(*drawn)
+    }
+}
+
+fn read<T: serde::de::DeserializeOwned>(value: serde_json::Value) -> T {
+    serde_json::from_value(value).unwrap()
+}
+
+fn empty_report(host: HostId) -> Report {
+    Report {
+        host,
+        accepted: Generation(0),
+        settled: Generation(0),
+        resources: Resources {
+            cpus: 4,
+            memory_mib: 8192,
+            storage_mib: 100_000,
+            kvm: true,
+            rbd: true,
+            switch: true,
+            version: "test".to_owned(),
+        },
+        machines: Vec::new(),
+        ports: Vec::new(),
+        volumes: Vec::new(),
+        images: Vec::new(),
+        problems: Vec::new(),
+    }
+}
+
+#[test]
+fn a_machine_waits_for_a_host_then_runs_and_its_data_moves_on_only_when_it_is_gone() {
+    let mut cloud = Cloud::new();
+    cloud.images();
+    cloud.network("blue", "10.1.0.0/24").unwrap();
+    cloud
+        .change(|intent, context| intent.create_volume(context, read(json!({"name": "data", "size_mib": 64}))))
+        .unwrap();
+    let launch = |name: &str| {
+        json!({"name": name, "flavor": "tiny", "image": "debian", "networks": ["blue"], "disks": ["data"],
+               "anti_affinity": "pair"})
+    };
+    let first = cloud.launch(launch("first")).unwrap();
+    let problem = cloud.intent.machines[&first].decision.as_ref().unwrap().problem();
+    assert!(problem.contains("no host has joined"), "{problem}");
+
+    let (one, two) = (cloud.join("one", 1), cloud.join("two", 2));
+    assert_eq!(cloud.host_of(first), None, "hosts that have not reported take nothing");
+    cloud.appear(one);
+    assert_eq!(cloud.host_of(first), Some(one), "the machine is placed when a host comes up");
+    cloud.appear(two);
+    cloud.settle(one);
+
+    let refused = cloud.launch(launch("second")).unwrap_err();
+    assert!(refused.to_string().contains("it belongs to vm first"), "{refused}");
+    cloud.change(|intent, _| intent.delete_machine("first")).unwrap();
+    let spec = &cloud.intent.assigned[&one].spec;
+    assert!(spec.machines().is_empty(), "its host is told to end it");
+    assert_eq!(spec.volumes().len(), 2, "its volumes stay while it may still have them open");
+    let refused = cloud.launch(launch("second")).unwrap_err();
+    assert!(refused.to_string().contains("it belongs to vm first"), "its data is not free yet: {refused}");
+
+    // The host has accepted the specification, but the machine is still there: nothing is freed.
+    let mut report = cloud.hosts[&one].report.clone().unwrap();
+    report.accepted = cloud.intent.generation(one);
+    report.machines[0].state = MachineState::Stopping;
+    cloud.hosts.get_mut(&one).unwrap().report = Some(report.clone());
+    cloud.reconcile();
+    assert!(cloud.intent.machines.contains_key(&first));
+    report.machines[0].state = MachineState::Unknown;
+    cloud.hosts.get_mut(&one).unwrap().report = Some(report);
+    cloud.reconcile();
+    assert!(cloud.intent.machines.contains_key(&first), "unknown is not absent");
+
+    cloud.settle(one);
+    assert!(!cloud.intent.machines.contains_key(&first));
+    assert!(cloud.intent.ports.is_empty(), "the port that was made for it is gone");
+    let own = cloud.intent.volumes.values().find(|volume| volume.goes_with_vm).unwrap();
+    assert!(own.retired, "the volume that was made for it is being deleted");
+
+    let second = cloud.launch(json!({"name": "second", "flavor": "tiny", "image": "debian", "networks": ["blue"],
+        "disks": ["data"], "host": "two"}));
+    let second = second.unwrap();
+    assert_eq!(cloud.host_of(second), Some(two));
+    let volumes: Vec<_> = cloud.intent.assigned[&two].spec.volumes().values().map(|it| it.name.clone()).collect();
+    assert!(volumes.contains(&"data".to_owned()), "{volumes:?}");
+    cloud.settle(one);
+    cloud.settle(two);
+    assert!(!cloud.intent.volumes.values().any(|volume| volume.retired), "what was retired is forgotten");
+}
+
+#[test]
+fn a_data_volume_that_is_still_being_made_is_waited_for() {
+    let mut cloud = Cloud::new();
+    cloud.images();
+    let one = cloud.join("one", 1);
+    cloud.appear(one);
+    cloud.change(|intent, context| intent.create_volume(context, read(json!({"name": "d", "size_mib": 8})))).unwrap();
+    let vm =
+        cloud.launch(json!({"name": "a", "flavor": "tiny", "disks": ["d"], "boot": {"kernel": "vmlinuz"}})).unwrap();
+    assert_eq!(cloud.host_of(vm), None);
+    let problem = cloud.intent.machines[&vm].decision.as_ref().unwrap().problem();
+    assert!(problem.contains("volume d is still being made by host one"), "{problem}");
+    cloud.settle(one);
+    assert_eq!(cloud.host_of(vm), Some(one));
+}
+
+#[test]
+fn two_of_one_anti_affinity_group_land_on_different_hosts_and_a_third_nowhere() {
+    let mut cloud = Cloud::new();
+    cloud.images();
+    for (name, last) in [("one", 1), ("two", 2)] {
+        let host = cloud.join(name, last);
+        cloud.appear(host);
+    }
+    let mut launch = |name: &str| {
+        let request = json!({"name": name, "flavor": "tiny", "anti_affinity": "web", "boot": {"kernel": "vmlinuz"}});
+        let vm = cloud.launch(request).unwrap();
+        cloud.host_of(vm)
+    };
+    let (a, b, c) = (launch("a"), launch("b"), launch("c"));
+    assert!(a.is_some() && b.is_some() && a != b);
+    assert_eq!(c, None);
+}
+
+#[test]
+fn a_host_gets_only_what_its_machines_can_reach() {
+    let mut cloud = Cloud::new();
+    cloud.images();
+    let one = cloud.join("one", 1);
+    let two = cloud.join("two", 2);
+    cloud.appear(one);
+    cloud.appear(two);
+    for (name, cidr) in [("blue", "10.1.0.0/24"), ("green", "10.2.0.0/24"), ("red", "10.3.0.0/24")] {
+        cloud.network(name, cidr).unwrap();
+    }
+    cloud.change(|intent, context| intent.create_router(context, read(json!({"name": "r"})))).unwrap();
+    for subnet in ["blue-a", "green-a"] {
+        cloud.change(|intent, _| intent.add_interface("r", &read(json!({"subnet": subnet})))).unwrap();
+    }
+    for (name, network, host) in [("a", "blue", "one"), ("b", "green", "two"), ("c", "red", "two")] {
+        cloud
+            .launch(json!({"name": name, "flavor": "tiny", "networks": [network], "host": host,
+                "boot": {"kernel": "vmlinuz"}}))
+            .unwrap();
+    }
+    let spec = &cloud.intent.assigned[&one].spec;
+    let names: BTreeSet<&str> = spec.network().networks.values().map(|network| network.name.as_str()).collect();
+    assert_eq!(names, BTreeSet::from(["blue", "green"]), "the router's other side too, but not red");
+    assert_eq!(spec.network().ports.len(), 2);
+    let remote = spec.network().ports.values().find(|port| !port.is_on(one)).unwrap();
+    assert_eq!(remote.binding.as_ref().unwrap().tunnel, std::net::Ipv4Addr::new(192, 0, 2, 2));
+    let generation = spec.generation();
+    cloud
+        .launch(
+            json!({"name": "d", "flavor": "tiny", "networks": ["red"], "host": "two", "boot": {"kernel": "vmlinuz"}}),
+        )
+        .unwrap();
+    assert_eq!(cloud.intent.generation(one), generation, "what does not concern a host does not disturb it");
+}
+
+#[derive(Debug, Clone)]
+enum Step {
+    Network(u8),
+    Port(u8, u8),
+    Group(u8),
+    Rule(u8, u8),
+    Router(u8),
+    Foot(u8, u8),
+    Launch { name: u8, network: u8, host: Option<u8>, local: bool },
+    Volume(u8),
+    Attach { name: u8, volume: u8 },
+    Power(u8, bool),
+    Delete(u8, u8),
+    Settle(u8),
+    Enable(u8, bool),
+}
+
+fn any_step() -> impl Strategy<Value = Step> {
+    let small = 0_u8..4;
+    proptest::prop_oneof![
+        small.clone().prop_map(Step::Network),
+        (small.clone(), small.clone()).prop_map(|(a, b)| Step::Port(a, b)),
+        small.clone().prop_map(Step::Group),
+        (small.clone(), small.clone()).prop_map(|(a, b)| Step::Rule(a, b)),
+        small.clone().prop_map(Step::Router),
+        (small.clone(), small.clone()).prop_map(|(a, b)| Step::Foot(a, b)),
+        (small.clone(), small.clone(), prop::option::of(0_u8..2), any::<bool>())
+            .prop_map(|(name, network, host, local)| Step::Launch { name, network, host, local }),
+        small.clone().prop_map(Step::Volume),
+        (small.clone(), small.clone()).prop_map(|(name, volume)| Step::Attach { name, volume }),
+        (small.clone(), any::<bool>()).prop_map(|(name, on)| Step::Power(name, on)),
+        (0_u8..8, small).prop_map(|(kind, name)| Step::Delete(kind, name)),
+        (0_u8..2).prop_map(Step::Settle),
+        (0_u8..2).prop_map(Step::Settle),
+        (0_u8..2, any::<bool>()).prop_map(|(host, on)| Step::Enable(host, on)),
+    ]
+}
+
+fn take(cloud: &mut Cloud, hosts: &[HostId], step: &Step) {
+    let name = |word: &str, number: u8| format!("{word}{number}");
+    // Refusals are fine: what counts is what the cloud looks like afterwards.
+    let _ = match *step {
+        Step::Network(n) => cloud.network(&name("net", n), &format!("10.{}.0.0/29", n % 3)),
+        Step::Port(n, group) => cloud
+            .change(|intent, context| {
+                let groups = if group == 0 { vec![] } else { vec![name("group", group)] };
+                intent.create_port(context, read(json!({"network": name("net", n), "groups": groups})))
+            })
+            .map(|_| ()),
+        Step::Group(n) => cloud
+            .change(|intent, context| intent.create_group(context, read(json!({"name": name("group", n)}))))
+            .map(|_| ()),
+        Step::Rule(a, b) => {
+            let rule =
+                json!({"direction": "ingress", "protocol": "tcp", "port_min": 80, "remote_group": name("group", b)});
+            cloud.change(|intent, context| intent.add_rule(context, &name("group", a), &read(rule))).map(|_| ())
+        }
+        Step::Router(n) => cloud
+            .change(|intent, context| intent.create_router(context, read(json!({"name": name("router", n)}))))
+            .map(|_| ()),
+        Step::Foot(r, n) => {
+            let foot = json!({"subnet": format!("net{n}-a")});
+            cloud.change(|intent, _| intent.add_interface(&name("router", r), &read(foot))).map(|_| ())
+        }
+        Step::Launch { name: n, network, host, local } => cloud
+            .launch(json!({"name": name("vm", n), "flavor": "tiny", "image": "debian",
+                "volume_backend": if local { "local" } else { "rbd" }, "networks": [name("net", network)],
+                "host": host.map(|host| name("host", host))}))
+            .map(|_| ()),
+        Step::Volume(n) => {
+            let volume =
+                json!({"name": name("volume", n), "size_mib": 8, "backend": if n % 2 == 0 { "rbd" } else { "local" }});
+            cloud.change(|intent, context| intent.create_volume(context, read(volume))).map(|_| ())
+        }
+        Step::Attach { name: n, volume } => cloud
+            .launch(json!({"name": name("vm", n), "flavor": "tiny", "disks": [name("volume", volume)],
+                "boot": {"kernel": "vmlinuz"}}))
+            .map(|_| ()),
+        Step::Power(n, true) => cloud.change(|intent, _| intent.start_machine(&name("vm", n))).map(|_| ()),
+        Step::Power(n, false) => cloud.change(|intent, _| intent.stop_machine(&name("vm", n))).map(|_| ()),
+        Step::Delete(kind, n) => cloud.change(|intent, _| match kind {
+            0 => intent.delete_network(&name("net", n)),
+            1 => intent.delete_subnet(&format!("net{n}-a")),
+            2 => intent.delete_group(&name("group", n)),
+            3 => intent.delete_router(&name("router", n)),
+            4 => intent.delete_volume(&name("volume", n)),
+            5 => intent.remove_interface(&name("router", n), &format!("net{n}-a")).map(|_| ()),
+            _ => intent.delete_machine(&name("vm", n)).map(|_| ()),
+        }),
+        Step::Settle(n) => {
+            cloud.settle(hosts[usize::from(n)]);
+            Ok(())
+        }
+        Step::Enable(n, on) => {
+            let change = json!({"enabled": on});
+            cloud.change(|intent, _| intent.change_host(&name("host", n), &read(change))).map(|_| ())
+        }
+    };
+}
+
+proptest! {
+    #[test]
+    fn whatever_is_asked_and_reported_the_cloud_stays_whole(steps in prop::collection::vec(any_step(), 1..60)) {
+        let mut cloud = Cloud::new();
+        cloud.images();
+        let hosts = [cloud.join("host0", 1), cloud.join("host1", 2)];
+        for host in hosts {
+            cloud.appear(host);
+        }
+        for step in &steps {
+            take(&mut cloud, &hosts, step);
+        }
+        // Everything that is deleted goes once hosts have done what they were told.
+        for vm in cloud.intent.machines.values().map(|vm| vm.machine.name.clone()).collect::<Vec<_>>() {
+            cloud.change(|intent, _| intent.delete_machine(&vm)).unwrap();
+        }
+        for volume in cloud.intent.volumes.values().map(|it| it.volume.id.to_string()).collect::<Vec<_>>() {
+            let _ = cloud.change(|intent, _| intent.delete_volume(&volume));
+        }
+        for _ in 0..3 {
+            hosts.iter().for_each(|host| cloud.settle(*host));
+            for volume in cloud.intent.volumes.values().map(|it| it.volume.id.to_string()).collect::<Vec<_>>() {
+                cloud.change(|intent, _| intent.delete_volume(&volume)).unwrap();
+            }
+        }
+        assert!(cloud.intent.machines.is_empty() && cloud.intent.volumes.is_empty());
+        assert!(cloud.intent.ports.values().all(|port| !port.goes_with_vm));
+        let local = |volume: &crate::intent::volume::VolumeIntent| volume.volume.backend == VolumeBackend::Local;
+        assert!(!cloud.intent.volumes.values().any(|volume| local(volume)));
+    }
+}

@@ -1,0 +1,289 @@
+//! The scheduler as its callers meet it: the real program, real TLS, real certificates.
+#![expect(clippy::unwrap_used, reason = "a test that can not go on fails")]
+
+mod fixture;
+
+use std::time::{Duration, Instant};
+
+use fixture::{Scheduler, join_request};
+use model::agent::JoinToken;
+use model::observed::{MachineState, Observed, VolumeState};
+use reqwest::{Method, StatusCode};
+use serde_json::{Value, json};
+
+/// A kernel as far as its first bytes tell.
+fn kernel() -> Vec<u8> {
+    let mut bytes = vec![0; 2048];
+    bytes[0x202..0x206].copy_from_slice(b"HdrS");
+    bytes
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn only_the_right_certificate_opens_a_route() {
+    let scheduler = Scheduler::start().await;
+    let agent = scheduler.join("h1", "192.0.2.1").await;
+    let anonymous = scheduler.client(None);
+    for path in ["/v1/vms", "/metrics", "/v1/openapi.json", "/agent/v1/spec?after=0"] {
+        assert_eq!(anonymous.get(scheduler.url(path)).send().await.unwrap().status(), StatusCode::FORBIDDEN, "{path}");
+    }
+    assert_eq!(agent.client.get(scheduler.url("/v1/vms")).send().await.unwrap().status(), StatusCode::FORBIDDEN);
+    let operator = scheduler.operator();
+    let (status, _, _) = operator.refused(Method::GET, "/agent/v1/spec?after=0", None).await;
+    assert_eq!(status, 403, "an operator is no agent");
+    let report = agent.empty_report(0);
+    assert_eq!(operator.call(Method::POST, "/agent/v1/report", Some(json!(report))).await.0, StatusCode::FORBIDDEN);
+    assert_eq!(agent.report(&report).await, StatusCode::NO_CONTENT);
+
+    // A certificate of another authority with the right words in it does not even finish the handshake.
+    let key = rcgen::KeyPair::generate().unwrap();
+    let mut params = rcgen::CertificateParams::default();
+    params.distinguished_name.push(rcgen::DnType::OrganizationName, "operator");
+    let foreign = params.self_signed(&key).unwrap().pem() + &key.serialize_pem();
+    assert!(scheduler.client(Some(&foreign)).get(scheduler.url("/healthz")).send().await.is_err());
+
+    // Another host's report is refused, and so is a host that joined again with its old certificate.
+    let other = scheduler.join("h2", "192.0.2.2").await;
+    assert_eq!(other.report(&report).await, StatusCode::BAD_REQUEST);
+    let again = scheduler.join("h2", "192.0.2.2").await;
+    assert_eq!(again.id, other.id, "a host that joins again keeps its identity");
+    assert_eq!(other.report(&other.empty_report(0)).await, StatusCode::FORBIDDEN);
+    assert_eq!(again.report(&again.empty_report(0)).await, StatusCode::NO_CONTENT);
+    let (status, _) = operator.call(Method::DELETE, "/v1/hosts/h2", None).await;
+    assert_eq!(status, StatusCode::NO_CONTENT);
+    assert_eq!(again.report(&again.empty_report(0)).await, StatusCode::FORBIDDEN, "a deleted host is shut out");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_join_token_works_once_in_time_and_for_its_host() {
+    let scheduler = Scheduler::start().await;
+    let client = scheduler.client(None);
+    let join = async |token: JoinToken, name: &str| {
+        let (request, _) = join_request(token, name, "192.0.2.9");
+        client.post(scheduler.url("/agent/v1/join")).json(&request).send().await.unwrap().status()
+    };
+    let token = scheduler.token("h1", "1h");
+    assert_eq!(join(token.clone(), "h2").await, StatusCode::FORBIDDEN, "for another host");
+    assert_eq!(join(token.clone(), "h1").await, StatusCode::OK, "a refusal has not used it up");
+    assert_eq!(join(token, "h1").await, StatusCode::FORBIDDEN, "used already");
+    let late = scheduler.token("h3", "1s");
+    tokio::time::sleep(Duration::from_millis(1100)).await;
+    assert_eq!(join(late.clone(), "h3").await, StatusCode::FORBIDDEN, "expired");
+    assert_eq!(join(JoinToken::new(late.ca(), [7; 32]), "h3").await, StatusCode::FORBIDDEN, "made up");
+    let spoiled = scheduler.token("h4", "1h");
+    let (mut request, _) = join_request(spoiled.clone(), "h4", "192.0.2.10");
+    request.csr = "no request".to_owned();
+    let answer = client.post(scheduler.url("/agent/v1/join")).json(&request).send().await.unwrap();
+    assert_eq!(answer.status(), StatusCode::BAD_REQUEST);
+    let body: model::agent::ErrorBody = answer.json().await.unwrap();
+    assert_eq!(body.error.field.as_deref(), Some("csr"));
+    let secret = spoiled.reveal();
+    let secret = secret.rsplit('.').next().unwrap();
+    assert!(!scheduler.log().contains(secret), "no secret is logged");
+}
+
+/// A request that is refused: route, body, status, code and field.
+type Refused = (&'static str, Value, u16, &'static str, &'static str);
+
+fn refused_posts() -> Vec<Refused> {
+    vec![
+        ("/v1/networks", json!({"name": "blue"}), 409, "taken", "name"),
+        ("/v1/networks", json!({"name": "x", "mtu": 99999}), 400, "invalid", "mtu"),
+        ("/v1/networks", json!({"name": "x", "mtu": 10}), 400, "invalid", "mtu"),
+        ("/v1/networks", json!({"nam": "x"}), 400, "invalid", "nam"),
+        ("/v1/networks", json!({}), 400, "invalid", "name"),
+        (
+            "/v1/subnets",
+            json!({"name": "c", "network": "red", "cidr": "10.0.0.0/24"}),
+            400,
+            "unknown_reference",
+            "network",
+        ),
+        ("/v1/subnets", json!({"name": "c", "network": "blue", "cidr": "10.0.0.1/24"}), 400, "invalid", "cidr"),
+        ("/v1/subnets", json!({"name": "c", "network": "blue", "cidr": "10.1.0.0/16"}), 400, "invalid", "cidr"),
+        ("/v1/subnets", json!({"name": "c", "network": "blue", "cidr": "fd00::/64"}), 400, "invalid", "cidr"),
+        (
+            "/v1/subnets",
+            json!({"name": "c", "network": "blue", "cidr": "10.9.0.0/24",
+                   "pools": [{"start": "10.9.0.9", "end": "10.9.0.3"}]}),
+            400,
+            "invalid",
+            "pools[0].end",
+        ),
+        ("/v1/routers/r/interfaces", json!({"subnet": "b"}), 400, "invalid", "subnet"),
+        ("/v1/routers/r/interfaces", json!({"subnet": "a"}), 409, "taken", "subnet"),
+        ("/v1/ports", json!({"network": "blue", "mac": "fa:16:3e:aa:00:01"}), 409, "taken", "mac"),
+        ("/v1/ports", json!({"network": "blue", "mac": "nonsense"}), 400, "invalid", "mac"),
+        (
+            "/v1/ports",
+            json!({"network": "blue", "addresses": [{"address": "10.1.0.1"}]}),
+            409,
+            "taken",
+            "addresses[0].address",
+        ),
+        ("/v1/ports", json!({"network": "blue", "groups": ["web"]}), 400, "unknown_reference", "groups[0]"),
+        (
+            "/v1/security-groups/default/rules",
+            json!({"direction": "ingress", "protocol": "tcp", "port_min": 90, "port_max": 80}),
+            400,
+            "invalid",
+            "port_max",
+        ),
+        ("/v1/volumes", json!({"name": "v", "image": "disk", "size_mib": 1}), 400, "invalid", "size_mib"),
+        ("/v1/volumes", json!({"name": "v", "image": "empty"}), 409, "wrong_state", "image"),
+        ("/v1/volumes", json!({"name": "v", "image": "vmlinuz"}), 400, "invalid", "image"),
+        ("/v1/volumes", json!({"name": "v"}), 400, "invalid", "size_mib"),
+        ("/v1/vms", json!({"name": "Web_1", "flavor": "tiny", "image": "disk"}), 400, "invalid", "name"),
+        ("/v1/vms", json!({"name": "a", "flavor": "huge", "image": "disk"}), 400, "unknown_reference", "flavor"),
+        ("/v1/vms", json!({"name": "a", "flavor": "tiny"}), 400, "invalid", "boot.kernel"),
+        ("/v1/flavors", json!({"name": "x", "vcpus": 0, "memory_mib": 1}), 400, "invalid", "vcpus"),
+    ]
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn bad_requests_name_the_field_and_the_user() {
+    let scheduler = Scheduler::start().await;
+    let operator = scheduler.operator();
+    let net = operator.make("/v1/networks", json!({"name": "blue"})).await;
+    operator.make("/v1/subnets", json!({"name": "a", "network": "blue", "cidr": "10.1.0.0/24"})).await;
+    operator.make("/v1/networks", json!({"name": "green"})).await;
+    operator.make("/v1/subnets", json!({"name": "b", "network": "green", "cidr": "10.1.0.128/25"})).await;
+    operator.make("/v1/routers", json!({"name": "r"})).await;
+    operator.make("/v1/routers/r/interfaces", json!({"subnet": "a"})).await;
+    operator.make("/v1/ports", json!({"name": "p", "network": net["id"], "mac": "fa:16:3e:aa:00:01"})).await;
+    operator.upload(json!({"name": "vmlinuz", "kind": "kernel"}), kernel()).await;
+    operator.upload(json!({"name": "disk", "kind": "raw", "kernel": "vmlinuz"}), vec![1; 3 << 20]).await;
+    operator.make("/v1/images", json!({"name": "empty", "kind": "raw"})).await;
+    for (path, body, status, code, field) in refused_posts() {
+        let refused = operator.refused(Method::POST, path, Some(body.clone())).await;
+        assert_eq!(refused, (status, code.to_owned(), field.to_owned()), "{path} {body}");
+    }
+    let delete = [
+        ("/v1/networks/blue", 409, "in_use"),
+        ("/v1/subnets/a", 409, "in_use"),
+        ("/v1/routers/r", 409, "in_use"),
+        ("/v1/security-groups/default", 409, "wrong_state"),
+        ("/v1/images/vmlinuz", 409, "in_use"),
+        ("/v1/ports/none", 404, "not_found"),
+        ("/v1/nothing", 404, "not_found"),
+        ("/v1/openapi.json", 405, "no_method"),
+    ];
+    for (path, status, code) in delete {
+        let (got, got_code, _) = operator.refused(Method::DELETE, path, None).await;
+        assert_eq!((got, got_code.as_str()), (status, code), "{path}");
+    }
+    let (_, body) = operator.call(Method::DELETE, "/v1/networks/blue", None).await;
+    assert!(body["error"]["message"].as_str().unwrap().contains("subnet a, port p"), "{body}");
+    let answer = operator.client.put(scheduler.url("/v1/images/disk/data")).body("x").send().await.unwrap();
+    assert_eq!(answer.status(), StatusCode::CONFLICT, "bytes come once");
+    let answer = operator.client.post(scheduler.url("/v1/networks")).body("{").send().await.unwrap();
+    assert_eq!(answer.status(), StatusCode::BAD_REQUEST);
+    let huge = vec![b' '; 2 << 20];
+    let answer = operator.client.post(scheduler.url("/v1/networks")).body(huge).send().await.unwrap();
+    assert_eq!(answer.status(), StatusCode::PAYLOAD_TOO_LARGE);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_vm_goes_from_launch_to_gone() {
+    let scheduler = Scheduler::start().await;
+    let operator = scheduler.operator();
+    operator.make("/v1/networks", json!({"name": "blue"})).await;
+    operator.make("/v1/subnets", json!({"name": "a", "network": "blue", "cidr": "10.1.0.0/24"})).await;
+    operator.upload(json!({"name": "vmlinuz", "kind": "kernel"}), kernel()).await;
+    operator.upload(json!({"name": "disk", "kind": "raw", "kernel": "vmlinuz"}), vec![1; 3 << 20]).await;
+    let launch = json!({"name": "web", "flavor": "tiny", "image": "disk", "networks": ["blue"]});
+    let vm = operator.make("/v1/vms", launch).await;
+    assert_eq!(vm["state"], "error");
+    assert!(vm["problem"]["message"].as_str().unwrap().contains("no host has joined"), "{vm}");
+
+    let agent = scheduler.join("h1", "192.0.2.1").await;
+    let first = agent.spec(0).await.unwrap();
+    let generation = first.generation().0;
+    let started = Instant::now();
+    let (woken, status) = tokio::join!(agent.spec(generation), agent.report_later());
+    assert_eq!(status, StatusCode::NO_CONTENT);
+    let spec = woken.unwrap();
+    assert!(started.elapsed() < Duration::from_secs(10), "the long poll wakes as soon as there is news");
+    let machine = spec.machines().values().next().unwrap();
+    assert_eq!((machine.name.as_str(), machine.ports.len(), machine.disks.len()), ("web", 1, 1));
+
+    let placement = operator.get("/v1/vms/web/placement").await;
+    assert_eq!(placement["verdicts"][0]["name"], "h1", "{placement}");
+    let kernel_id = machine.boot.kernel;
+    let url = scheduler.url(&model::agent::image_data_path(kernel_id));
+    assert_eq!(agent.client.get(url).send().await.unwrap().bytes().await.unwrap(), kernel());
+    let unknown = scheduler.url(&model::agent::image_data_path(model::ImageId::from_uuid(uuid::Uuid::from_u128(1))));
+    assert_eq!(agent.client.get(unknown).send().await.unwrap().status(), StatusCode::NOT_FOUND);
+
+    let mut report = agent.empty_report(spec.generation().0);
+    report.machines = vec![Observed { id: machine.id, state: MachineState::Running, problem: None }];
+    report.volumes = vec![Observed { id: machine.disks[0].volume, state: VolumeState::InUse, problem: None }];
+    assert_eq!(agent.report(&report).await, StatusCode::NO_CONTENT);
+    let vm = operator.get("/v1/vms/web").await;
+    assert_eq!((&vm["state"], &vm["host"]["name"]), (&json!("running"), &json!("h1")));
+    assert_eq!(vm["ports"][0]["addresses"], json!(["10.1.0.2"]));
+    let (_, stopped) = operator.call(Method::POST, "/v1/vms/web/stop", None).await;
+    assert_eq!(stopped["power"], "stopped");
+    let (_, started) = operator.call(Method::POST, "/v1/vms/web/start", None).await;
+    assert_eq!(started["starts"], 2);
+
+    assert_eq!(operator.call(Method::DELETE, "/v1/vms/web", None).await.0, StatusCode::ACCEPTED);
+    assert_eq!(operator.get("/v1/vms/web").await["state"], "deleting");
+    let spec = agent.spec(spec.generation().0).await.unwrap();
+    assert!(spec.machines().is_empty());
+    report.accepted = spec.generation();
+    report.machines.clear();
+    assert_eq!(agent.report(&report).await, StatusCode::NO_CONTENT);
+    assert_eq!(operator.call(Method::GET, "/v1/vms/web", None).await.0, StatusCode::NOT_FOUND);
+    assert_eq!(operator.get("/v1/volumes").await[0]["state"], "deleting");
+    let spec = agent.spec(spec.generation().0).await.unwrap();
+    report.accepted = spec.generation();
+    report.volumes[0].state = VolumeState::Absent;
+    assert_eq!(agent.report(&report).await, StatusCode::NO_CONTENT);
+    assert_eq!(operator.get("/v1/volumes").await, json!([]));
+    let metrics = operator.get("/metrics").await;
+    assert!(metrics.as_str().unwrap().contains("basalt_scheduler_hosts{state=\"up\"} 1"), "{metrics}");
+    assert!(operator.get("/v1/openapi.json").await["paths"]["/v1/vms"].is_object());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_answered_survives_sigkill_and_generations_go_on() {
+    let mut scheduler = Scheduler::start().await;
+    let agent = scheduler.join("h1", "192.0.2.1").await;
+    agent.report(&agent.empty_report(0)).await;
+    for number in 0..5 {
+        scheduler.operator().make("/v1/networks", json!({"name": format!("net{number}")})).await;
+        let vni = scheduler.operator().get(&format!("/v1/networks/net{number}")).await["vni"].clone();
+        scheduler.kill_and_restart().await;
+        let networks = scheduler.operator().get("/v1/networks").await;
+        assert_eq!(networks.as_array().unwrap().len(), number + 1, "{networks}");
+        assert_eq!(networks[number]["vni"], vni);
+    }
+    let operator = scheduler.operator();
+    operator.call(Method::DELETE, "/v1/networks/net4", None).await;
+    assert_eq!(operator.make("/v1/networks", json!({"name": "again"})).await["vni"], 6, "a VNI is never given again");
+    let spec = agent.spec(0).await.unwrap();
+    assert_eq!(agent.report(&agent.empty_report(spec.generation().0)).await, StatusCode::NO_CONTENT);
+    assert_eq!(operator.get("/v1/hosts/h1").await["state"], "up");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn it_ends_gracefully_and_lets_waiting_agents_go() {
+    let mut scheduler = Scheduler::start().await;
+    let agent = scheduler.join("h1", "192.0.2.1").await;
+    let generation = agent.spec(0).await.unwrap().generation().0;
+    let waiting = tokio::spawn(async move { agent.spec(generation).await });
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    let started = Instant::now();
+    let code = tokio::task::block_in_place(|| scheduler.terminate());
+    assert_eq!(code, Some(0), "{}", scheduler.log());
+    assert!(started.elapsed() < Duration::from_secs(5));
+    assert_eq!(waiting.await.unwrap(), None, "the poll was answered, not cut");
+}
+
+impl fixture::Agent {
+    /// Reports for the first time a little later, so that a poll waits already.
+    async fn report_later(&self) -> StatusCode {
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        self.report(&self.empty_report(0)).await
+    }
+}
