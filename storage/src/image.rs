@@ -21,7 +21,7 @@ use crate::format::{Format, FormatError, Reader};
 use crate::rbd::lease::Lease;
 use crate::rbd::{Pool, RbdError, RbdVolume};
 use crate::source::OpenOptions;
-use crate::volume::{Operation, TransferError, Volume};
+use crate::volume::{Fault, Operation, TransferError, Volume};
 
 /// The snapshot of an image in a pool that volumes are cloned from.
 pub const BASE_SNAPSHOT: &str = "base";
@@ -116,6 +116,14 @@ pub enum ImageError {
         /// How long was waited.
         waited: Duration,
     },
+    /// The pool has no room.
+    #[error("cannot import the image {} into the pool {pool}: the pool or its cluster is full (ceph df)", path.display())]
+    PoolFull {
+        /// The file.
+        path: PathBuf,
+        /// The pool.
+        pool: String,
+    },
     /// Writing to the pool failed.
     #[error("cannot write the image {} to the pool {pool}", path.display())]
     Transfer {
@@ -127,6 +135,17 @@ pub enum ImageError {
         #[source]
         source: TransferError,
     },
+}
+
+impl ImageError {
+    /// Whether the cluster gave no answer in time.
+    fn is_timeout(&self) -> bool {
+        matches!(
+            self,
+            Self::Rbd(RbdError::TimedOut { .. })
+                | Self::Transfer { source: TransferError::Failed { source: Fault::TimedOut, .. }, .. }
+        )
+    }
 }
 
 impl Import {
@@ -159,6 +178,16 @@ impl Import {
     /// # Errors
     /// [`ImageError`].
     pub fn into_pool(&self, pool: &Pool, progress: &mut dyn FnMut(Progress)) -> Result<Imported, ImageError> {
+        self.try_into_pool(pool, progress).map_err(|error| match error {
+            // A full pool does not refuse writes: it lets them wait.
+            error if error.is_timeout() && pool.is_full().unwrap_or(false) => {
+                ImageError::PoolFull { path: self.path.clone(), pool: pool.name().to_owned() }
+            }
+            error => error,
+        })
+    }
+
+    fn try_into_pool(&self, pool: &Pool, progress: &mut dyn FnMut(Progress)) -> Result<Imported, ImageError> {
         let (mut reader, sha256) = self.open(progress)?;
         let name = Self::name_in_pool(sha256);
         let mut lease = match wait_turn(pool, sha256)? {

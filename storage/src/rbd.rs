@@ -168,7 +168,7 @@ pub enum RbdError {
         image: String,
     },
     /// The cluster was reached before but gave no answer in time.
-    #[error("cannot {attempt} {image}: the cluster gave no answer in time")]
+    #[error("cannot {attempt} {image}: the cluster gave no answer in time; is it up, and has it room? (ceph -s)")]
     TimedOut {
         /// What was attempted.
         attempt: &'static str,

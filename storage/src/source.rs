@@ -112,7 +112,8 @@ impl Default for OpenOptions {
             holder: String::new(),
             // Longer than an OSD's failure is noticed and repaired (some 20 s), shorter than a guest's 180 s patience.
             io_timeout: Some(Duration::from_secs(60)),
-            connect_timeout: Duration::from_secs(10),
+            // Several round trips and a cold start of the library; emulated hosts take seconds for it.
+            connect_timeout: Duration::from_secs(20),
             engine: Engine::Automatic,
         }
     }

@@ -7,6 +7,7 @@ use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::{Duration, Instant};
 
 use basalt_tests::ceph::shared::{Lease, Use, lease};
 use basalt_tests::ceph::{POOL, USER};
@@ -297,7 +298,7 @@ fn concurrent_imports_into_a_pool_make_one_image() {
     assert_eq!(related, [name.as_str()]);
     let mut listing = cluster.client("rados");
     listing.args(["--pool", POOL, "ls"]);
-    let objects = basalt_tests::process::run(&mut listing, std::time::Duration::from_secs(60)).unwrap();
+    let objects = basalt_tests::process::run(&mut listing, Duration::from_secs(60)).unwrap();
     assert!(!objects.contains("basalt-import-"), "a lease was left: {objects}");
     let exported = home.path().join("exported.raw");
     cluster.rbd(&["export", "--no-progress", &format!("{POOL}/{name}@{BASE_SNAPSHOT}"), text(&exported)]).unwrap();
@@ -326,4 +327,65 @@ fn failed_import_into_a_pool_leaves_nothing() {
     assert!(matches!(error, ImageError::Format(FormatError::Qcow2 { .. })), "{error:?}");
     let digest = sha256.to_string();
     assert!(!pool.list().unwrap().iter().any(|name| name.contains(&digest)));
+}
+
+/// A pool that is full fails an import in bounded time, by name, and nothing of it is left once there is room.
+#[test]
+fn full_pool_fails_an_import_in_time() {
+    require!(Need::Root, Need::Ceph);
+    let cluster = lease(Use::Alone).unwrap();
+    let quota = |bytes: &str| cluster.ceph(&["osd", "pool", "set-quota", POOL, "max_bytes", bytes]).unwrap();
+    let is_full = || cluster.ceph(&["health", "detail"]).unwrap().contains("POOL_FULL");
+    let wait_for_full = |wanted: bool| {
+        let what = format!("a pool that is full: {wanted}");
+        let look = || Ok((is_full() == wanted).then_some(()));
+        basalt_tests::process::wait_for(&what, Duration::from_secs(90), look).unwrap();
+    };
+    let home = directory();
+    let raw = raw_disk(home.path());
+    File::options().write(true).open(&raw).unwrap().write_all_at(b"for the full pool", 10 * MIB).unwrap();
+    let timeouts = Timeouts { operation: Some(Duration::from_secs(5)), ..Timeouts::default() };
+    let pool = Pool::connect(&cluster.conf(), USER, POOL, timeouts).unwrap();
+    pool.create("filler", MIB).unwrap();
+    let source = storage::source::RbdSource {
+        conf: cluster.conf(),
+        user: USER.to_owned(),
+        pool: POOL.to_owned(),
+        image: "filler".to_owned(),
+    };
+    let mut filler = source::open(&Source::Rbd(source), &OpenOptions::default()).unwrap();
+    filler.write_at(0, &vec![1; 1 << 20]).unwrap();
+    filler.close().unwrap();
+    quota("1000");
+    wait_for_full(true);
+    let start = Instant::now();
+    let outcome = import(&raw, Format::Raw).into_pool(&pool, &mut quiet);
+    let took = start.elapsed();
+    quota("0");
+    wait_for_full(false);
+    let error = outcome.unwrap_err();
+    let text = storage_chain(&error);
+    println!("MEASURED a full pool failed an import after {:.1} s: {text}", took.as_secs_f64());
+    assert!(matches!(error, ImageError::PoolFull { .. }), "{text}");
+    assert!(took < Duration::from_secs(60), "{took:?}");
+    let pool = connect(&cluster);
+    let imported = import(&raw, Format::Raw).into_pool(&pool, &mut quiet).unwrap();
+    let digest = imported.sha256.to_string();
+    let name = Import::name_in_pool(imported.sha256);
+    let related: Vec<String> = pool.list().unwrap().into_iter().filter(|found| found.contains(&digest)).collect();
+    assert_eq!(related, [name.as_str()]);
+    pool.remove_snapshot(&name, BASE_SNAPSHOT).unwrap();
+    pool.remove(&name).unwrap();
+    pool.remove("filler").unwrap();
+}
+
+/// An error with its causes, as an operator sees it.
+fn storage_chain(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text = format!("{text}: {error}");
+        cause = error.source();
+    }
+    text
 }

@@ -31,6 +31,9 @@ impl Default for Timeouts {
     }
 }
 
+/// The health checks that say that writes wait for space (docs.ceph.com, "Health checks").
+const FULL_CHECKS: [&str; 2] = ["OSD_FULL", "POOL_FULL"];
+
 /// A pool of a connected cluster. Cheap to clone; the connection ends with the last clone and the last open image.
 #[derive(Clone)]
 pub struct Pool {
@@ -80,6 +83,18 @@ impl Pool {
     /// [`RbdError`].
     pub fn fsid(&self) -> Result<String, RbdError> {
         self.owner.rados().fsid().map_err(|errno| RbdError::from_errno("ask for the cluster id of", &self.name, errno))
+    }
+
+    /// Whether the cluster says that it, or one of its pools, takes no more writes for want of space. Writes to a full
+    /// pool do not fail, they wait; this tells such a wait from others.
+    ///
+    /// # Errors
+    /// [`RbdError`].
+    pub fn is_full(&self) -> Result<bool, RbdError> {
+        let answer = self.owner.rados().ask_monitors(c"{\"prefix\": \"health\", \"format\": \"json\"}");
+        let answer = answer.map_err(|errno| RbdError::from_errno("ask for the health of", &self.name, errno))?;
+        let health: serde_json::Value = serde_json::from_slice(&answer).unwrap_or_default();
+        Ok(FULL_CHECKS.iter().any(|check| health["checks"].get(check).is_some()))
     }
 
     pub(super) fn owner(&self) -> &Arc<PoolOwner> {

@@ -132,6 +132,11 @@ functions! {
         rados_cluster_fsid(RadosHandle, *mut c_char, usize) -> c_int;
         rados_blocklist_add(RadosHandle, *mut c_char, u32) -> c_int;
         rados_wait_for_latest_osdmap(RadosHandle) -> c_int;
+        rados_mon_command(
+            RadosHandle, *const *const c_char, usize, *const c_char, usize,
+            *mut *mut c_char, *mut usize, *mut *mut c_char, *mut usize
+        ) -> c_int;
+        rados_buffer_free(*mut c_char);
         rados_lock_exclusive(
             PoolHandle, *const c_char, *const c_char, *const c_char, *const c_char, *mut libc::timeval, u8
         ) -> c_int;

@@ -86,6 +86,40 @@ impl RadosOwner {
             .map(drop)
     }
 
+    /// Asks the monitors, in their JSON; their answer's bytes.
+    pub(super) fn ask_monitors(&self, question: &CStr) -> Result<Vec<u8>, Errno> {
+        let (mut answer, mut answer_length) = (ptr::null_mut(), 0);
+        let (mut words, mut words_length) = (ptr::null_mut(), 0);
+        let questions = [question.as_ptr()];
+        // SAFETY: the handle is connected, there is one question and no input, and the four results are writable.
+        let status = unsafe {
+            (self.functions.rados_mon_command)(
+                self.handle,
+                questions.as_ptr(),
+                questions.len(),
+                ptr::null(),
+                0,
+                &raw mut answer,
+                &raw mut answer_length,
+                &raw mut words,
+                &raw mut words_length,
+            )
+        };
+        let bytes = if answer.is_null() {
+            Vec::new()
+        } else {
+            // SAFETY: the call returned a buffer of this length, which is ours until it is freed below.
+            unsafe { std::slice::from_raw_parts(answer.cast::<u8>(), answer_length) }.to_vec()
+        };
+        for buffer in [answer, words] {
+            if !buffer.is_null() {
+                // SAFETY: the call allocated the buffer, and it is not used again.
+                unsafe { (self.functions.rados_buffer_free)(buffer) };
+            }
+        }
+        check(status).map(|_| bytes)
+    }
+
     /// Waits until this client knows the newest map of the cluster.
     pub(super) fn wait_for_newest_map(&self) -> Result<(), Errno> {
         // SAFETY: the handle is connected.
