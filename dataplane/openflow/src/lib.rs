@@ -3,9 +3,12 @@
 //! - [`flow`]: flows and groups as values, with their ovs-ofctl text.
 //! - [`wire`]: messages and their octets.
 //! - [`session`]: one conversation with a switch, without a socket.
+//! - `connection` (feature `io`): a client for one switch, on tokio.
 
 #![forbid(unsafe_code)]
 
+#[cfg(feature = "io")]
+pub mod connection;
 pub mod flow;
 pub mod session;
 pub mod wire;

@@ -60,7 +60,7 @@ fn change() -> impl Strategy<Value = Message> {
         burst,
         unit: MeterUnit::Packets,
     });
-    let flow = (strategies::flow(), 0..5_u8, any::<bool>()).prop_map(|(flow, kind, flag)| {
+    let flow = (strategies::flow().boxed(), 0..5_u8, any::<bool>()).prop_map(|(flow, kind, flag)| {
         Message::FlowMod(match kind {
             0 => FlowMod { check_overlap: flag, ..FlowMod::add(flow) },
             1 => FlowMod { reset_counts: flag, ..FlowMod::modify_strict(flow) },
@@ -69,7 +69,7 @@ fn change() -> impl Strategy<Value = Message> {
             _ => FlowMod::delete_cookie(flow.cookie, u64::MAX),
         })
     });
-    let group = (strategies::group(), 0..4_u8).prop_map(|(group, kind)| {
+    let group = (strategies::group().boxed(), 0..4_u8).prop_map(|(group, kind)| {
         Message::GroupMod(match kind {
             0 => GroupMod::Add(group),
             1 => GroupMod::Modify(group),
@@ -84,7 +84,7 @@ fn change() -> impl Strategy<Value = Message> {
             _ => MeterMod::Delete(meter.id),
         })
     });
-    prop_oneof![4 => flow, 2 => group, 1 => meter]
+    prop_oneof![4 => flow.boxed(), 2 => group.boxed(), 1 => meter.boxed()]
 }
 
 fn reply() -> impl Strategy<Value = MultipartReply> {
@@ -218,16 +218,16 @@ fn message() -> impl Strategy<Value = Message> {
         Message::BundleAdd(BundleAdd { id, flags, message: Box::new(message) })
     });
     prop_oneof![
-        3 => change(),
-        2 => bundled,
-        2 => (reply(), any::<bool>()).prop_map(|(reply, more)| Message::MultipartReply { reply, more }),
+        3 => change().boxed(),
+        2 => bundled.boxed(),
+        2 => (reply().boxed(), any::<bool>()).prop_map(|(reply, more)| Message::MultipartReply { reply, more }),
         1 => request().prop_map(Message::MultipartRequest),
-        1 => packet_in().prop_map(Message::PacketIn),
-        1 => packet_in().prop_map(|packet_in| Message::Resume(Resume(packet_in))),
-        1 => packet_out,
-        1 => status,
-        1 => removed,
-        2 => small(),
+        1 => packet_in().prop_map(Message::PacketIn).boxed(),
+        1 => packet_in().prop_map(|packet_in| Message::Resume(Resume(packet_in))).boxed(),
+        1 => packet_out.boxed(),
+        1 => status.boxed(),
+        1 => removed.boxed(),
+        2 => small().boxed(),
     ]
 }
 

@@ -173,7 +173,9 @@ fields! {
     /// Identifier of a satisfied conjunction.
     ConjId "conj_id" "conj_id" [] 32/4 Decimal exact ro P::None; ("NXM_NX_CONJ_ID" NXM_1 37);
     /// Connection tracking state: see [`ct_state`](crate::flow::ct_state).
-    CtState "ct_state" "ct_state" [] 32/4 CtState mask ro P::None; ("NXM_NX_CT_STATE" NXM_1 105);
+    ///
+    /// Only the eight bits that have a meaning count as the field: the switch sends the others back as wildcards.
+    CtState "ct_state" "ct_state" [] 8/4 CtState mask ro P::None; ("NXM_NX_CT_STATE" NXM_1 105);
     /// Connection tracking zone.
     CtZone "ct_zone" "ct_zone" [] 16/2 Hexadecimal exact ro P::None; ("NXM_NX_CT_ZONE" NXM_1 106);
     /// Connection tracking mark.
@@ -410,9 +412,13 @@ impl Field {
         ones(self.info().bits)
     }
 
-    /// Bits that a subfield may address: the "tag present" bit of a VLAN identifier is outside.
+    /// Bits that a subfield may address: without the "tag present" bit of a VLAN identifier, with the unused ones of `ct_state`.
     fn subfield_bits(self) -> u8 {
-        if self == Self::VlanVid { 12 } else { self.info().bits }
+        match self {
+            Self::VlanVid => 12,
+            Self::CtState => 32,
+            _ => self.info().bits,
+        }
     }
 
     /// The 32-bit registers that an `xreg` or `xxreg` covers, most significant first; empty for every other field.

@@ -30,11 +30,11 @@ impl fmt::Display for Flow {
         if self.hard_timeout != 0 {
             write!(f, "hard_timeout={}, ", self.hard_timeout)?;
         }
-        if self.importance != 0 {
-            write!(f, "importance={}, ", self.importance)?;
-        }
         for (_, name) in FLAG_NAMES.iter().filter(|(flag, _)| self.flags.contains(*flag)) {
             write!(f, "{name} ")?;
+        }
+        if self.importance != 0 {
+            write!(f, "importance={}, ", self.importance)?;
         }
         let matching = self.matching.to_string();
         match (self.priority, matching.is_empty()) {

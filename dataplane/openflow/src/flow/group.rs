@@ -39,7 +39,7 @@ impl GroupKind {
         (Self::All, 0, "all"),
         (Self::Select, 1, "select"),
         (Self::Indirect, 2, "indirect"),
-        (Self::FastFailover, 3, "fast_failover"),
+        (Self::FastFailover, 3, "ff"),
     ];
 
     fn name(self) -> &'static str {
@@ -243,7 +243,7 @@ impl FromStr for Group {
             match key {
                 "group_id" => group.id = text::number(key, value)?,
                 "type" => {
-                    let name = if value == "ff" { "fast_failover" } else { value };
+                    let name = if value == "fast_failover" { "ff" } else { value };
                     let known = GroupKind::ALL.iter().find(|(.., known)| *known == name);
                     group.kind = known.map(|(kind, ..)| *kind).ok_or_else(|| text::bad(key, value))?;
                     has_kind = true;

@@ -9,7 +9,7 @@ use std::fmt;
 use super::{
     PortNo,
     field::{Field, Format, Subfield, ones},
-    text::{self, Place, TextError},
+    text::{self, AltHex, Place, TextError},
 };
 
 /// Installs a flow made from the packet at hand.
@@ -103,11 +103,11 @@ impl fmt::Display for LearnSpec {
             Self::Match { source: LearnSource::Field(source), target } => write!(f, "{target}={source}"),
             Self::Match { source: LearnSource::Value(value), target } if is_named_whole(*target) => {
                 write!(f, "{}=", target.field())?;
-                text::format_value(f, target.field(), (*value, target.field().full_mask()), Place::Action)
+                text::format_value(f, target.field(), (*value, target.field().full_mask()), Place::Match)
             }
-            Self::Match { source: LearnSource::Value(value), target } => write!(f, "{target}={value:#x}"),
+            Self::Match { source: LearnSource::Value(value), target } => write!(f, "{target}={}", AltHex(*value)),
             Self::Load { source: LearnSource::Field(source), target } => write!(f, "load:{source}->{target}"),
-            Self::Load { source: LearnSource::Value(value), target } => write!(f, "load:{value:#x}->{target}"),
+            Self::Load { source: LearnSource::Value(value), target } => write!(f, "load:{}->{target}", AltHex(*value)),
             Self::Output { source } => write!(f, "output:{source}"),
         }
     }

@@ -15,7 +15,7 @@ use thiserror::Error;
 
 use super::{
     PortNo,
-    field::{Field, FieldValue, Format, Prerequisite, Subfield},
+    field::{Field, FieldValue, Prerequisite, Subfield},
     text::ct_state,
 };
 
@@ -217,8 +217,7 @@ impl Match {
         for (&field, &Masked { value, mask }) in &self.fields {
             let info = field.info();
             let full = field.full_mask();
-            let known = if info.format == Format::CtState { 0xff } else { full };
-            if mask & !full != 0 || value & !known != 0 || matches!(field, Field::NwTos) {
+            if (mask | value) & !full != 0 || matches!(field, Field::NwTos) {
                 return Err(MatchError::TooWide { field, bits: info.bits, value, mask });
             }
             if (mask != full && !info.maskable) || matches!(field, Field::VlanTci) {

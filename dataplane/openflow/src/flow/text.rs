@@ -330,7 +330,9 @@ pub(crate) fn format_value(
             if mask & !ones(u8::try_from(names.len()).unwrap_or(u8::MAX)) & full != 0 && !exact {
                 return write!(f, "{}/{}", hex(value), hex(mask));
             }
-            format_flags(value, mask, full, names, f)
+            // The one tunnel flag is signed in a match even though it is the whole field.
+            let listed = if format == Format::TunnelFlags && place == Place::Match { u128::MAX } else { full };
+            format_flags(value, mask, listed, names, f)
         }
     }
 }

@@ -154,6 +154,12 @@ impl Bundle {
         self.state == State::Filling
     }
 
+    /// Whether the message of this id is one of the bundle's changes.
+    #[must_use]
+    pub fn has_sent(&self, xid: Xid) -> bool {
+        self.sent.contains(&xid)
+    }
+
     /// Writes changes into the session until its output holds `octets_max` octets or all are written.
     ///
     /// # Errors

@@ -43,7 +43,8 @@ pub(super) fn field(from: &mut Reader<'_>) -> Result<Option<Field>, DecodeError>
 /// Writes one TLV. A mask that covers the field is left out.
 pub(super) fn put(to: &mut Writer, field: Field, value: u128, mask: u128) {
     let octets = field.info().octets;
-    let has_mask = mask != field.full_mask();
+    // Bits of `ct_state` without a meaning stay out of the match.
+    let has_mask = mask != field.full_mask() || field == Field::CtState;
     put_header(to, field, has_mask, if has_mask { octets * 2 } else { octets });
     to.uint(value, octets.into());
     if has_mask {

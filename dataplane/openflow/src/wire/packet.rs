@@ -23,9 +23,9 @@ pub struct PacketIn {
     pub octets_total: u32,
     /// Why it was sent.
     pub reason: PacketInReason,
-    /// The table of the flow that sent it.
+    /// The table of the flow that sent it; Open vSwitch leaves it 0 for paused packets.
     pub table: u8,
-    /// The cookie of the flow that sent it.
+    /// The cookie of the flow that sent it; Open vSwitch leaves it 0 for paused packets, which userdata can tell apart.
     pub cookie: u64,
     /// Ingress port, tunnel, registers and other metadata.
     pub metadata: Match,

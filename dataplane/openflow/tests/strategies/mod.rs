@@ -289,11 +289,19 @@ fn simple() -> impl Strategy<Value = Action> {
         any::<u32>().prop_map(Action::SetQueue),
         (1..1000_u32).prop_map(Action::Meter),
     ];
-    prop_oneof![5 => first, 3 => second, 1 => ct(), 1 => controller(), 1 => learn(), 1 => multipath()]
+    // Boxed: the value trees of all kinds side by side would not fit a test thread's stack.
+    prop_oneof![
+        5 => first.boxed(),
+        3 => second.boxed(),
+        1 => ct().boxed(),
+        1 => controller().boxed(),
+        1 => learn().boxed(),
+        1 => multipath().boxed(),
+    ]
 }
 
 pub(crate) fn plain_actions() -> impl Strategy<Value = Vec<Action>> {
-    let nested = prop_oneof![8 => simple(), 1 => vec(simple(), 0..3).prop_map(Action::Clone)];
+    let nested = prop_oneof![8 => simple().boxed(), 1 => vec(simple().boxed(), 0..3).prop_map(Action::Clone)];
     vec(nested, 0..5)
 }
 
@@ -302,16 +310,17 @@ pub(crate) fn actions() -> impl Strategy<Value = Vec<Action>> {
         (mask != 0).then_some(Action::WriteMetadata { value: value & mask, mask })
     });
     let set = vec(select(vec![Action::Output(PortNo(3)), Action::Group(4), Action::PopVlan]), 1..3);
-    let listed = (plain_actions(), any::<bool>(), option::of(set), option::of(metadata), option::of(250..255_u8))
-        .prop_map(|(mut actions, clear, set, metadata, goto)| {
-            if clear {
-                actions.push(Action::ClearActions);
-            }
-            actions.extend(set.map(Action::WriteActions));
-            actions.extend(metadata);
-            actions.extend(goto.map(Action::GotoTable));
-            actions
-        });
+    let listed =
+        (plain_actions().boxed(), any::<bool>(), option::of(set), option::of(metadata), option::of(250..255_u8))
+            .prop_map(|(mut actions, clear, set, metadata, goto)| {
+                if clear {
+                    actions.push(Action::ClearActions);
+                }
+                actions.extend(set.map(Action::WriteActions));
+                actions.extend(metadata);
+                actions.extend(goto.map(Action::GotoTable));
+                actions
+            });
     let conjunction = (any::<u32>(), 2..=64_u8, any::<u8>()).prop_map(|(id, clauses, clause)| Action::Conjunction {
         id,
         clause: clause % clauses + 1,
@@ -324,7 +333,7 @@ pub(crate) fn flow() -> impl Strategy<Value = Flow> {
     let times = (prop_oneof![Just(0), any::<u16>()], prop_oneof![Just(0), any::<u16>()]);
     let flags = (0..32_u16).prop_map(FlowFlags::from_bits_truncate);
     let importance = prop_oneof![Just(0), any::<u16>()];
-    (0..250_u8, any::<u16>(), matching(), any::<u64>(), actions(), times, flags, importance).prop_map(
+    (0..250_u8, any::<u16>(), matching().boxed(), any::<u64>(), actions().boxed(), times, flags, importance).prop_map(
         |(table, priority, matching, cookie, actions, (idle_timeout, hard_timeout), flags, importance)| Flow {
             table,
             priority,
@@ -340,7 +349,7 @@ pub(crate) fn flow() -> impl Strategy<Value = Flow> {
 }
 
 pub(crate) fn group() -> impl Strategy<Value = Group> {
-    let bucket = (plain_actions(), any::<u16>(), option::of(1..100_u32), option::of(1..100_u32));
+    let bucket = (plain_actions().boxed(), any::<u16>(), option::of(1..100_u32), option::of(1..100_u32));
     let kind = select(vec![GroupKind::All, GroupKind::Select, GroupKind::FastFailover]);
     let fields = proptest::sample::subsequence(vec![Field::EthSrc, Field::EthDst, Field::Reg3], 0..=3);
     let selection = option::of((select(vec!["hash", "dp_hash"]), any::<u64>(), fields));
