@@ -19,7 +19,6 @@ struct Client {
     position: u64,
     /// What the socket did not take yet.
     unsent: Vec<u8>,
-    reads: bool,
 }
 
 /// Clients and log of one console.
@@ -98,7 +97,7 @@ impl Server {
                 tracing::warn!(%error, "a console client could not be watched");
                 continue;
             }
-            self.clients.insert(token, Client { stream, position: 0, unsent: Vec::new(), reads: true });
+            self.clients.insert(token, Client { stream, position: 0, unsent: Vec::new() });
             self.push(poller, base, token);
         }
     }
@@ -140,14 +139,19 @@ impl Server {
                 Err(error) => break Err(error),
             }
         };
-        client.reads = room;
         let interest = match (room, client.unsent.is_empty()) {
             (true, true) => Interest::Read,
             (true, false) => Interest::Both,
             (false, false) => Interest::Write,
             (false, true) => Interest::HangUp,
         };
-        if sent.is_err() || poller.change(&client.stream, base + token, interest).is_err() {
+        if sent.is_err() {
+            // It does not listen any more, but may have said something before it left.
+            self.read(token);
+            self.clients.remove(&token);
+            return;
+        }
+        if poller.change(&client.stream, base + token, interest).is_err() {
             self.clients.remove(&token);
         }
     }

@@ -17,10 +17,10 @@ use libc::{
     SYS_prlimit64, SYS_pwrite64, SYS_pwritev, SYS_pwritev2, SYS_read, SYS_readlink, SYS_readlinkat, SYS_readv,
     SYS_recvfrom, SYS_recvmsg, SYS_rename, SYS_renameat, SYS_renameat2, SYS_restart_syscall, SYS_rseq,
     SYS_rt_sigaction, SYS_rt_sigprocmask, SYS_rt_sigreturn, SYS_sched_getaffinity, SYS_sched_setaffinity,
-    SYS_sched_yield, SYS_sendmmsg, SYS_sendmsg, SYS_sendto, SYS_set_robust_list, SYS_set_tid_address, SYS_setsockopt,
-    SYS_shutdown, SYS_sigaltstack, SYS_socket, SYS_socketpair, SYS_stat, SYS_statfs, SYS_statx, SYS_sysinfo,
-    SYS_tgkill, SYS_timerfd_create, SYS_timerfd_settime, SYS_umask, SYS_uname, SYS_unlink, SYS_unlinkat, SYS_write,
-    SYS_writev, c_long,
+    SYS_sched_yield, SYS_seccomp, SYS_sendmmsg, SYS_sendmsg, SYS_sendto, SYS_set_robust_list, SYS_set_tid_address,
+    SYS_setsockopt, SYS_shutdown, SYS_sigaltstack, SYS_socket, SYS_socketpair, SYS_stat, SYS_statfs, SYS_statx,
+    SYS_sysinfo, SYS_tgkill, SYS_timerfd_create, SYS_timerfd_settime, SYS_umask, SYS_uname, SYS_unlink, SYS_unlinkat,
+    SYS_write, SYS_writev, c_long,
 };
 use seccompiler::{
     BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter, SeccompRule, TargetArch,
@@ -142,6 +142,8 @@ const CONTROL: &[c_long] = &[
     SYS_readlink,
     SYS_readlinkat,
     SYS_sched_setaffinity,
+    // A thread that starts narrows itself under the filter of the one that made it.
+    SYS_seccomp,
     SYS_setsockopt,
     SYS_socket,
     SYS_socketpair,
@@ -189,6 +191,8 @@ const VCPU_CONTROLS: &[u64] = &[
     0x8040_ae9f, // KVM_GET_VCPU_EVENTS
     0x4040_aea0, // KVM_SET_VCPU_EVENTS
     0xaead,      // KVM_KVMCLOCK_CTRL
+    0x4008_ae6a, // KVM_SET_GSI_ROUTING: the guest sets up an interrupt
+    0x4040_ae79, // KVM_IOEVENTFD: the guest places a device's registers
 ];
 
 /// The device control calls that let a thread reach beyond its descriptors; refused to device threads.
@@ -250,7 +254,8 @@ pub fn narrow(kind: ThreadKind) -> Result<(), SeccompError> {
 /// The calls of a kind, without regard to arguments.
 fn calls(kind: ThreadKind) -> Vec<c_long> {
     match kind {
-        ThreadKind::Vcpu => [RUNTIME, &[SYS_ioctl, SYS_fcntl]].concat(),
+        // A guest that resets a device waits on its vCPU for the I/O in flight.
+        ThreadKind::Vcpu => [RUNTIME, &[SYS_ioctl, SYS_fcntl, SYS_io_uring_enter, SYS_poll, SYS_ppoll]].concat(),
         ThreadKind::Devices => [RUNTIME, DEVICES].concat(),
         ThreadKind::Control => [RUNTIME, DEVICES, CONTROL].concat(),
     }

@@ -6,13 +6,13 @@
 
 use crate::memory::{self, Ram};
 use crate::virtio::{Chain, Context, Counters, Device, Kind};
-use std::os::fd::{AsRawFd, RawFd};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use storage::memory::GuestSlice;
 use storage::volume::{self, Completion, Operation, SECTOR_BYTES, Volume};
 use vm_memory::{Bytes, GuestAddress};
-use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
 
 /// Entries of each request queue; also the most descriptors in one chain that is not indirect.
 pub const QUEUE_SIZE: u16 = 128;
@@ -446,7 +446,7 @@ impl Device for Block {
             if let Err(error) = volume.kick() {
                 tracing::warn!(%error, "the volume did not start what was submitted");
             }
-            wait_for_input(self.completion_fd);
+            wait_for_input(volume.completion_fd());
             volume.drain(&mut self.completions);
             self.completions.clear();
         }
@@ -479,12 +479,8 @@ impl Device for Block {
 }
 
 /// Waits until `fd` has input, a second at most.
-fn wait_for_input(fd: RawFd) {
-    let waited = Epoll::new().and_then(|epoll| {
-        epoll.ctl(ControlOperation::Add, fd, EpollEvent::new(EventSet::IN, 0))?;
-        epoll.wait(1000, &mut [EpollEvent::default()])
-    });
-    if let Err(error) = waited {
+fn wait_for_input(fd: BorrowedFd<'_>) {
+    if let Err(error) = poll(&mut [PollFd::new(fd, PollFlags::POLLIN)], PollTimeout::from(1000_u16)) {
         tracing::debug!(%error, "waiting for the volume was cut short");
     }
 }
@@ -493,6 +489,8 @@ fn wait_for_input(fd: RawFd) {
 mod tests {
     use super::*;
     use crate::virtio::testing::{Bench, hostile_chains};
+    use basalt_tests::require;
+    use basalt_tests::skip::Need;
     use storage::source::{FileSource, OpenOptions, Source};
 
     /// Type, sector, data buffers, expected status.
@@ -536,7 +534,8 @@ mod tests {
             if used.len() >= count {
                 break;
             }
-            wait_for_input(block.completion_fd);
+            let volume = Arc::clone(&block.volume);
+            wait_for_input(lock(&volume).completion_fd());
             bench.with(|context| block.ready(0, context));
             used.extend(bench.used(0));
         }
@@ -562,6 +561,7 @@ mod tests {
 
     #[test]
     fn reads_writes_and_flushes_reach_the_volume() {
+        require!(Need::Kvm);
         let disk = Disk::new("rw", false);
         let (mut bench, mut block) = (Bench::new(&[128]), disk.block());
         request(&mut bench, 0, 3, &[(DATA, 512, true), (DATA + 4096, 1024, true)]);
@@ -582,6 +582,7 @@ mod tests {
 
     #[test]
     fn the_serial_number_is_told() {
+        require!(Need::Kvm);
         let disk = Disk::new("id", false);
         let (mut bench, mut block) = (Bench::new(&[128]), disk.block());
         request(&mut bench, 8, 0, &[(DATA, 20, true)]);
@@ -591,6 +592,7 @@ mod tests {
 
     #[test]
     fn zeroes_are_written_and_bad_ranges_refused() {
+        require!(Need::Kvm);
         let disk = Disk::new("zero", false);
         let (mut bench, mut block) = (Bench::new(&[128]), disk.block());
         let mut range = |sector: u64, sectors: u32, flags: u32, kind| {
@@ -613,6 +615,7 @@ mod tests {
 
     #[test]
     fn what_cannot_be_done_gets_an_error_status() {
+        require!(Need::Kvm);
         let disk = Disk::new("bad", true);
         let (mut bench, mut block) = (Bench::new(&[128]), disk.block());
         let rows: [Row<'_>; 8] = [
@@ -635,6 +638,7 @@ mod tests {
 
     #[test]
     fn a_header_in_pieces_is_read_and_a_readable_part_after_a_writable_is_refused() {
+        require!(Need::Kvm);
         let disk = Disk::new("pieces", false);
         let (mut bench, mut block) = (Bench::new(&[128]), disk.block());
         let mut header = vec![0; 8];
@@ -651,6 +655,7 @@ mod tests {
     /// More requests than the volume takes at once: the rest waits in the ring and all come back.
     #[test]
     fn more_requests_than_fit_are_served_in_turn() {
+        require!(Need::Kvm);
         let disk = Disk::new("many", false);
         let (mut bench, mut block) = (Bench::new(&[128]), disk.block());
         for _ in 0..20 {
@@ -661,6 +666,7 @@ mod tests {
 
     #[test]
     fn a_reset_waits_for_what_is_in_flight() {
+        require!(Need::Kvm);
         let disk = Disk::new("reset", false);
         let (mut bench, mut block) = (Bench::new(&[128]), disk.block());
         for _ in 0..4 {
@@ -673,6 +679,7 @@ mod tests {
 
     #[test]
     fn hostile_rings_are_survived() {
+        require!(Need::Kvm);
         let disk = Disk::new("hostile", false);
         hostile_chains(&mut disk.block(), 0);
     }

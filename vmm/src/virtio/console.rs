@@ -132,9 +132,12 @@ impl Device for Console {
 mod tests {
     use super::*;
     use crate::virtio::testing::{Bench, hostile_chains};
+    use basalt_tests::require;
+    use basalt_tests::skip::Need;
 
     #[test]
     fn output_reaches_the_hub_and_input_the_guest() {
+        require!(Need::Kvm);
         let hub = Arc::new(Hub::new().unwrap());
         let mut console = Console::new(Arc::clone(&hub));
         let mut bench = Bench::new(&[64, 64]);
@@ -156,6 +159,7 @@ mod tests {
 
     #[test]
     fn hostile_rings_are_survived() {
+        require!(Need::Kvm);
         let hub = Arc::new(Hub::new().unwrap());
         hub.input(b"input that waits");
         hostile_chains(&mut Console::new(Arc::clone(&hub)), INPUT);

@@ -50,6 +50,8 @@ pub struct Net {
     mac: Mac,
     mtu: Option<u16>,
     merges: bool,
+    /// What the driver accepted, until the device thread has told the host.
+    accepted: Option<Offload>,
     packet: Vec<u8>,
     waiting: usize,
     count: Count,
@@ -62,11 +64,14 @@ impl Net {
     /// A device over `tap`.
     #[must_use]
     pub const fn new(tap: Arc<Tap>, mac: Mac, mtu: Option<u16>) -> Self {
-        Self { tap, mac, mtu, merges: false, packet: Vec::new(), waiting: 0, count: EMPTY }
+        Self { tap, mac, mtu, merges: false, accepted: None, packet: Vec::new(), waiting: 0, count: EMPTY }
     }
 
     /// Moves packets from the tap to the guest.
     fn receive(&mut self, context: &mut Context<'_>) {
+        if let Some(Err(error)) = self.accepted.take().map(|offload| self.tap.set_offload(offload)) {
+            tracing::warn!(%error, "packets go to the guest finished by the host");
+        }
         let mut moved = false;
         for turn in 0..=BUDGET {
             if turn == BUDGET {
@@ -238,9 +243,7 @@ impl Device for Net {
             tso4: features & F_GUEST_TSO4 != 0,
             tso6: features & F_GUEST_TSO6 != 0,
         };
-        if let Err(error) = self.tap.set_offload(offload) {
-            tracing::warn!(%error, "packets go to the guest finished by the host");
-        }
+        self.accepted = Some(offload);
         context.call_again(RECEIVE);
         context.call_again(SEND);
     }

@@ -90,6 +90,8 @@ impl Device for Rng {
 mod tests {
     use super::*;
     use crate::virtio::testing::{Bench, hostile_chains};
+    use basalt_tests::require;
+    use basalt_tests::skip::Need;
 
     fn rng() -> Rng {
         Rng::new(Arc::new(File::open("/dev/urandom").unwrap()))
@@ -97,6 +99,7 @@ mod tests {
 
     #[test]
     fn a_request_is_filled() {
+        require!(Need::Kvm);
         let mut bench = Bench::new(&[16]);
         bench.add(0, &[(0x10_0000, 64, true), (0x11_0000, 32, true)]);
         bench.with(|context| rng().serve(0, context));
@@ -106,6 +109,7 @@ mod tests {
 
     #[test]
     fn a_huge_request_is_cut_and_a_readable_buffer_gets_nothing() {
+        require!(Need::Kvm);
         let mut bench = Bench::new(&[16]);
         bench.add(0, &[(0x10_0000, 1 << 20, true)]);
         bench.add(0, &[(0x10_0000, 64, false)]);
@@ -115,6 +119,7 @@ mod tests {
 
     #[test]
     fn hostile_rings_are_survived() {
+        require!(Need::Kvm);
         hostile_chains(&mut rng(), 0);
     }
 }
