@@ -116,6 +116,9 @@ pub struct DriverStatus {
     pub problem: Option<String>,
 }
 
+/// How long a problem may be in the status.
+const PROBLEM_CHARS_MAX: usize = 1000;
+
 #[derive(Debug, Clone, Default)]
 struct Wanted {
     version: u64,
@@ -487,6 +490,7 @@ fn summary(changes: &Changes) -> Applied {
     }
 }
 
+/// The error with all its causes, cut short: a refused group may be as long as its buckets.
 fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
@@ -495,7 +499,14 @@ fn chain(error: &dyn std::error::Error) -> String {
         text.push_str(&error.to_string());
         cause = error.source();
     }
-    text
+    let chars = text.chars().count();
+    if chars <= PROBLEM_CHARS_MAX {
+        return text;
+    }
+    // What was being done stands at the beginning, the cause at the end.
+    let half = PROBLEM_CHARS_MAX / 2;
+    let (head, tail) = (text.chars().take(half), text.chars().skip(chars - half));
+    head.chain(" … ".chars()).chain(tail).collect()
 }
 
 #[cfg(test)]

@@ -11,3 +11,4 @@ pub mod dhcp;
 pub mod driver;
 pub mod handlers;
 pub mod host;
+pub mod openflow;

@@ -6,15 +6,20 @@
 
 #![allow(dead_code, unreachable_pub, reason = "each test program uses a part of it, as a module of its own")]
 
+use std::fs;
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::os::unix::fs::PermissionsExt;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
 use basalt_tests::netns::Namespace;
 use basalt_tests::ovs::Switch;
-use dataplane::switch::bridge::{Bridge, Datapath, Settings, TapPort};
+use dataplane::switch::bridge::{Datapath, Settings, TapPort};
+use dataplane::switch::host::HostSwitch;
+use dataplane::switch::openflow::OpenFlow;
 use model::network::Port;
+use model::spec::HostNetwork;
 use ovsdb::connection::Remote;
 
 const LIMIT: Duration = Duration::from_secs(20);
@@ -23,16 +28,25 @@ const REACH_TIMEOUT: Duration = Duration::from_secs(3);
 /// How long is waited for a packet that should not arrive.
 const SILENCE: Duration = Duration::from_millis(700);
 
+/// What the DHCP client does with an answer.
+const DHCP_SCRIPT: &str = "#!/bin/sh
+[ \"$1\" = bound ] || exit 0
+ip address add $ip/$mask dev $interface
+[ -z \"$mtu\" ] || ip link set dev $interface mtu $mtu
+[ -z \"$router\" ] || ip route add default via $router
+";
+
 /// A host with its switch.
 #[derive(Debug)]
 pub struct Host {
-    pub bridge: Bridge,
+    pub host: HostSwitch,
     pub switch: Switch,
 }
 
 impl Host {
-    /// Starts a host with this tunnel endpoint, not yet linked to another.
-    pub async fn start(endpoint: Ipv4Addr) -> Result<Self> {
+    /// Starts a host, not yet linked to another, with a bridge and a tunnel port. `nothing` names it and its endpoint.
+    pub async fn start(nothing: HostNetwork) -> Result<Self> {
+        let endpoint = nothing.tunnel;
         let switch = Switch::start()?;
         let settings = Settings {
             database: Remote::Unix(switch.db_socket()),
@@ -45,10 +59,9 @@ impl Host {
         namespace.add_address("br-under", &format!("{endpoint}/24"))?;
         namespace.set_mtu("br-under", 1600)?;
         namespace.up("br-under")?;
-        let bridge = Bridge::start(settings);
-        bridge.connected(LIMIT).await?;
-        bridge.ensure().await?;
-        Ok(Self { bridge, switch })
+        let host = HostSwitch::start(settings, OpenFlow::unix(switch.bridge_socket("br-int")), nothing);
+        host.ensure().await?;
+        Ok(Self { host, switch })
     }
 
     /// Joins two hosts by an underlay link.
@@ -64,8 +77,8 @@ impl Host {
         Ok(())
     }
 
-    /// Plugs a machine in: a namespace with the port's MAC address, no IP address yet, and its number on the bridge.
-    pub async fn plug(&self, port: &Port) -> Result<(Machine, u32)> {
+    /// Plugs a machine in: a namespace with the port's MAC address and no IP address yet.
+    pub async fn plug(&self, port: &Port) -> Result<Machine> {
         let namespace = Namespace::new()?;
         let tap = port.tap_name();
         self.switch.namespace().add_veth(&tap, &namespace, "eth0")?;
@@ -73,8 +86,8 @@ impl Host {
         namespace.set_mtu("eth0", 1450)?;
         let binding = port.binding.as_ref().context("the port is plugged in nowhere")?;
         let tap = TapPort { tap, port: port.id, machine: binding.machine, mac: port.mac };
-        let number = self.bridge.ensure_port(&tap).await?;
-        Ok((Machine { namespace }, number))
+        self.host.ensure_port(&tap).await?;
+        Ok(Machine { namespace })
     }
 }
 
@@ -89,6 +102,17 @@ impl Machine {
     pub fn configure(&self, address: Ipv4Addr, gateway: Ipv4Addr) -> Result<()> {
         self.namespace.add_address("eth0", &format!("{address}/24"))?;
         self.namespace.add_route("default", &gateway.to_string())
+    }
+
+    /// Gives it what DHCP says, by a client of its own.
+    pub fn ask_dhcp(&self) -> Result<()> {
+        let mut script = tempfile::Builder::new().permissions(fs::Permissions::from_mode(0o755)).tempfile()?;
+        script.write_all(DHCP_SCRIPT.as_bytes())?;
+        let script = script.into_temp_path();
+        let path = script.to_str().context("path of the script")?;
+        self.namespace
+            .run(&["busybox", "udhcpc", "-f", "-q", "-n", "-t", "10", "-T", "1", "-i", "eth0", "-s", path])?;
+        Ok(())
     }
 
     /// How many of three pings were answered.
