@@ -249,6 +249,11 @@ mod tests {
         assert_eq!(read.digest(), made.digest());
         assert_eq!(ca_digest(&home).unwrap(), made.digest());
         assert!(!format!("{read:?}").contains("PRIVATE"));
+        let chain = fs::read(home.join(files::SERVER)).unwrap();
+        let chain: Vec<_> = CertificateDer::pem_slice_iter(&chain).map(Result::unwrap).collect();
+        let [server, ca] = chain.as_slice() else { panic!("{} certificates in the server's chain", chain.len()) };
+        assert_ne!(digest(server), made.digest());
+        assert_eq!(digest(ca), made.digest(), "a joining host finds the CA of its token at the end of the chain");
     }
 
     #[test]
