@@ -14,6 +14,7 @@ use crate::noun::network::{GroupVerb, NetworkVerb, PortVerb, RouterVerb, SubnetV
 use crate::noun::storage::{ImageVerb, VolumeVerb};
 use crate::noun::{self, Session};
 use crate::output::{self, Format};
+use crate::question::{self, FlowVerb, Trace, Why};
 use crate::scheduler::Scheduler;
 
 /// Asks Basalt's scheduler and agents, and tells them what should be.
@@ -67,6 +68,15 @@ pub enum Noun {
     /// Sizes of virtual machines.
     #[command(subcommand)]
     Flavor(FlavorVerb),
+    /// The flows of this host.
+    #[command(subcommand)]
+    Flow(FlowVerb),
+    /// Show the way of a packet from a VM on this host: by our flows and by Open vSwitch, side by side.
+    Trace(Trace),
+    /// Say in one line what stops a packet or a VM.
+    Why(Why),
+    /// Check this host: KVM, Open vSwitch, Ceph, MTU, time, certificates, each with the way out.
+    Doctor,
     /// How this host's agent is: specification, link to the scheduler, problems.
     Status,
     /// Print a shell's completion script.
@@ -103,6 +113,10 @@ async fn dispatch(cli: Cli) -> Result<(), Failure> {
             output::text(&format!("{pages} pages in {}", directory.display()))
         }
         Noun::Vm(VmVerb::Console(name)) => return noun::compute::console(&agent, &name.name).await,
+        Noun::Flow(verb) => return question::flow(&agent, cli.output, verb).await,
+        Noun::Trace(trace) => return question::trace(&agent, cli.output, trace).await,
+        Noun::Why(why) => return question::why(&agent, cli.output, why).await,
+        Noun::Doctor => return question::doctor(&agent, cli.output).await,
         noun => return of_the_cloud(&cli, noun).await,
     };
     noun::written(printed)
@@ -123,7 +137,13 @@ async fn of_the_cloud(cli: &Cli, noun: &Noun) -> Result<(), Failure> {
         Noun::Router(verb) => session.router(verb).await,
         Noun::Host(verb) => session.host(verb).await,
         Noun::Flavor(verb) => session.flavor(verb).await,
-        Noun::Status | Noun::Completion { .. } | Noun::Man { .. } => Ok(()),
+        Noun::Flow(_)
+        | Noun::Trace(_)
+        | Noun::Why(_)
+        | Noun::Doctor
+        | Noun::Status
+        | Noun::Completion { .. }
+        | Noun::Man { .. } => Err(Failure::Other("this is asked of the agent, not of the scheduler".to_owned())),
     }
 }
 

@@ -12,4 +12,5 @@ pub mod failure;
 pub mod manual;
 pub mod noun;
 pub mod output;
+pub mod question;
 pub mod scheduler;

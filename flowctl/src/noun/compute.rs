@@ -49,15 +49,19 @@ pub enum VmVerb {
     Launch(Box<Launch>),
     /// Start a machine that is stopped or has crashed.
     Start {
+        /// Which machine.
         #[command(flatten)]
         name: Name,
+        /// Whether to wait until it has.
         #[command(flatten)]
         wait: Wait,
     },
     /// Shut a machine down: by its power button, by force when that has no effect.
     Stop {
+        /// Which machine.
         #[command(flatten)]
         name: Name,
+        /// Whether to wait until it has.
         #[command(flatten)]
         wait: Wait,
     },

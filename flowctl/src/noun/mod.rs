@@ -36,6 +36,7 @@ pub enum Common {
     Delete {
         /// Name or id.
         name: String,
+        /// Whether to wait until it is gone.
         #[command(flatten)]
         wait: wait::Wait,
     },
