@@ -1,3 +1,5 @@
 //! The program: see the library of this crate.
 
-fn main() {}
+fn main() -> std::process::ExitCode {
+    node_agent::cli::main()
+}

@@ -1,0 +1,398 @@
+//! Plans against a simulated host: they converge, whatever fails and wherever the agent is cut off, and never do what must not be done.
+
+use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
+use std::sync::Arc;
+
+use model::image::{Image, ImageKind, Sha256};
+use model::machine::{Boot, Disk, Machine, Power};
+use model::network::{Binding, Network, Port};
+use model::spec::{Generation, NodeSpec, SpecParts};
+use model::volume::{Volume, VolumeBackend, VolumeSource};
+use model::{HostId, ImageId, MachineId, Mib, NetworkId, PortId, Vcpus, Vni, VolumeId};
+use proptest::prelude::{Strategy, any, prop, proptest};
+use proptest::test_runner::Config as ProptestConfig;
+use uuid::Uuid;
+
+use super::{Context, Lane, Plan, Step, plan};
+use crate::apply;
+use crate::ledger::Ledger;
+use crate::reconcile::look;
+use crate::seen::{Look, Process};
+use crate::sim::Sim;
+
+/// More rounds than any chain of steps is long.
+const ROUNDS_MAX: usize = 60;
+
+fn id(kind: u8, number: u8) -> Uuid {
+    Uuid::from_bytes([kind, number, 0, 0, 0, 0, 0x40, 0, 0x80, 0, 0, 0, 0, 0, 0, 1])
+}
+
+fn machine_id(number: u8) -> MachineId {
+    MachineId::from_uuid(id(1, number))
+}
+
+fn volume_id(number: u8) -> VolumeId {
+    VolumeId::from_uuid(id(3, number))
+}
+
+/// A wish for one machine, small enough to be drawn at random.
+#[derive(Debug, Clone)]
+struct Wish {
+    number: u8,
+    running: bool,
+    starts: u32,
+    remote: bool,
+    cloned: bool,
+    port: bool,
+    keep_volume: bool,
+}
+
+fn image(number: u8, kind: ImageKind) -> Image {
+    let id = ImageId::from_uuid(id(4, number));
+    Image { id, name: "i".to_owned(), kind, sha256: Sha256::new([number; 32]), size_bytes: 1 }
+}
+
+fn volume(wish: &Wish) -> Volume {
+    let disk = image(2, ImageKind::Raw).id;
+    Volume {
+        id: volume_id(wish.number),
+        name: "v".to_owned(),
+        size: Mib::try_from(u64::from(wish.starts)).unwrap(),
+        backend: if wish.remote { VolumeBackend::Rbd { pool: "p".to_owned() } } else { VolumeBackend::Local },
+        source: if wish.cloned { VolumeSource::Image(disk) } else { VolumeSource::Empty },
+    }
+}
+
+/// A spec of these wishes; the volumes of `before` that are not wished for any more are retired.
+fn spec(generation: u64, wishes: &[Wish], before: &[Wish]) -> NodeSpec {
+    let host = HostId::from_uuid(id(9, 1));
+    let tunnel = Ipv4Addr::new(10, 0, 0, 1);
+    let network = NetworkId::from_uuid(id(5, 1));
+    let mut parts = SpecParts {
+        generation: Generation(generation),
+        host,
+        tunnel,
+        networks: vec![Network { id: network, name: "n".to_owned(), vni: Vni::try_from(7).unwrap(), mtu: 1450 }],
+        subnets: vec![],
+        routers: vec![],
+        groups: vec![],
+        ports: vec![],
+        images: vec![image(1, ImageKind::Kernel), image(2, ImageKind::Raw)],
+        volumes: vec![],
+        retired_volumes: vec![],
+        machines: vec![],
+    };
+    for wish in wishes {
+        let (machine, port) = (machine_id(wish.number), PortId::from_uuid(id(2, wish.number)));
+        parts.volumes.push(volume(wish));
+        if wish.port {
+            let binding = Binding { machine, hostname: "m".to_owned(), host, tunnel };
+            parts.ports.push(Port {
+                id: port,
+                name: "p".to_owned(),
+                network,
+                key: u32::from(wish.number) + 1,
+                mac: format!("fa:16:3e:00:00:{:02x}", wish.number).parse().unwrap(),
+                addresses: vec![],
+                groups: vec![],
+                port_security: true,
+                binding: Some(binding),
+            });
+        }
+        parts.machines.push(Machine {
+            id: machine,
+            name: format!("m{}", wish.number),
+            vcpus: Vcpus::try_from(1).unwrap(),
+            memory: Mib::try_from(64).unwrap(),
+            boot: Boot { kernel: image(1, ImageKind::Kernel).id, initrd: None, cmdline: String::new() },
+            disks: vec![Disk { volume: volume_id(wish.number), read_only: false }],
+            ports: if wish.port { vec![port] } else { vec![] },
+            power: if wish.running { Power::Running } else { Power::Stopped },
+            starts: wish.starts,
+        });
+    }
+    let gone = before.iter().filter(|old| !wishes.iter().any(|new| new.number == old.number));
+    for wish in gone {
+        let list = if wish.keep_volume { &mut parts.volumes } else { &mut parts.retired_volumes };
+        list.push(volume(wish));
+    }
+    NodeSpec::check(parts).unwrap()
+}
+
+/// An agent on a simulated host. Dropping it and making another over the same host and ledger is a restart.
+struct Agent {
+    sim: Sim,
+    ledger: Ledger,
+    boot_id: String,
+    now_ms: u64,
+}
+
+impl Agent {
+    fn new() -> (tempfile::TempDir, Self) {
+        // Memory, where there is some: the ledger syncs each record.
+        let shm = std::path::Path::new("/dev/shm");
+        let directory = if shm.is_dir() { tempfile::tempdir_in(shm) } else { tempfile::tempdir() }.unwrap();
+        let ledger = Ledger::open(directory.path()).unwrap();
+        (directory, Self { sim: Sim::default(), ledger, boot_id: "boot 1".to_owned(), now_ms: 0 })
+    }
+
+    fn context(&self) -> Context {
+        Context { now_ms: self.now_ms, boot_id: self.boot_id.clone(), shutdown_grace_ms: 5_000, uids: 1000..1064 }
+    }
+
+    async fn plan(&self, spec: &NodeSpec) -> Plan {
+        plan(spec, &look(&self.sim, &self.ledger, spec).await, &self.context())
+    }
+
+    /// One round: every step of the plan, each cut off after `lives` polls when it has so many.
+    async fn round(&mut self, spec: &NodeSpec, lives: &mut dyn FnMut() -> Option<usize>) -> Plan {
+        self.sim.world().retired = spec.retired_volumes().keys().copied().collect();
+        let plan = self.plan(spec).await;
+        for step in plan.steps.values() {
+            let taken = apply::take(Arc::new(self.sim.clone()), self.ledger.clone(), step.clone(), self.now_ms);
+            match lives() {
+                None => drop(taken.await),
+                Some(polls) => cut_off(taken, polls).await,
+            }
+        }
+        self.now_ms += 1_000;
+        plan
+    }
+
+    async fn settle(&mut self, spec: &NodeSpec) -> Plan {
+        let mut plan = Plan::default();
+        for _ in 0..ROUNDS_MAX {
+            plan = self.round(spec, &mut || None).await;
+            if plan.is_settled() {
+                return plan;
+            }
+        }
+        panic!("not settled after {ROUNDS_MAX} rounds: {plan:?}");
+    }
+
+    fn running(&self) -> BTreeMap<MachineId, bool> {
+        let world = self.sim.world();
+        world.processes.iter().map(|(id, process)| (*id, process.state == vmm::state::State::Running)).collect()
+    }
+}
+
+/// Polls a future at most so often, then drops it: what SIGKILL does to the agent.
+async fn cut_off<F: Future>(future: F, polls: usize) {
+    let mut future = std::pin::pin!(future);
+    let mut left = polls;
+    std::future::poll_fn(|context| {
+        if left == 0 {
+            return std::task::Poll::Ready(());
+        }
+        left -= 1;
+        future.as_mut().poll(context).map(drop)
+    })
+    .await;
+}
+
+fn wishes() -> impl Strategy<Value = Vec<Wish>> {
+    let wish = (any::<[bool; 5]>(), 1..4_u32);
+    prop::collection::btree_map(0..5_u8, wish, 0..4).prop_map(|wishes| {
+        let wish = |(number, (flags, starts)): (u8, ([bool; 5], u32))| {
+            let [running, remote, cloned, port, keep_volume] = flags;
+            Wish { number, running, starts, remote, cloned, port, keep_volume }
+        };
+        wishes.into_iter().map(wish).collect()
+    })
+}
+
+fn block_on<T>(future: impl Future<Output = T>) -> T {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(future)
+}
+
+/// A volume keeps its backend and its source for life: later wishes for the same number take over those of earlier ones.
+fn lasting(specs: &mut [Vec<Wish>]) {
+    let mut first: BTreeMap<u8, (bool, bool)> = BTreeMap::new();
+    for wish in specs.iter_mut().flatten() {
+        let (remote, cloned) = *first.entry(wish.number).or_insert((wish.remote, wish.cloned));
+        (wish.remote, wish.cloned) = (remote, cloned);
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 48, ..ProptestConfig::default() })]
+
+    /// A spec after another, with steps that fail and an agent that is killed at random points in between, always ends in the host that the
+    /// last spec wants; what the world forbids never happens.
+    #[test]
+    fn plans_converge_through_faults_and_kills(
+        mut specs in prop::collection::vec(wishes(), 1..4),
+        faults in prop::collection::vec(prop::bool::weighted(0.3), 0..30),
+        kills in prop::collection::vec(prop::option::weighted(0.4, 0..6_usize), 0..30),
+    ) {
+        lasting(&mut specs);
+        block_on(async {
+            let (_directory, mut agent) = Agent::new();
+            agent.sim.world().faults = faults.into();
+            let mut kills = kills.into_iter();
+            let mut before: Vec<Wish> = Vec::new();
+            for (generation, wishes) in (1..).zip(&specs) {
+                let spec = spec(generation, wishes, &before);
+                for _ in 0..4 {
+                    agent.round(&spec, &mut || kills.next().flatten()).await;
+                }
+                before.extend(wishes.iter().cloned());
+                before.sort_by_key(|wish| wish.number);
+                before.dedup_by_key(|wish| wish.number);
+            }
+            let last = specs.last().cloned().unwrap_or_default();
+            let spec = spec(9, &last, &before);
+            agent.sim.world().faults.clear();
+            let plan = agent.settle(&spec).await;
+            assert_eq!(plan, agent.plan(&spec).await, "a settled plan stays settled");
+            let running = agent.running();
+            for wish in &last {
+                let runs = running.get(&machine_id(wish.number)).copied();
+                if wish.running {
+                    // A machine cut off by an earlier stop may have ended for good in this very number of starts.
+                    assert!(runs != Some(false), "{wish:?}");
+                } else {
+                    assert_eq!(runs, None, "{wish:?}");
+                }
+            }
+            assert!(running.keys().all(|id| last.iter().any(|wish| machine_id(wish.number) == *id)));
+            let world = agent.sim.world();
+            assert_eq!(world.taps.len(), last.iter().filter(|wish| wish.port).count());
+            assert_eq!(world.ports.len(), world.taps.len());
+        });
+    }
+
+    /// From nothing, every machine that should run does, and is started once.
+    #[test]
+    fn from_nothing_each_machine_is_started_once(wishes in wishes()) {
+        block_on(async {
+            let (_directory, mut agent) = Agent::new();
+            let spec = spec(1, &wishes, &[]);
+            agent.settle(&spec).await;
+            for _ in 0..3 {
+                assert!(agent.round(&spec, &mut || None).await.steps.is_empty());
+            }
+            for wish in wishes {
+                let id = machine_id(wish.number);
+                assert_eq!(agent.running().get(&id).copied(), wish.running.then_some(true));
+                assert_eq!(agent.sim.world().starts.get(&id).copied(), wish.running.then_some(1));
+            }
+        });
+    }
+}
+
+fn wish(number: u8) -> Wish {
+    Wish { number, running: true, starts: 1, remote: false, cloned: true, port: true, keep_volume: false }
+}
+
+#[test]
+fn what_cannot_be_seen_is_left_alone_and_the_rest_goes_on() {
+    block_on(async {
+        let (_directory, mut agent) = Agent::new();
+        let wishes = [wish(1), Wish { remote: true, ..wish(2) }];
+        agent.settle(&spec(1, &wishes, &[])).await;
+        agent.sim.world().switch_down = true;
+        agent.sim.world().ceph_down = true;
+        agent.sim.world().log.clear();
+        // Everything is taken away, and a machine without a port is wanted: only what needs neither switch nor cluster is done.
+        let next = spec(2, &[Wish { port: false, ..wish(3) }], &wishes);
+        for _ in 0..30 {
+            agent.round(&next, &mut || None).await;
+        }
+        let plan = agent.plan(&next).await;
+        assert!(plan.blocked.contains_key(&Lane::Flows) && plan.blocked.contains_key(&Lane::Volume(volume_id(2))));
+        assert_eq!(agent.running(), [(machine_id(3), true)].into());
+        let world = agent.sim.world();
+        assert!(world.volumes.contains_key(&volume_id(2)) && !world.volumes.contains_key(&volume_id(1)));
+        assert_eq!(world.ports.len(), 2, "a bridge that cannot be seen is not changed");
+    });
+}
+
+#[test]
+fn a_damaged_record_stops_its_machine_only() {
+    block_on(async {
+        let (directory, mut agent) = Agent::new();
+        agent.settle(&spec(1, &[wish(1), wish(2)], &[])).await;
+        let path = directory.path().join("ledger/machines").join(format!("{}.json", machine_id(1)));
+        std::fs::write(&path, b"{").unwrap();
+        agent.sim.world().log.clear();
+        let next = spec(2, &[Wish { running: false, ..wish(1) }, Wish { running: false, ..wish(2) }], &[]);
+        for _ in 0..10 {
+            agent.round(&next, &mut || None).await;
+        }
+        let plan = agent.plan(&next).await;
+        assert!(plan.blocked[&Lane::Machine(machine_id(1))].message.contains("damaged"));
+        assert_eq!(agent.running(), [(machine_id(1), true)].into());
+        assert!(path.exists());
+    });
+}
+
+#[test]
+fn a_guest_that_ignores_the_button_is_stopped_by_force_after_the_grace() {
+    block_on(async {
+        let (_directory, mut agent) = Agent::new();
+        agent.sim.world().stubborn.insert(machine_id(1));
+        agent.settle(&spec(1, &[wish(1)], &[])).await;
+        let next = spec(2, &[Wish { running: false, ..wish(1) }], &[]);
+        let begun = agent.now_ms;
+        agent.settle(&next).await;
+        assert!(agent.now_ms - begun >= 5_000, "not before the grace is over");
+        let log = agent.sim.world().log.clone();
+        let position = |name| log.iter().position(|done| *done == name).unwrap();
+        assert!(position("press") < position("force") && position("force") < position("reap"));
+    });
+}
+
+#[test]
+fn a_machine_that_ended_by_itself_stays_down_until_told_to_start_and_a_reboot_brings_back_what_ran() {
+    block_on(async {
+        let (_directory, mut agent) = Agent::new();
+        let one = spec(1, &[wish(1), wish(2)], &[]);
+        agent.settle(&one).await;
+        agent.sim.world().processes.get_mut(&machine_id(1)).unwrap().state = vmm::state::State::Crashed;
+        agent.settle(&one).await;
+        assert_eq!(agent.running(), [(machine_id(2), true)].into());
+        // The host goes down and comes back: nothing runs, nothing is in a temporary directory.
+        agent.sim.world().processes.clear();
+        agent.boot_id = "boot 2".to_owned();
+        agent.settle(&one).await;
+        assert_eq!(agent.running(), [(machine_id(2), true)].into(), "the crashed one stays down");
+        agent.settle(&spec(2, &[Wish { starts: 2, ..wish(1) }, wish(2)], &[])).await;
+        assert_eq!(agent.running(), [(machine_id(1), true), (machine_id(2), true)].into());
+        // A process lost in the same boot is a crash, not a reason to start.
+        agent.sim.world().processes.remove(&machine_id(2));
+        agent.settle(&spec(3, &[Wish { starts: 2, ..wish(1) }, wish(2)], &[])).await;
+        assert_eq!(agent.running(), [(machine_id(1), true)].into());
+    });
+}
+
+#[test]
+fn a_silent_vmm_is_neither_doubled_nor_killed() {
+    block_on(async {
+        let (_directory, mut agent) = Agent::new();
+        let spec = spec(1, &[wish(1)], &[]);
+        agent.settle(&spec).await;
+        let mut seen = look(&agent.sim, &agent.ledger, &spec).await;
+        if let Look::Known(machines) = &mut seen.machines
+            && let Some(Look::Known(machine)) = machines.get_mut(&machine_id(1))
+        {
+            machine.process = Process::Silent { why: "test".to_owned() };
+        }
+        let plan = plan(&spec, &seen, &agent.context());
+        assert!(plan.steps.is_empty(), "{:?}", plan.steps);
+        assert!(plan.waiting[&Lane::Machine(machine_id(1))].contains("does not answer"));
+    });
+}
+
+#[test]
+fn user_ids_run_out_with_a_clear_problem() {
+    block_on(async {
+        let (_directory, agent) = Agent::new();
+        let spec = spec(1, &[wish(1), wish(2)], &[]);
+        let seen = look(&agent.sim, &agent.ledger, &spec).await;
+        let plan = plan(&spec, &seen, &Context { uids: 1000..1001, ..agent.context() });
+        assert!(matches!(plan.steps[&Lane::Machine(machine_id(1))], Step::RegisterMachine { uid: 1000, .. }));
+        assert!(plan.blocked[&Lane::Machine(machine_id(2))].remedy.contains("uid_count"));
+    });
+}

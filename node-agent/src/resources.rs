@@ -1,0 +1,36 @@
+//! What the host can give: counted anew at each look, the host's own share taken off.
+
+use std::path::Path;
+
+use model::observed::Resources;
+
+use crate::config::Config;
+use crate::seen::{Look, Seen};
+
+/// Counts.
+#[must_use]
+pub fn sample(config: &Config, seen: Option<&Seen>) -> Resources {
+    let cpus = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    Resources {
+        cpus: u32::try_from(cpus).unwrap_or(u32::MAX),
+        memory_mib: memory_mib().saturating_sub(config.reserve.memory_mib),
+        storage_mib: storage_mib(&config.paths.state).saturating_sub(config.reserve.storage_mib),
+        kvm: std::fs::File::options().read(true).write(true).open("/dev/kvm").is_ok(),
+        rbd: config.ceph.is_some() && crate::driver::volumes::cluster_answered(),
+        switch: seen.is_some_and(|seen| matches!(seen.switch, Look::Known(_))),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+    }
+}
+
+/// All memory of the host, MiB (proc(5), meminfo).
+fn memory_mib() -> u64 {
+    let text = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    let line = text.lines().find_map(|line| line.strip_prefix("MemTotal:"));
+    let kib = line.and_then(|line| line.trim().split(' ').next()?.parse::<u64>().ok());
+    kib.unwrap_or(0) / 1024
+}
+
+/// Space for volumes below `path`, used and free, MiB.
+fn storage_mib(path: &Path) -> u64 {
+    nix::sys::statvfs::statvfs(path).map_or(0, |fs| fs.blocks() * fs.fragment_size() / (1 << 20))
+}

@@ -1,0 +1,175 @@
+//! The program as operators run it: real processes, a real Open vSwitch, real taps and files; killed, starved and lied to.
+//!
+//! Each test has directories and a switch of its own. What needs root, OVS or a VMM says so when it is missing.
+
+mod agent;
+
+use std::time::Duration;
+
+use agent::{Agent, spec};
+use basalt_tests::ovs::Switch;
+use basalt_tests::require;
+use basalt_tests::skip::Need;
+
+const SETTLE: Duration = Duration::from_secs(60);
+
+/// A spec becomes volumes, taps, ports and flows; killing the agent and starting it again changes none of them; a next spec takes them away.
+#[test]
+fn a_spec_becomes_real_and_survives_the_agent() {
+    require!(Need::Root, Need::OpenVswitch, Need::File("/dev/net/tun"));
+    let switch = Switch::start().unwrap();
+    let mut agent = Agent::new(Some(&switch));
+    agent.start();
+    agent.put(&spec(1, 2, false)).unwrap();
+    agent.wait("generation 1 to settle", SETTLE, |status| status["settled"] == true);
+    let flows = switch.ofctl(&["--no-stats", "dump-flows", "br-int"]).unwrap();
+    assert!(flows.contains("dl_src=fa:16:3e:00:00:01"), "anti-spoofing of the first port is missing:\n{flows}");
+    let ofport = switch.ofport("tap1").unwrap();
+    assert_eq!(agent.files("state/volumes").len(), 2);
+    assert_eq!(agent.get("/v1/flows/diff").unwrap()["same"], true);
+
+    agent.kill();
+    agent.start();
+    agent.wait("the agent to be back", SETTLE, |status| status["settled"] == true && status["generation"] == 1);
+    assert_eq!(switch.ofport("tap1").unwrap(), ofport, "the port was not touched");
+    assert_eq!(switch.ofctl(&["--no-stats", "dump-flows", "br-int"]).unwrap(), flows, "the flows were not touched");
+
+    agent.put(&spec(2, 0, false)).unwrap();
+    agent.wait("generation 2 to settle", SETTLE, |status| status["settled"] == true && status["generation"] == 2);
+    assert_eq!(agent.files("state/volumes").len(), 0, "retired volumes are deleted");
+    assert!(switch.ofport("tap1").is_err());
+    assert!(!switch.ofctl(&["dump-flows", "br-int"]).unwrap().contains("fa:16:3e:00:00:01"));
+}
+
+/// The model and Open vSwitch agree about a packet, and `why` names what stops one.
+#[test]
+fn questions_are_answered_from_the_model_and_from_the_switch() {
+    require!(Need::Root, Need::OpenVswitch, Need::File("/dev/net/tun"));
+    let switch = Switch::start().unwrap();
+    let mut agent = Agent::new(Some(&switch));
+    agent.start();
+    agent.put(&spec(1, 2, false)).unwrap();
+    agent.wait("generation 1 to settle", SETTLE, |status| status["settled"] == true);
+    let traced = agent.post("/v1/trace", r#"{"port":"vm1","dst":"vm2","proto":"icmp"}"#).unwrap();
+    assert_eq!(traced["agree"], true, "{traced:#}");
+    let why = agent.post("/v1/why", r#"{"vm":"vm1","dst":"10.9.0.99","proto":"tcp","dst_port":23}"#).unwrap();
+    assert!(why["line"].as_str().unwrap().contains("10.9.0.99"), "{why:#}");
+    let error = agent.post("/v1/trace", r#"{"port":"nobody","dst":"vm2"}"#).unwrap_err();
+    assert!(error.contains("404") && error.contains("nobody"), "{error}");
+    let doctor = agent.get("/v1/doctor").unwrap();
+    let ovs = doctor["checks"].as_array().unwrap().iter().find(|check| check["name"] == "open vswitch").unwrap();
+    assert_eq!(ovs["ok"], true, "{ovs}");
+    assert!(agent.text("/metrics").unwrap().ends_with("# EOF\n"));
+}
+
+/// A switch that is down is named with the way out, the rest goes on, and the host settles by itself once the switch is back.
+#[test]
+fn a_switch_that_is_down_holds_up_only_what_needs_it() {
+    require!(Need::Root, Need::OpenVswitch, Need::File("/dev/net/tun"));
+    let mut switch = Switch::start().unwrap();
+    switch.kill_vswitchd().unwrap();
+    switch.kill_ovsdb().unwrap();
+    let mut agent = Agent::new(Some(&switch));
+    agent.start();
+    agent.put(&spec(1, 1, false)).unwrap();
+    agent.wait("the problem to be named", SETTLE, |status| {
+        let failing = status["failing"].as_array().unwrap();
+        failing
+            .iter()
+            .any(|entry| entry["object"] == "flows" && entry["remedy"].as_str().unwrap().contains("openvswitch"))
+    });
+    assert_eq!(agent.files("state/volumes").len(), 1, "volumes need no switch");
+    switch.start_ovsdb().unwrap();
+    switch.start_vswitchd().unwrap();
+    agent.wait("the host to settle by itself", SETTLE, |status| status["settled"] == true);
+}
+
+/// A volume on Ceph without a cluster is named with the way out; what needs no Ceph settles.
+#[test]
+fn a_missing_ceph_holds_up_only_its_volumes() {
+    require!(Need::Root, Need::OpenVswitch, Need::File("/dev/net/tun"));
+    let switch = Switch::start().unwrap();
+    let mut agent = Agent::new(Some(&switch));
+    agent.start();
+    agent.put(&spec(1, 1, true)).unwrap();
+    agent.wait("the problem to be named", SETTLE, |status| {
+        let failing = status["failing"].as_array().unwrap();
+        let named = |entry: &serde_json::Value| {
+            entry["object"].as_str().unwrap().starts_with("volume")
+                && entry["remedy"].as_str().unwrap().contains("ceph.conf")
+        };
+        failing.iter().any(named)
+    });
+    agent.wait("the port to work", SETTLE, |_| switch.ofport("tap1").is_ok());
+}
+
+/// Older specs, other hosts' specs and nonsense are refused with a word for programs; what is in force stays.
+#[test]
+fn bad_specs_are_refused_and_change_nothing() {
+    let mut agent = Agent::new(None);
+    agent.start();
+    agent.put(&spec(5, 0, false)).unwrap();
+    for (body, status, code) in [
+        (spec(4, 0, false), "409", "stale_generation"),
+        (spec(5, 1, false), "409", "generation_differs"),
+        ("{".to_owned(), "400", "invalid"),
+        (r#"{"version":"9"}"#.to_owned(), "400", "invalid"),
+    ] {
+        let error = agent.put(&body).unwrap_err();
+        assert!(error.contains(status) && error.contains(code), "{error}");
+    }
+    assert_eq!(agent.get("/v1/spec").unwrap()["generation"], 5);
+}
+
+/// A damaged ledger is refused with the way out and never deleted.
+#[test]
+fn a_damaged_ledger_is_refused_and_kept() {
+    let mut agent = Agent::new(None);
+    let path = agent.path("state/ledger/spec.json");
+    std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+    std::fs::write(&path, b"{\"version\":\"1\",").unwrap();
+    let error = agent.start_failing();
+    assert!(error.contains("damaged") && error.contains("way out") && error.contains("spec.json"), "{error}");
+    assert_eq!(std::fs::read(&path).unwrap(), b"{\"version\":\"1\",");
+}
+
+/// A host that never joined says how to join; an unknown key is refused by name.
+#[test]
+fn a_host_that_cannot_begin_says_why() {
+    let mut agent = Agent::new(None);
+    agent.configure("[spec]\nsource = \"scheduler\"\n");
+    assert!(agent.start_failing().contains("node-agent join"));
+    agent.configure("[spec]\nsauce = \"api\"\n");
+    assert!(agent.start_failing().contains("sauce"));
+}
+
+/// A host that has joined goes on by its ledger when the scheduler cannot be reached, and says so with the way out.
+#[test]
+fn an_unreachable_scheduler_is_named_and_the_ledger_goes_on() {
+    let mut agent = Agent::new(None);
+    agent.start();
+    agent.put(&spec(7, 0, false)).unwrap();
+    agent.kill();
+    // An identity as joining gives it, for a scheduler at a port where nobody listens.
+    let key = rcgen::KeyPair::generate().unwrap();
+    let certificate = rcgen::CertificateParams::new(vec!["host".to_owned()]).unwrap().self_signed(&key).unwrap();
+    let identity = node_agent::identity::Identity {
+        host: "00000009-0000-4000-8000-000000000001".parse().unwrap(),
+        name: "host1".to_owned(),
+        scheduler: "https://127.0.0.1:1".to_owned(),
+    };
+    let credentials = node_agent::identity::Credentials {
+        key: key.serialize_pem(),
+        certificate: certificate.pem(),
+        ca: certificate.pem(),
+    };
+    node_agent::identity::keep(&agent.path("state"), &identity, &credentials).unwrap();
+    agent.configure("[spec]\nsource = \"scheduler\"\n");
+    agent.start();
+    agent.wait("the problem to be named", SETTLE, |status| {
+        status["link"]["connected"] == false && !status["link"]["problem"]["remedy"].as_str().unwrap_or("").is_empty()
+    });
+    assert_eq!(agent.get("/v1/spec").unwrap()["generation"], 7);
+    let error = agent.put(&spec(8, 0, false)).unwrap_err();
+    assert!(error.contains("other_source"), "{error}");
+}
