@@ -2,6 +2,7 @@
 //!
 //! Each test has directories and a switch of its own. What needs root, OVS or a VMM says so when it is missing.
 
+#[expect(clippy::unwrap_used, reason = "support code of tests: a failure is a failed test")]
 mod agent;
 
 use std::time::Duration;
