@@ -8,6 +8,7 @@ mod lab;
 mod packages;
 mod test;
 mod tidy;
+mod up;
 
 use std::path::Path;
 use std::process::ExitCode;
@@ -30,6 +31,8 @@ enum Task {
     Check,
     /// Install what the tests need, then run every one on the real things.
     Test,
+    /// Bring up a whole cloud on this machine: hosts, storage, networks and virtual machines.
+    Up(up::Up),
     /// Emulated hosts with real KVM and a kernel data path.
     #[command(subcommand)]
     Lab(lab::LabCommand),
@@ -62,6 +65,7 @@ fn run(cli: Cli) -> Result<ExitCode> {
             test::run(root(), &Progress::new("test", Audience::Stderr))?;
             Ok(ExitCode::SUCCESS)
         }
+        Task::Up(arguments) => up::run(&arguments, &Progress::new("up", Audience::Stderr)),
         Task::Lab(command) => lab::run(command),
         Task::Ceph(command) => {
             ceph::run(root(), &command, &Progress::new("ceph", Audience::Stderr))?;

@@ -56,9 +56,9 @@ impl Node {
         let write = format!("mkdir -p /etc/basalt; cat >{CONFIG}");
         self.host.command("sh").args(["-ec", write.as_str()]).input(config).ok()?;
         let mut join = self.host.command(&self.program).args(["join", "--config", CONFIG, "--name", name]);
-        // On standard input: a token on a command line is there for all to see.
-        join = join.args(["--scheduler", centre.url().as_str(), "--token-file", "/dev/stdin"]);
-        join.input(token).limit(START_LIMIT).ok().with_context(|| format!("{name} joins"))?;
+        // In the environment: a token on a command line is there for all to see.
+        join = join.args(["--scheduler", centre.url().as_str()]).env("BASALT_JOIN_TOKEN", token);
+        join.limit(START_LIMIT).ok().with_context(|| format!("{name} joins"))?;
         self.start()
     }
 

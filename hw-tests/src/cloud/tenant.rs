@@ -20,7 +20,7 @@ use crate::lab::progress::Progress;
 /// The image that machines' volumes are made from.
 pub const IMAGE: &str = "debian";
 /// The flavor of all machines.
-pub const FLAVOR: &str = "small";
+pub const FLAVOR: &str = "demo";
 /// The network of the web machines.
 pub const BLUE: &str = "blue";
 /// The network of the data base.

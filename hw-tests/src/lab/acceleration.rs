@@ -35,9 +35,8 @@ impl Acceleration {
     #[must_use]
     pub fn arguments(self, cache_mib: u32) -> Vec<String> {
         let text = match self {
-            // Five-level paging would cost one more step in each emulated page walk. An invariant TSC spares the kernel
-            // the emulated HPET, whose every read takes QEMU's global lock.
-            Self::Emulation => format!("-accel tcg,thread=multi,tb-size={cache_mib} -cpu max,+svm,+invtsc,-la57"),
+            // Five-level paging would cost one more step in each emulated page walk.
+            Self::Emulation => format!("-accel tcg,thread=multi,tb-size={cache_mib} -cpu max,+svm,-la57"),
             Self::Kvm => "-accel kvm -cpu host".to_owned(),
         };
         text.split(' ').map(str::to_owned).collect()

@@ -29,6 +29,7 @@ pub mod kernel;
 pub mod network;
 pub mod progress;
 pub mod stock_image;
+pub mod timestamp;
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -263,7 +264,11 @@ impl Lab {
                 memory_mib: config.memory_mib,
                 kernel: kernel.image(),
                 initrd: initrd.to_owned(),
-                command_line: command_line(host, kernel, &target, &self.state.hand),
+                command_line: format!(
+                    "{} {}",
+                    command_line(host, kernel, &target, &self.state.hand),
+                    timestamp::kernel_parameters(self.state.acceleration)
+                ),
                 target: target.clone(),
                 directory: self.directory.join(host.name()),
             };
@@ -339,8 +344,7 @@ impl Drop for Lab {
 fn command_line(host: &Host, kernel: &Kernel, target: &Path, hand: &Path) -> String {
     let machine_id = &debian::sha256_hex(format!("{}{:?}", host.name(), SystemTime::now()).as_bytes())[..32];
     [
-        "console=ttyS0 panic=-1 loglevel=4 mitigations=off nowatchdog audit=0 apparmor=0 tsc=reliable cgroup_no_v1=all"
-            .to_owned(),
+        "console=ttyS0 panic=-1 loglevel=4 mitigations=off nowatchdog audit=0 apparmor=0 cgroup_no_v1=all".to_owned(),
         "random.trust_cpu=on rcupdate.rcu_expedited=1 ipv6.disable_ipv6=0".to_owned(),
         format!("lab.name={} lab.machine={machine_id}", host.name()),
         format!("lab.management={}/24 lab.underlay={}/24 lab.mtu={UNDERLAY_MTU}", host.management(), host.underlay()),
