@@ -9,7 +9,7 @@ use super::centre::Centre;
 use super::program::Programs;
 use crate::guest::Shell;
 use crate::lab::Host;
-use crate::lab::exec::client::InputStream;
+use crate::lab::exec::client::{Finished, InputStream};
 
 /// The agent's configuration in the host.
 const CONFIG: &str = "/etc/basalt/agent.toml";
@@ -23,13 +23,14 @@ const START_LIMIT: Duration = Duration::from_secs(60);
 pub struct Node {
     host: Host,
     program: String,
+    flowctl: String,
 }
 
 impl Node {
     /// The node on `host`.
     #[must_use]
     pub fn new(host: &Host, programs: &Programs) -> Self {
-        Self { host: host.clone(), program: programs.path("node-agent") }
+        Self { host: host.clone(), program: programs.path("node-agent"), flowctl: programs.path("flowctl") }
     }
 
     /// Its host.
@@ -85,6 +86,14 @@ impl Node {
             Ok(self.host.try_sh(&format!("kill -0 {pid}"))?.success().then_some(()).map_or(Some(()), |()| None))
         })?;
         Ok(pid)
+    }
+
+    /// Runs flowctl on the node, as an operator there would.
+    ///
+    /// # Errors
+    /// The host does not answer; how flowctl ended is in the result.
+    pub fn flowctl(&self, words: &[&str]) -> Result<Finished> {
+        self.host.command(&self.flowctl).args(words.iter().copied()).limit(START_LIMIT).finish()
     }
 
     /// The process numbers of its virtual machines, sorted.

@@ -5,6 +5,7 @@
 
 mod network;
 mod restart;
+mod trace;
 mod volume;
 
 use std::collections::BTreeMap;
@@ -110,6 +111,7 @@ pub fn examine(cloud: &Cloud, vms: &[Vm], examiner: &mut Examiner<'_>) {
     });
     let Some(machines) = machines.filter(|_| booted) else { return };
     network::examine(cloud, &machines, examiner);
+    trace::examine(cloud, &machines, examiner);
     restart::examine(cloud, &machines, examiner);
     volume::examine(cloud, examiner);
 }
