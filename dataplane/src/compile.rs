@@ -1,7 +1,7 @@
 //! From a host's networks to the flows that should exist: pure, complete and deterministic.
 //!
-//! Owns [`Plan`], the reading of the networks that all features share (zones, identities, which ports and networks matter here), and the order in
-//! which features add their flows. Never reads what is installed: that is [`diff`](crate::diff)'s part.
+//! Owns `Plan`, the reading of the networks that all features share (zones, identities, which ports and networks matter here), and the order in
+//! which features add their flows. Never reads what is installed: that is [`diff`](mod@crate::diff)'s part.
 //! Invariant: equal inputs give equal flow sets; a flow's key (table, priority, match) is wanted once, or twice for the same actions.
 
 use std::collections::{BTreeMap, BTreeSet};

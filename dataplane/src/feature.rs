@@ -1,6 +1,6 @@
 //! The features of the pipeline, one module each: what flows a feature wants for a host's networks.
 //!
-//! A feature reads a [`Plan`](crate::compile) and adds flows; it never reads another feature's flows. What one hands to the next stands in the
+//! A feature reads a [`Plan`](mod@crate::compile) and adds flows; it never reads another feature's flows. What one hands to the next stands in the
 //! registers (see [`register`](crate::register)).
 
 pub(crate) mod arp;

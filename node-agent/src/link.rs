@@ -1,7 +1,7 @@
 //! The link to the scheduler: specs in, reports out, images on demand, all dialled from here over HTTP/2 with mTLS.
 //!
 //! Losing the link changes nothing on the host: what was accepted stays in the ledger and in force, and the link comes back by itself after a
-//! jittered wait that doubles up to [`RETRY_MAX`].
+//! jittered wait that doubles up to `RETRY_MAX`.
 
 use std::hash::{BuildHasher, Hasher};
 use std::path::Path;

@@ -1,6 +1,6 @@
 //! The integration bridge and its ports, kept as they should be through the switch's database.
 //!
-//! [`Bridge`] follows the database and changes it only where [`plan`](self::plan) finds a difference: asked twice, the
+//! [`Bridge`] follows the database and changes it only where `plan` finds a difference: asked twice, the
 //! second time changes nothing. It never touches flows, other bridges, or ports that it did not make. A change is done
 //! when the switch daemon has caught up with it, not when the database took it.
 //!

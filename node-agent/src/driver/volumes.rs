@@ -1,6 +1,6 @@
 //! The real volumes: sparse files below `<state>/volumes`, and RBD images through a worker process.
 //!
-//! Volumes and bases seen on Ceph are remembered for [`REMEMBER`]: a settled host asks the cluster nothing. What was not there is asked for at
+//! Volumes and bases seen on Ceph are remembered for `REMEMBER`: a settled host asks the cluster nothing. What was not there is asked for at
 //! each look.
 
 use std::collections::BTreeMap;

@@ -1,6 +1,6 @@
 //! The block device (virtio 1.2 §5.2): turns chains of descriptors into requests to a [`Volume`] and completions into used chains.
 //!
-//! A chain is parsed into a [`Request`] by copying its header once; every length and address is checked before the volume sees it. A chain that is
+//! A chain is parsed into a request by copying its header once; every length and address is checked before the volume sees it. A chain that is
 //! wrong gets an error status where it has room for one, and goes back to the driver in any case. At most as many requests are in flight as the volume
 //! takes; the rest wait in the ring.
 
