@@ -1,0 +1,290 @@
+//! Runs the native guest in the program `vmm` and holds what it says on the serial port against what it must say: PCI, entropy, blocks that outlive
+//! the machine, nonsense in the rings, packets.
+//!
+//! The guest starts over after each reset that it asks for, so every command line here leaves the same state however often it is run.
+
+#![expect(clippy::unwrap_used, reason = "a test that meets an error has failed")]
+
+use std::fs::File;
+use std::io::{BufRead, BufReader, Read, Seek, SeekFrom};
+use std::net::{IpAddr, Ipv4Addr};
+use std::os::unix::fs::MetadataExt;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use basalt_tests::netns::Namespace;
+use basalt_tests::process::wait_for;
+use basalt_tests::require;
+use basalt_tests::skip::Need;
+use vmm::client::Client;
+use vmm::config::{
+    BootConfig, BootProtocol, ConsoleConfig, DiskConfig, DiskSource, FileSource, JailConfig, NetConfig, VmConfig,
+};
+use vmm::control::Event;
+
+/// The most that one step of the monitor may take.
+const SOON: Duration = Duration::from_secs(10);
+/// The most that the guest may take for all its words.
+const GUEST_TIMEOUT: Duration = Duration::from_secs(25);
+const SECTOR: usize = 512;
+/// The sectors of the pattern: 1 MiB, several requests.
+const SECTORS: usize = 2048;
+/// The sectors that are discarded.
+const ZEROED: usize = 64;
+/// The volumes' size, bytes: more than the pattern, so that the rest can be seen untouched.
+const VOLUME_BYTES: u64 = 8 << 20;
+const JAIL: JailConfig = JailConfig { uid: 64_997, gid: 64_997, chroot: None };
+
+/// A running monitor with files of its own; ended when dropped.
+struct Monitor {
+    child: Child,
+    control: PathBuf,
+    console: PathBuf,
+    log: PathBuf,
+    _directory: tempfile::TempDir,
+}
+
+impl Monitor {
+    /// Starts `vmm` by `command`, which may put it into a namespace, and the guest of `config` in it.
+    fn start(mut command: Command, mut config: VmConfig) -> (Self, Client) {
+        let directory = tempfile::tempdir().unwrap();
+        let [control, console, log] =
+            ["control.sock", "console.sock", "vmm.log"].map(|name| directory.path().join(name));
+        command.arg("run").arg("--log").arg(&log).arg("--control").arg(&control);
+        let child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        let monitor = Self { child, control, console, log, _directory: directory };
+        let mut client = monitor.client();
+        config.console.socket = Some(monitor.console.clone());
+        client.configure(&config).unwrap_or_else(|error| panic!("{error}: {}", monitor.log()));
+        (monitor, client)
+    }
+
+    fn client(&self) -> Client {
+        wait_for("the control socket", SOON, || Ok(Client::connect(&self.control).ok()))
+            .unwrap_or_else(|error| panic!("{error}: {}", self.log()))
+    }
+
+    fn log(&self) -> String {
+        std::fs::read_to_string(&self.log).unwrap_or_default()
+    }
+
+    fn ended(&mut self) {
+        let status = wait_for("the end of the monitor", SOON, || Ok(self.child.try_wait()?)).unwrap();
+        assert!(status.success(), "{status}: {}", self.log());
+    }
+}
+
+impl Drop for Monitor {
+    fn drop(&mut self) {
+        self.child.kill().ok();
+        self.child.wait().ok();
+    }
+}
+
+/// What the guest says, line by line, until it has said `done`.
+struct Lines {
+    reader: BufReader<UnixStream>,
+    end: Instant,
+    said: Vec<String>,
+}
+
+impl Lines {
+    fn of(monitor: &Monitor) -> Self {
+        let stream = UnixStream::connect(&monitor.console).unwrap();
+        Self { reader: BufReader::new(stream), end: Instant::now() + GUEST_TIMEOUT, said: Vec::new() }
+    }
+
+    fn next(&mut self) -> &str {
+        let left = self.end.saturating_duration_since(Instant::now()).max(Duration::from_millis(1));
+        self.reader.get_ref().set_read_timeout(Some(left)).unwrap();
+        let mut line = String::new();
+        let count = self.reader.read_line(&mut line);
+        assert!(count.is_ok_and(|count| count > 0), "no further line after {:?} and {line:?}", self.said);
+        self.said.push(line.trim_end().to_owned());
+        self.said.last().unwrap()
+    }
+
+    fn until(&mut self, wanted: &str) {
+        while self.next() != wanted {}
+    }
+}
+
+fn config(words: &str) -> VmConfig {
+    VmConfig {
+        name: "guest".to_owned(),
+        vcpus: 1,
+        memory_mib: 64,
+        boot: BootConfig {
+            kernel: native_guest::elf().to_owned(),
+            initrd: None,
+            cmdline: words.to_owned(),
+            protocol: BootProtocol::Native,
+            cache: None,
+        },
+        disks: Vec::new(),
+        nets: Vec::new(),
+        console: ConsoleConfig::default(),
+        rng: true,
+        jail: None,
+    }
+}
+
+fn with_disk(words: &str, source: DiskSource, jail: Option<JailConfig>) -> VmConfig {
+    let disk = DiskConfig { id: "disk".to_owned(), source, read_only: false, queues: 1, serial: None };
+    VmConfig { disks: vec![disk], jail, ..config(words) }
+}
+
+/// Runs the guest until it is done and has asked for its reset; what it said, without the last line.
+fn run(config: VmConfig) -> Vec<String> {
+    run_by(Command::new(env!("CARGO_BIN_EXE_vmm")), config, |_| ())
+}
+
+/// The same by a command of its own; `meanwhile` acts once the guest runs.
+fn run_by(command: Command, config: VmConfig, meanwhile: impl FnOnce(&mut Lines)) -> Vec<String> {
+    let (mut monitor, mut client) = Monitor::start(command, config);
+    let (_, mut events) = monitor.client().events().unwrap();
+    client.start().unwrap();
+    let mut lines = Lines::of(&monitor);
+    meanwhile(&mut lines);
+    lines.until("done");
+    assert_eq!(events.next(SOON).unwrap(), Event::Running);
+    assert_eq!(events.next(SOON).unwrap(), Event::Reset);
+    client.stop().unwrap();
+    client.quit().unwrap();
+    monitor.ended();
+    lines.said.pop();
+    lines.said
+}
+
+/// The bytes that the guest writes from sector 0 on for a seed: words of splitmix64's finaliser, by place and seed.
+fn pattern(seed: u64, sectors: usize) -> Vec<u8> {
+    let mix = |value: u64| {
+        let value = value.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let value = (value ^ (value >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let value = (value ^ (value >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        value ^ (value >> 31)
+    };
+    (0..sectors as u64 * 64).flat_map(|place| mix(mix(seed) ^ place).to_le_bytes()).collect()
+}
+
+/// A sparse file of zeros in a directory of its own, which anyone may enter: a jailed monitor opens it before it is jailed.
+fn sparse_file(directory: &Path) -> DiskSource {
+    let path = directory.join("volume.raw");
+    File::create(&path).unwrap().set_len(VOLUME_BYTES).unwrap();
+    DiskSource::File(FileSource { path, direct: false })
+}
+
+fn contents(source: &DiskSource) -> (Vec<u8>, u64) {
+    let DiskSource::File(file) = source else { panic!("{source} is no file") };
+    let mut bytes = vec![0; SECTORS * SECTOR];
+    let mut file = File::open(&file.path).unwrap();
+    file.read_exact(&mut bytes).unwrap();
+    assert_eq!(file.seek(SeekFrom::End(0)).unwrap(), VOLUME_BYTES);
+    (bytes, file.metadata().unwrap().blocks())
+}
+
+/// What is not the pattern of the seed, as (sector, byte) of the first difference.
+fn difference(bytes: &[u8], wanted: &[u8]) -> Option<(usize, usize)> {
+    let at = bytes.iter().zip(wanted).position(|(left, right)| left != right)?;
+    Some((at / SECTOR, at % SECTOR))
+}
+
+#[test]
+fn the_guest_finds_its_devices_and_gets_random_bytes() {
+    require!(Need::Kvm);
+    let directory = tempfile::tempdir().unwrap();
+    let said = run(with_disk("pci rng", sparse_file(directory.path()), None));
+    assert_eq!(said, ["virtio Block 0", "virtio Entropy 0", "ok pci", "ok rng"]);
+}
+
+#[test]
+fn without_a_device_its_words_fail() {
+    require!(Need::Kvm);
+    let said = run(VmConfig { rng: false, ..config("pci rng blk=zero:1") });
+    assert_eq!(said, ["ok pci", "FAIL rng no such device", "FAIL blk=zero:1 no such device"]);
+}
+
+#[test]
+fn blocks_written_to_a_file_outlive_the_machine_and_discarded_ones_are_zero() {
+    require!(Need::Kvm);
+    let directory = tempfile::tempdir().unwrap();
+    let source = sparse_file(directory.path());
+    let said = run(with_disk("blk=write:7:2048 blk=verify:7:2048", source.clone(), None));
+    assert_eq!(said, ["ok blk=write:7:2048", "ok blk=verify:7:2048"]);
+    let (bytes, full) = contents(&source);
+    assert_eq!(difference(&bytes, &pattern(7, SECTORS)), None);
+
+    let said = run(with_disk("blk=verify:7:2048 blk=verify:8:2048", source.clone(), None));
+    let why = "FAIL blk=verify:8:2048 what was read is not what was written";
+    assert_eq!(said, ["ok blk=verify:7:2048", "sectors 0 to 64 differ", why]);
+
+    let said = run(with_disk("blk=zero:64", source.clone(), None));
+    assert_eq!(said, ["ok blk=zero:64"]);
+    let (bytes, left) = contents(&source);
+    let mut wanted = pattern(7, SECTORS);
+    wanted[..ZEROED * SECTOR].fill(0);
+    assert_eq!(difference(&bytes, &wanted), None);
+    assert!(left < full, "the file took {full} blocks, now {left}");
+}
+
+#[test]
+fn a_disk_serves_on_after_nonsense_in_its_rings() {
+    require!(Need::Kvm);
+    let directory = tempfile::tempdir().unwrap();
+    let source = sparse_file(directory.path());
+    let said = run(with_disk("hostile=blk blk=write:9:128 blk=verify:9:128", source.clone(), None));
+    let (nonsense, rest): (Vec<_>, Vec<_>) = said.iter().partition(|line| line.starts_with("hostile: "));
+    assert_eq!(rest, ["ok hostile=blk", "ok blk=write:9:128", "ok blk=verify:9:128"], "{said:?}");
+    assert_eq!(nonsense.len(), 10, "{nonsense:?}");
+    for line in nonsense {
+        println!("{line}");
+    }
+    assert_eq!(difference(&contents(&source).0, &pattern(9, 128)), None);
+}
+
+#[test]
+fn a_jailed_machine_serves_its_disk() {
+    require!(Need::Kvm, Need::Root);
+    let directory = tempfile::tempdir().unwrap();
+    let source = sparse_file(directory.path());
+    let words = "rng blk=write:7:2048 blk=verify:7:2048";
+    let said = run(with_disk(words, source.clone(), Some(JAIL)));
+    assert_eq!(said, ["ok rng", "ok blk=write:7:2048", "ok blk=verify:7:2048"]);
+    assert_eq!(difference(&contents(&source).0, &pattern(7, SECTORS)), None);
+}
+
+/// Sends three echo requests to a guest behind a tap in a namespace; with and without a jail.
+fn echoes(jail: Option<JailConfig>) {
+    let namespace = Namespace::new().unwrap();
+    namespace.add_tap("tap0").unwrap();
+    namespace.add_address("tap0", "10.98.0.1/24").unwrap();
+    let net = NetConfig {
+        id: "net".to_owned(),
+        tap: "tap0".to_owned(),
+        mac: "52:54:00:00:98:02".parse().unwrap(),
+        mtu: Some(1500),
+    };
+    let config = VmConfig { nets: vec![net], jail, ..config("net=10.98.0.2:3") };
+    let said = run_by(namespace.command(env!("CARGO_BIN_EXE_vmm")), config, |lines| {
+        lines.until("net 10.98.0.2 is up");
+        let guest = IpAddr::from(Ipv4Addr::new(10, 98, 0, 2));
+        assert_eq!(namespace.ping(guest, 3, Duration::from_secs(2)).unwrap(), 3);
+        let neighbours = namespace.run(&["ip", "neighbour", "show", "dev", "tap0"]).unwrap();
+        assert!(neighbours.contains("10.98.0.2 lladdr 52:54:00:00:98:02"), "{neighbours}");
+    });
+    assert_eq!(said, ["net 10.98.0.2 is up", "net 3 echoes answered", "ok net=10.98.0.2:3"]);
+}
+
+#[test]
+fn the_guest_answers_echo_requests_through_a_tap() {
+    require!(Need::Kvm, Need::Root, Need::Program("ip"), Need::Program("ping"));
+    echoes(None);
+}
+
+#[test]
+fn the_guest_of_a_jailed_machine_answers_echo_requests() {
+    require!(Need::Kvm, Need::Root, Need::Program("ip"), Need::Program("ping"));
+    echoes(Some(JAIL));
+}
