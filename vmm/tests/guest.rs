@@ -14,13 +14,17 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use basalt_tests::ceph::shared::{Lease, Use, lease};
+use basalt_tests::ceph::{POOL, USER};
 use basalt_tests::netns::Namespace;
 use basalt_tests::process::wait_for;
 use basalt_tests::require;
 use basalt_tests::skip::Need;
+use storage::rbd::{Pool, Timeouts};
 use vmm::client::Client;
 use vmm::config::{
-    BootConfig, BootProtocol, ConsoleConfig, DiskConfig, DiskSource, FileSource, JailConfig, NetConfig, VmConfig,
+    BootConfig, BootProtocol, ConsoleConfig, DiskConfig, DiskSource, FileSource, JailConfig, NetConfig, RbdSource,
+    VmConfig,
 };
 use vmm::control::Event;
 
@@ -33,6 +37,8 @@ const SECTOR: usize = 512;
 const SECTORS: usize = 2048;
 /// The sectors that are discarded.
 const ZEROED: usize = 64;
+/// The same in Ceph, where librbd leaves alone what is less than 64 KiB (`rbd_discard_granularity_bytes`): to discard is to permit, not to erase.
+const ZEROED_IMAGE: usize = 128;
 /// The volumes' size, bytes: more than the pattern, so that the rest can be seen untouched.
 const VOLUME_BYTES: u64 = 8 << 20;
 const JAIL: JailConfig = JailConfig { uid: 64_997, gid: 64_997, chroot: None };
@@ -287,4 +293,53 @@ fn the_guest_answers_echo_requests_through_a_tap() {
 fn the_guest_of_a_jailed_machine_answers_echo_requests() {
     require!(Need::Kvm, Need::Root, Need::Program("ip"), Need::Program("ping"));
     echoes(Some(JAIL));
+}
+
+/// What Ceph itself reads from the start of an image, after the machine let it go.
+fn exported(cluster: &Lease, image: &str) -> Vec<u8> {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("exported");
+    cluster.rbd(&["export", "--no-progress", &format!("{POOL}/{image}"), path.to_str().unwrap()]).unwrap();
+    let mut bytes = std::fs::read(path).unwrap();
+    assert_eq!(bytes.len() as u64, VOLUME_BYTES);
+    bytes.truncate(SECTORS * SECTOR);
+    bytes
+}
+
+/// Writes by one machine, reads by the `rbd` command and by a second machine, then discards.
+fn image_outlives_the_machine(name: &str, jail: Option<&JailConfig>) {
+    let cluster = lease(Use::Together).unwrap();
+    let pool = Pool::connect(&cluster.conf(), USER, POOL, Timeouts::default()).unwrap();
+    let image = format!("{name}-{}", std::process::id());
+    pool.create(&image, VOLUME_BYTES).unwrap();
+    let place = RbdSource { conf: cluster.conf(), user: USER.to_owned(), pool: POOL.to_owned(), image: image.clone() };
+    let source = DiskSource::Rbd(place);
+
+    let words = with_disk("blk=write:7:2048 blk=verify:7:2048", source.clone(), jail.cloned());
+    let said = run_by(Command::new(env!("CARGO_BIN_EXE_vmm")), words, |lines| {
+        lines.until("ok blk=verify:7:2048");
+        assert!(pool.lock_owner(&image).unwrap().is_some_and(|owner| owner.is_watching));
+    });
+    assert_eq!(said, ["ok blk=write:7:2048", "ok blk=verify:7:2048"]);
+    assert_eq!(difference(&exported(&cluster, &image), &pattern(7, SECTORS)), None);
+
+    let said = run(with_disk("blk=verify:7:2048 blk=zero:128", source, jail.cloned()));
+    assert_eq!(said, ["ok blk=verify:7:2048", "ok blk=zero:128"]);
+    let mut wanted = pattern(7, SECTORS);
+    wanted[..ZEROED_IMAGE * SECTOR].fill(0);
+    assert_eq!(difference(&exported(&cluster, &image), &wanted), None);
+    assert_eq!(pool.lock_owner(&image).unwrap(), None, "a machine that ended let its image go");
+    pool.remove(&image).unwrap();
+}
+
+#[test]
+fn blocks_written_to_an_image_in_ceph_outlive_the_machine() {
+    require!(Need::Kvm, Need::Root, Need::Ceph);
+    image_outlives_the_machine("guest", None);
+}
+
+#[test]
+fn a_jailed_machine_serves_an_image_in_ceph() {
+    require!(Need::Kvm, Need::Root, Need::Ceph);
+    image_outlives_the_machine("jailed-guest", Some(&JAIL));
 }

@@ -45,7 +45,8 @@ impl Pool {
     /// # Errors
     /// [`RbdError`].
     pub fn lock_owner(&self, image: &str) -> Result<Option<Owner>, RbdError> {
-        owner_of(self, image, &self.open_to_look(image)?)
+        // An image opened read-only knows no lock: librbd answers EINVAL.
+        owner_of(self, image, &self.open_to_change(image)?)
     }
 
     /// Fences the client that has the image's exclusive lock, if any, and breaks the lock. Returns who it was.
