@@ -1,6 +1,6 @@
 //! `cargo xtask test`: every test there is, on the real things, with one count at the end.
 //!
-//! Installs what the tests need, then runs the workspace's tests. A test that skips writes a line into a file named in the environment
+//! Installs what the tests need, runs the workspace's tests, then `up --check`, whose proofs count as tests. A test that skips writes a line into a file named in the environment
 //! (see `basalt_tests::skip`), so that no skip hides behind a green run. The last line is `N passed, N failed, N skipped`.
 
 use std::io::{BufRead, BufReader, Write};
@@ -9,6 +9,7 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail};
 use hw_tests::lab::progress::Progress;
+use serde_json::Value;
 
 use crate::packages;
 
@@ -29,43 +30,85 @@ impl std::fmt::Display for Count {
     }
 }
 
-/// Runs every test of the tree at `root`.
+/// Runs every test of the tree at `root`, then the whole way through in the lab.
 ///
 /// # Errors
-/// When something can not be installed or built, or a test fails; the count has been printed then.
+/// When something can not be installed or built, or a test or proof fails; the count has been printed then.
 pub(crate) fn run(root: &Path, progress: &Progress) -> Result<()> {
     packages::ensure(&[], progress)?;
+    let mut count = Count::default();
+    let tests = progress.step("workspace tests");
+    let held = workspace(root, &mut count)?;
+    if held {
+        tests.done(&count.to_string());
+    } else {
+        drop(tests);
+    }
+    let cloud = progress.step("a cloud of two hosts, proven");
+    let proven = proofs(&mut count)?;
+    if proven {
+        cloud.done("every proof holds");
+    } else {
+        drop(cloud);
+    }
+    show(&count.to_string())?;
+    if held && proven && count.failed == 0 { Ok(()) } else { bail!("tests failed") }
+}
+
+/// Runs the workspace's tests and says whether all held.
+fn workspace(root: &Path, count: &mut Count) -> Result<bool> {
     let skips = tempfile::NamedTempFile::new().context("make a file for skip lines")?;
-    let step = progress.step("workspace tests");
-    let mut child = Command::new(env!("CARGO"))
+    let mut command = Command::new(env!("CARGO"));
+    command
         .current_dir(root)
         .args(["test", "--locked", "--workspace", "--all-features", "--no-fail-fast"])
-        .env("BASALT_SKIP_LOG", skips.path())
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .spawn()
-        .context("run cargo test")?;
-    let output = child.stdout.take().context("read what the tests print")?;
-    let mut count = Count::default();
-    for line in BufReader::new(output).lines() {
-        let line = line.context("read what the tests print")?;
-        show(&line)?;
-        count_line(&line, &mut count);
-    }
-    let status = child.wait().context("wait for cargo test")?;
+        .env("BASALT_SKIP_LOG", skips.path());
+    let ended = follow(&mut command, |line| {
+        count_line(line, count);
+        show(line)
+    })?;
     let lines = std::fs::read_to_string(skips.path()).context("read the skip lines")?;
     for line in lines.lines() {
         show(line)?;
         count.skipped += 1;
         count.passed = count.passed.saturating_sub(1);
     }
-    if status.success() {
-        step.done(&count.to_string());
-    } else {
-        drop(step);
+    Ok(ended)
+}
+
+/// Runs `up --check` and counts its proofs; says whether it brought up the cloud and all held.
+fn proofs(count: &mut Count) -> Result<bool> {
+    let own = std::env::current_exe().context("find this program")?;
+    let mut last = String::new();
+    let ended = follow(Command::new(own).args(["up", "--check", "--output", "json"]), |line| {
+        line.clone_into(&mut last);
+        Ok(())
+    })?;
+    let report: Value = serde_json::from_str(&last).unwrap_or(Value::Null);
+    let checks = report.pointer("/checks").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
+    for check in checks {
+        let text = |name| check.pointer(name).and_then(Value::as_str).unwrap_or_default();
+        let ok = check.pointer("/ok").and_then(Value::as_bool) == Some(true);
+        *(if ok { &mut count.passed } else { &mut count.failed }) += 1;
+        show(&format!("proof {} ... {}: {}", text("/name"), if ok { "ok" } else { "FAILED" }, text("/evidence")))?;
     }
-    show(&count.to_string())?;
-    if status.success() && count.failed == 0 { Ok(()) } else { bail!("tests failed ({status})") }
+    if checks.is_empty() {
+        count.failed += 1;
+        show("proof of the whole way through ... FAILED: no cloud came up; see above")?;
+    }
+    Ok(ended && !checks.is_empty())
+}
+
+/// Runs a command, gives each line that it prints to `each`, and says whether it succeeded.
+fn follow(command: &mut Command, mut each: impl FnMut(&str) -> Result<()>) -> Result<bool> {
+    let what = format!("{command:?}");
+    let mut child =
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().with_context(|| format!("run {what}"))?;
+    let output = child.stdout.take().with_context(|| format!("read what {what} prints"))?;
+    for line in BufReader::new(output).lines() {
+        each(&line.with_context(|| format!("read what {what} prints"))?)?;
+    }
+    Ok(child.wait().with_context(|| format!("wait for {what}"))?.success())
 }
 
 /// Standard output is the result of this command: what the tests said, and the count.
