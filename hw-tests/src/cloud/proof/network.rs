@@ -92,7 +92,8 @@ fn listen(machine: &Occupied, port: u16) -> Result<()> {
 
 /// Whether `from` gets what the listener on `port` of `to` says.
 fn connects(from: &Occupied, to: &Occupied, port: u16) -> Result<bool> {
-    from.succeeds(&format!("nc -w 4 {} {port} | grep -q port-{port}", to.vm.address))
+    // nc's own limit ends with the handshake; a connection that a changed rule cuts after that would be waited for without end.
+    from.succeeds(&format!("timeout 8 nc -w 4 {} {port} | grep -q port-{port}", to.vm.address))
 }
 
 fn ports(machines: &Machines) -> Result<String> {
