@@ -6,9 +6,10 @@
 //! 3. [`seccomp`]: a filter of system calls per kind of thread, under one for the whole process.
 //!
 //! [`enter`] is called once on the main thread after everything is open and before a vCPU runs: the walls are inherited by each thread made
-//! later, and each of those narrows itself with [`seccomp::narrow`]. Entering is one-way. Threads that librados started before keep the file
-//! system wall down (landlock and seccomp bind the calling thread and its children) but lose user and capabilities with the rest; the
-//! filter for the whole process is therefore put up by [`seccomp::guard_process`] before librados is loaded.
+//! later, and each of those narrows itself with [`seccomp::narrow`]. Entering is one-way.
+//!
+//! Known gap: landlock and seccomp bind the calling thread and its children, and an RBD volume is opened before both. The threads that librados
+//! started by then lose user and capabilities with the rest, but stand outside of the second and third wall.
 
 pub mod filesystem;
 pub mod privilege;

@@ -1,6 +1,6 @@
 //! Which system calls each kind of thread may make.
 //!
-//! The lists are data: [`guard_process`] holds for every thread of the process, also those that libraries start; [`narrow`] takes away
+//! The lists are data: [`guard_process`] holds for the calling thread and every one made after it, also by libraries; [`narrow`] takes away
 //! more from one thread of a kind. A call that is not in the list raises SIGSYS, which ends the process and leaves the number of the call with
 //! the kernel and the parent: a VM never goes on after it. Source: seccomp(2).
 
