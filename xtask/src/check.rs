@@ -83,7 +83,8 @@ fn succeed(command: &mut Command) -> Result<()> {
     if status.success() { Ok(()) } else { bail!("{command:?} ended with {status}") }
 }
 
-/// Licences, bans and sources of all dependencies, by cargo-deny; it is built into `target/tools` when the machine has none.
+/// Licences, bans and sources of all dependencies, by cargo-deny; it is built into `target/tools` when the machine has none. It runs for a second
+/// and is built once, so it is built without optimisation.
 fn licences(root: &Path) -> Result<()> {
     let tools = root.join("target/tools");
     let built = tools.join("bin/cargo-deny");
@@ -92,7 +93,7 @@ fn licences(root: &Path) -> Result<()> {
         None if built.exists() => built,
         None => {
             let mut install = Command::new(env!("CARGO"));
-            install.args(["install", "--quiet", "--locked", "--root"]).arg(&tools).args([
+            install.args(["install", "--quiet", "--locked", "--debug", "--root"]).arg(&tools).args([
                 "--version",
                 DENY_VERSION,
                 "cargo-deny",
