@@ -2,7 +2,11 @@
 //!
 //! Each test has directories and a switch of its own. What needs root, OVS or a VMM says so when it is missing.
 
-#[expect(clippy::unwrap_used, reason = "support code of tests: a failure is a failed test")]
+#[expect(
+    clippy::unwrap_used,
+    dead_code,
+    reason = "support code of tests: a failure is a failed test; not all tests use all of it"
+)]
 mod agent;
 
 use std::time::Duration;

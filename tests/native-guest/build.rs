@@ -4,11 +4,16 @@
 //! to the address where the VMM puts it. The compiler is the one that builds everything else.
 
 use std::env;
+use std::fs;
 use std::path::PathBuf;
 use std::process::Command;
 
 /// Where the guest is loaded: above the first MiB, below everything else it uses.
 const LOAD_ADDRESS: &str = "0x200000";
+/// Where an ELF file names its ABI, and the value for an application that runs without a kernel (System V gABI, `e_ident`): a VMM told nothing
+/// else knows by it how to enter.
+const ELF_ABI: usize = 7;
+const ELF_ABI_STANDALONE: u8 = 255;
 
 fn main() {
     let manifest = PathBuf::from(env::var_os("CARGO_MANIFEST_DIR").expect("cargo names the crate's directory"));
@@ -29,4 +34,7 @@ fn main() {
         .status()
         .expect("run the compiler for the guest");
     assert!(status.success(), "the native guest does not compile: {status}");
+    let mut program = fs::read(&out).expect("read the guest");
+    program[ELF_ABI] = ELF_ABI_STANDALONE;
+    fs::write(&out, program).expect("mark the guest");
 }

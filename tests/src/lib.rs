@@ -10,4 +10,6 @@ pub mod ceph;
 pub mod netns;
 pub mod ovs;
 pub mod process;
+pub mod program;
 pub mod skip;
+pub mod systemd;

@@ -85,7 +85,7 @@ pub struct BootConfig {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum BootProtocol {
-    /// PVH where the kernel has the note, else the Linux 64-bit protocol.
+    /// `native` where the file is a standalone program, PVH where the kernel has the note, else the Linux 64-bit protocol.
     #[default]
     Auto,
     /// 32-bit protected mode at the address in the `XEN_ELFNOTE_PHYS32_ENTRY` note.

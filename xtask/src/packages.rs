@@ -63,6 +63,7 @@ pub(crate) const GROUPS: &[Group] = &[
             "curl",
         ],
     },
+    Group { name: "systemd", purpose: "the packaged units under a systemd of their own", packages: &["systemd"] },
     Group {
         name: "ceph",
         purpose: "a private Ceph cluster and librbd",

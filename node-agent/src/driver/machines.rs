@@ -91,6 +91,10 @@ impl VmmProcesses {
         }
         command.arg("--").arg(&self.config.machines.vmm).arg("run");
         command.arg("--control").arg(dir.control()).arg("--log").arg(dir.vmm_log());
+        // What systemd told the agent is not meant for machines.
+        for name in ["NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID"] {
+            command.env_remove(name);
+        }
         command
     }
 

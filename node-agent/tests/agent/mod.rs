@@ -2,13 +2,19 @@
 
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use basalt_tests::ovs::Switch;
+use basalt_tests::process::wait_for;
+use basalt_tests::systemd;
 use serde_json::{Value, json};
+use sha2::Digest;
 
+/// Where an agent in a namespace sees cgroup v2.
+const NAMESPACE_GROUPS: &str = "/sys/fs/cgroup";
 /// How long the agent may take to answer its socket.
 const START: Duration = Duration::from_secs(30);
 
@@ -16,15 +22,23 @@ const START: Duration = Duration::from_secs(30);
 pub(crate) struct Agent {
     directory: tempfile::TempDir,
     namespace: Option<String>,
+    /// The cgroup of its machines, where there is cgroup v2.
+    group: Option<PathBuf>,
     child: Option<Child>,
 }
+
+/// Tells the agents of one test program apart.
+static COUNT: AtomicU32 = AtomicU32::new(0);
 
 impl Agent {
     /// An agent that takes specs by its API; with a switch, it works in the switch's network namespace.
     pub(crate) fn new(switch: Option<&Switch>) -> Self {
         let directory = tempfile::Builder::new().prefix("ba-").tempdir().unwrap();
         let namespace = switch.map(|switch| switch.namespace().name().to_owned());
-        let agent = Self { directory, namespace, child: None };
+        let number = COUNT.fetch_add(1, Ordering::Relaxed);
+        let name = format!("basalt-agent-{}-{number}", std::process::id());
+        let group = systemd::cgroup_root().ok().map(|root| root.join(name));
+        let agent = Self { directory, namespace, group, child: None };
         let run_dir = switch.map_or_else(|| agent.path("no-switch"), |switch| switch.dir().to_owned());
         agent.configure(&format!(
             "[spec]\nsource = \"api\"\n[switch]\ndatapath = \"netdev\"\nrun_dir = {run_dir:?}\ndatabase = {:?}\n",
@@ -43,7 +57,13 @@ impl Agent {
         let [state, run, cache, socket] = ["state", "run", "cache", "agent.sock"].map(|name| self.path(name));
         let text = format!(
             "{text}\n[paths]\nstate = {state:?}\nrun = {run:?}\ncache = {cache:?}\n[api]\nsocket = {socket:?}\n\
-             [machines]\nsystemd = \"never\"\nshutdown_grace_seconds = 2\n"
+             [images]\ndirectory = {:?}\n\
+             [machines]\nvmm = {:?}\nsystemd = \"never\"\nshutdown_grace_seconds = 2\ncgroup = {:?}\n",
+            self.path("images"),
+            // Built only for tests that launch one.
+            std::env::current_exe().unwrap().ancestors().nth(2).unwrap().join("vmm"),
+            Path::new(NAMESPACE_GROUPS)
+                .join(self.group.as_ref().and_then(|group| group.file_name()).unwrap_or_default()),
         );
         std::fs::write(self.path("agent.toml"), text).unwrap();
     }
@@ -53,8 +73,10 @@ impl Agent {
         let mut command = match &self.namespace {
             None => Command::new(program),
             Some(name) => {
+                // ip-netns(8) mounts a /sys of the namespace, which has the taps and lacks the cgroups.
                 let mut command = Command::new("ip");
-                command.args(["netns", "exec", name, program]);
+                command.args(["netns", "exec", name, "sh", "-ec"]);
+                command.arg(format!("mount -t cgroup2 cgroup2 {NAMESPACE_GROUPS}; exec \"$0\" \"$@\"")).arg(program);
                 command
             }
         };
@@ -65,7 +87,7 @@ impl Agent {
     /// Starts the agent and waits until it answers.
     pub(crate) fn start(&mut self) {
         let log = std::fs::File::options().create(true).append(true).open(self.path("agent.log")).unwrap();
-        // `ip netns exec` becomes the agent: the child's number is the agent's.
+        // `ip netns exec` becomes the shell and the shell the agent: the child's number is the agent's.
         self.child = Some(self.command().stderr(log).spawn().unwrap());
         let deadline = Instant::now() + START;
         while self.get("/v1/status").is_err() {
@@ -92,6 +114,18 @@ impl Agent {
     /// What the agent logged.
     pub(crate) fn log(&self) -> String {
         std::fs::read_to_string(self.path("agent.log")).unwrap_or_default()
+    }
+
+    /// The cgroup of its machines.
+    pub(crate) fn group(&self) -> Option<&Path> {
+        self.group.as_deref()
+    }
+
+    /// The processes in the cgroup of one machine.
+    pub(crate) fn processes(&self, number: u32) -> Vec<i32> {
+        let path = self.group.as_ref().unwrap().join(format!("vm-{}/cgroup.procs", uuid(1, number)));
+        let text = std::fs::read_to_string(path).unwrap_or_default();
+        text.lines().map(|line| line.parse().unwrap()).collect()
     }
 
     /// Names of the files in a directory of the agent.
@@ -130,28 +164,38 @@ impl Agent {
     }
 
     fn text_of(&self, method: &str, path: &str, body: &str) -> Result<String, String> {
-        let exchange = || -> std::io::Result<String> {
-            let mut stream = UnixStream::connect(self.path("agent.sock"))?;
-            stream.set_read_timeout(Some(Duration::from_secs(30)))?;
-            let length = body.len();
-            // HTTP/1.0: the answer ends with the connection and is not chunked.
-            write!(
-                stream,
-                "{method} {path} HTTP/1.0\r\nhost: agent\r\ncontent-type: application/json\r\ncontent-length: {length}\r\n\r\n{body}"
-            )?;
-            let mut text = String::new();
-            stream.read_to_string(&mut text)?;
-            Ok(text)
-        };
-        let answer = exchange().map_err(|error| error.to_string())?;
-        let (head, body) = answer.split_once("\r\n\r\n").unwrap_or((&answer, ""));
-        if head.contains(" 200 ") { Ok(body.to_owned()) } else { Err(answer) }
+        ask(&self.path("agent.sock"), method, path, body)
     }
+}
+
+/// Asks an agent's socket; what it refuses comes back whole.
+pub(crate) fn ask(socket: &Path, method: &str, path: &str, body: &str) -> Result<String, String> {
+    let exchange = || -> std::io::Result<String> {
+        let mut stream = UnixStream::connect(socket)?;
+        stream.set_read_timeout(Some(Duration::from_secs(30)))?;
+        let length = body.len();
+        // HTTP/1.0: the answer ends with the connection and is not chunked.
+        write!(
+            stream,
+            "{method} {path} HTTP/1.0\r\nhost: agent\r\ncontent-type: application/json\r\ncontent-length: {length}\r\n\r\n{body}"
+        )?;
+        let mut text = String::new();
+        stream.read_to_string(&mut text)?;
+        Ok(text)
+    };
+    let answer = exchange().map_err(|error| error.to_string())?;
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap_or((&answer, ""));
+    if head.contains(" 200 ") { Ok(body.to_owned()) } else { Err(answer) }
 }
 
 impl Drop for Agent {
     fn drop(&mut self) {
         self.kill();
+        // Machines outlive the agent: this is the test's end, and theirs.
+        let Some(group) = &self.group else { return };
+        if std::fs::write(group.join("cgroup.kill"), "1").is_ok() {
+            let _gone = wait_for("the end of machines", START, || Ok(systemd::remove_group(group).ok()));
+        }
     }
 }
 
@@ -162,7 +206,16 @@ fn pause() {
 
 /// A spec of stopped machines `vm1`, `vm2`, …, each with a volume and a port in 10.9.0.0/24. Those beyond `machines` have retired volumes.
 pub(crate) fn spec(generation: u64, machines: u32, remote: bool) -> String {
-    let uuid = |kind: u32, number: u32| format!("{kind:08x}-0000-4000-8000-{number:012x}");
+    spec_value(generation, machines, remote).to_string()
+}
+
+/// The id of an object: 1 machines, 2 ports, 3 volumes, 4 images.
+pub(crate) fn uuid(kind: u32, number: u32) -> String {
+    format!("{kind:08x}-0000-4000-8000-{number:012x}")
+}
+
+/// As [`spec`], to be changed.
+pub(crate) fn spec_value(generation: u64, machines: u32, remote: bool) -> Value {
     let host = uuid(9, 1);
     let backend = if remote { json!({ "rbd": { "pool": "volumes" } }) } else { json!("local") };
     let volume =
@@ -198,5 +251,19 @@ pub(crate) fn spec(generation: u64, machines: u32, remote: bool) -> String {
         "retired_volumes": (machines + 1..=2).map(volume).collect::<Vec<_>>(),
         "machines": here().map(machine).collect::<Vec<_>>(),
     })
-    .to_string()
+}
+
+/// The same machines, all running the native guest with these words; its program is put into `images` for the agent to take.
+pub(crate) fn running(mut spec: Value, words: &str, images: &Path) -> Value {
+    let program = std::fs::read(native_guest::elf()).unwrap();
+    std::fs::create_dir_all(images).unwrap();
+    std::fs::write(images.join(uuid(4, 1)), &program).unwrap();
+    let digest: String = sha2::Sha256::digest(&program).iter().map(|byte| format!("{byte:02x}")).collect();
+    spec["images"][0]["sha256"] = json!(digest);
+    spec["images"][0]["size_bytes"] = json!(program.len());
+    for machine in spec["machines"].as_array_mut().unwrap() {
+        machine["power"] = json!("running");
+        machine["boot"]["cmdline"] = json!(words);
+    }
+    spec
 }

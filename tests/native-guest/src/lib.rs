@@ -5,7 +5,7 @@
 //! where KVM emulates guest kernel code.
 //!
 //! # What it asks of the VMM (boot protocol `native`)
-//! - A static ELF64 file, loaded to its physical addresses; entered at its entry point in 64-bit mode with CS, SS, DS and ES of privilege 3.
+//! - A static ELF64 file, marked as a standalone application, loaded to its physical addresses; entered at its entry point in 64-bit mode with CS, SS, DS and ES of privilege 3.
 //! - All guest memory below 4 GiB, the ECAM window and the PCI memory windows identity-mapped, writable, user-accessible.
 //! - SSE on (CR0.MP, CR4.OSFXSR, CR4.OSXMMEXCPT), the I/O permission bitmap open for every port.
 //! - RDI holds the address of a PVH start info structure (`hvm_start_info`: magic 0x336ec578, command line, RSDP).
@@ -42,6 +42,7 @@ mod tests {
     fn the_program_is_a_static_elf_for_the_address_it_is_loaded_to() {
         let bytes = std::fs::read(elf()).unwrap();
         assert_eq!(&bytes[..6], b"\x7fELF\x02\x01", "ELF, 64 bits, little endian");
+        assert_eq!(bytes[7], 255, "a standalone application");
         let word = |at: usize| u64::from_le_bytes(bytes[at..at + 8].try_into().unwrap());
         let entry = word(24);
         assert!((0x20_0000..0x40_0000).contains(&entry), "entry {entry:#x}");

@@ -22,6 +22,9 @@ use std::sync::Mutex;
 use vm_memory::{Bytes, GuestAddress, GuestMemoryError};
 
 const ELF_MAGIC: [u8; 4] = *b"\x7fELF";
+/// Where an ELF file names its ABI, and the value for "a standalone application": it runs without a kernel (System V gABI, `e_ident`).
+const ELF_ABI: usize = 7;
+const ELF_ABI_STANDALONE: u8 = 255;
 const PAGE: u64 = 4096;
 
 /// The machine cannot be booted from what it was given.
@@ -105,6 +108,7 @@ pub struct Told<'a> {
 #[derive(Debug)]
 pub struct Image {
     config: BootConfig,
+    protocol: BootProtocol,
     kernel: Mutex<File>,
     initrd: Option<Mutex<File>>,
 }
@@ -120,18 +124,24 @@ impl Image {
         };
         let path = &config.kernel;
         let mut kernel = open("the kernel", path)?;
-        let mut magic = [0; 4];
-        kernel.read_exact(&mut magic).map_err(|source| BootError::Open {
+        let mut ident = [0; ELF_ABI + 1];
+        kernel.read_exact(&mut ident).map_err(|source| BootError::Open {
             what: "the kernel",
             path: path.clone(),
             source,
         })?;
-        if magic != ELF_MAGIC {
+        let protocol = match config.protocol {
+            BootProtocol::Auto if ident.starts_with(&ELF_MAGIC) && ident[ELF_ABI] == ELF_ABI_STANDALONE => {
+                BootProtocol::Native
+            }
+            other => other,
+        };
+        if !ident.starts_with(&ELF_MAGIC) {
             kernel = bzimage::unpack(kernel, config.cache.as_deref())
                 .map_err(|source| BootError::Unpack { path: path.clone(), source })?;
         }
         let initrd = config.initrd.as_deref().map(|path| open("the initrd", path)).transpose()?;
-        Ok(Self { config: config.clone(), kernel: Mutex::new(kernel), initrd: initrd.map(Mutex::new) })
+        Ok(Self { config: config.clone(), protocol, kernel: Mutex::new(kernel), initrd: initrd.map(Mutex::new) })
     }
 
     /// Puts kernel, initrd and what they are told into `ram`.
@@ -153,7 +163,7 @@ impl Image {
         let initrd = self.load_initrd(ram, memory_mib, loaded.kernel_end)?;
         let told = Told { cmdline: &self.config.cmdline, initrd, memory_mib, rsdp };
         write_cmdline(ram, told.cmdline)?;
-        match (self.config.protocol, pvh_entry(&loaded)) {
+        match (self.protocol, pvh_entry(&loaded)) {
             (BootProtocol::Native, _) => native::enter(ram, &told, loaded.kernel_load.0),
             (BootProtocol::Auto | BootProtocol::Pvh, Some(start)) => pvh::enter(ram, &told, start),
             (BootProtocol::Pvh, None) => Err(BootError::NoPvh { path: path() }),

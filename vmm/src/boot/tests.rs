@@ -53,6 +53,19 @@ impl Files {
     }
 }
 
+/// A program that says of itself that it runs without a kernel needs no word about how to enter it, and no note counts against that.
+#[test]
+fn a_standalone_program_is_known_as_such() {
+    let mut file = elf(true, 4096);
+    file[7] = 255;
+    let files = Files::new(&file);
+    let ram = memory::map(16).unwrap();
+    let entry = Image::open(&files.config(BootProtocol::Auto)).unwrap().load(&ram, 16, 0xe_0000).unwrap();
+    assert_eq!((entry.regs.rip, entry.code.dpl), (0x20_0000, 3));
+    let entry = Image::open(&files.config(BootProtocol::Pvh)).unwrap().load(&ram, 16, 0xe_0000).unwrap();
+    assert_eq!((entry.regs.rip, entry.code.dpl), (0x20_0040, 0), "what is asked for goes first");
+}
+
 #[test]
 fn each_protocol_enters_where_it_should() {
     let files = Files::new(&elf(true, 4096));
