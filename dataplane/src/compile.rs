@@ -1,22 +1,40 @@
-//! From a host's networks to the flows that should exist: pure, complete and deterministic.
+//! From a host's networks to the flows that should exist: pure, complete and deterministic, one unit at a time.
 //!
-//! Owns `Plan`, the reading of the networks that all features share (zones, identities, which ports and networks matter here), and the order in
-//! which features add their flows. Never reads what is installed: that is [`diff`](mod@crate::diff)'s part.
-//! Invariant: equal inputs give equal flow sets; a flow's key (table, priority, match) is wanted once, or twice for the same actions.
+//! Owns [`Compiler`] and the list of what each unit is made of. A `Unit` is an object of the specification; features make its flows from what a
+//! `View` shows them, and the view writes down what they read. When a specification changes, the units
+//! that read what changed are made again, and no others, so that one port costs one port. Never reads what is installed: that is
+//! [`diff`](mod@crate::diff)'s part.
+//! Invariant: equal inputs give equal flow sets, whatever was compiled before (ADR 7).
+//!
+//! ```text
+//! specification --differences--> index --facts that moved--> units that read them --features--> parts --assembly--> flow set, and what it touched
+//! ```
+//!
+//! A feature that needs another object of the specification adds a row each to `Fact` and, if the object has flows of its own, to
+//! `Unit`, a look to `View`, and a line to `Changed`; what follows from several objects belongs into the index.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::Ipv4Addr;
 
-use model::network::{Network, Port, Router, RouterInterface, Subnet};
+use model::PortId;
 use model::spec::HostNetwork;
-use model::{NetworkId, PortId};
 use openflow::flow::PortNo;
 
 use crate::cookie::Object;
 use crate::feature::{arp, canary, classify, deliver, dhcp, forward, identity, router, security, tunnel};
-use crate::flow_set::FlowSet;
-use crate::identity::{Identities, NOBODY};
-use crate::zone::zones;
+use crate::flow_set::{Assembly, FlowSet, Part, Touched};
+use crate::identity::{Groups, NOBODY};
+
+mod changed;
+mod index;
+pub(crate) mod unit;
+pub(crate) mod view;
+
+pub use changed::Edit;
+
+use changed::Changed;
+use index::{Index, Moved};
+use unit::{Fact, Unit};
+use view::{Place, View};
 
 /// The numbers that the switch gave to what is plugged into it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -27,159 +45,210 @@ pub struct PortNumbers {
     pub vxlan: Option<PortNo>,
 }
 
-/// What features read.
+/// Keeps the flows that a host should have while its networks change.
 #[derive(Debug)]
-pub(crate) struct Plan<'a> {
-    pub(crate) host: &'a HostNetwork,
-    pub(crate) vxlan: Option<PortNo>,
-    pub(crate) identities: Identities,
-    /// Networks with a port here, in order of identity.
-    pub(crate) segments: Vec<Segment<'a>>,
-    /// Routers with a foot in one of those.
-    pub(crate) routers: Vec<&'a Router>,
+pub struct Compiler {
+    network: HostNetwork,
+    numbers: PortNumbers,
+    index: Index,
+    assembly: Assembly,
+    /// What each unit read of what is not its own, both ways.
+    reads: BTreeMap<Unit, Box<[Fact]>>,
+    readers: BTreeSet<(Fact, Unit)>,
 }
 
-/// A network with at least one port here.
-#[derive(Debug)]
-pub(crate) struct Segment<'a> {
-    pub(crate) network: &'a Network,
-    pub(crate) zone: u16,
-    /// Ports that are plugged in here, with their OpenFlow port where they have one.
-    pub(crate) local: Vec<Local<'a>>,
-    /// Ports that are plugged in elsewhere.
-    pub(crate) remote: Vec<&'a Port>,
-    /// Tunnel endpoints of the other hosts that have a port on it.
-    pub(crate) endpoints: BTreeSet<Ipv4Addr>,
-    /// Feet of routers in subnets of it.
-    pub(crate) feet: Vec<(&'a Router, &'a RouterInterface)>,
-}
-
-/// A port that is plugged in here.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Local<'a> {
-    pub(crate) port: &'a Port,
-    pub(crate) number: Option<PortNo>,
-}
-
-/// Where a port is, as seen from this host.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Place {
-    Here,
-    There(Ipv4Addr),
-    Nowhere,
-}
-
-/// Makes the flows and groups that this host should have.
+/// Makes the flows, groups and meters that this host should have, from nothing.
 #[must_use]
 pub fn compile(host: &HostNetwork, numbers: &PortNumbers) -> FlowSet {
-    let plan = Plan::new(host, numbers);
-    let mut set = FlowSet::default();
-    plan.add_names(&mut set);
-    canary::add(&mut set);
-    classify::add(&plan, &mut set);
-    identity::add(&plan, &mut set);
-    arp::add(&plan, &mut set);
-    dhcp::add(&plan, &mut set);
-    forward::add(&plan, &mut set);
-    router::add(&plan, &mut set);
-    security::add(&plan, &mut set);
-    deliver::add(&plan, &mut set);
-    tunnel::add(&plan, &mut set);
-    set
+    let mut compiler = Compiler::new(HostNetwork::empty(host.host, host.tunnel));
+    compiler.update(host.clone(), numbers);
+    compiler.flows().clone()
 }
 
-impl<'a> Plan<'a> {
-    fn new(host: &'a HostNetwork, numbers: &PortNumbers) -> Self {
-        let zones = zones(host);
-        let near: BTreeSet<NetworkId> = host.local_ports().map(|port| port.network).collect();
-        let segments: Vec<Segment<'a>> = near
-            .iter()
-            .filter_map(|id| Some((host.networks.get(id)?, *zones.get(id)?)))
-            .map(|(network, zone)| Segment::new(host, numbers, network, zone))
-            .collect();
-        let keys: BTreeSet<u16> = segments.iter().flat_map(|s| &s.feet).map(|(router, _)| router.key).collect();
-        let routers = host.routers.values().filter(|router| keys.contains(&router.key)).collect();
-        Self { host, vxlan: numbers.vxlan, identities: Identities::of(host), segments, routers }
+impl Compiler {
+    /// A host with this network, most often one without anything in it, and nothing plugged in.
+    #[must_use]
+    pub fn new(network: HostNetwork) -> Self {
+        let mut compiler = Self {
+            network: HostNetwork::empty(network.host, network.tunnel),
+            numbers: PortNumbers::default(),
+            index: Index::default(),
+            assembly: Assembly::default(),
+            reads: BTreeMap::new(),
+            readers: BTreeSet::new(),
+        };
+        let constant = BTreeSet::from([Unit::Host]);
+        compiler.make(constant);
+        compiler.update(network, &PortNumbers::default());
+        compiler
     }
 
-    /// The subnet of a router's foot.
-    pub(crate) fn subnet_of(&self, foot: &RouterInterface) -> Option<(&'a Subnet, &'a Network)> {
-        let subnet = self.host.subnets.get(&foot.subnet)?;
-        Some((subnet, self.host.networks.get(&subnet.network)?))
+    /// The networks that the flows are made from.
+    #[must_use]
+    pub const fn network(&self) -> &HostNetwork {
+        &self.network
     }
 
-    /// The networks that routers here lead to, near ones included.
-    pub(crate) fn routed_networks(&self) -> BTreeSet<NetworkId> {
-        let feet = self.routers.iter().flat_map(|router| &router.interfaces);
-        feet.filter_map(|foot| self.subnet_of(foot)).map(|(_, network)| network.id).collect()
+    /// The numbers that the flows are made from.
+    #[must_use]
+    pub const fn numbers(&self) -> &PortNumbers {
+        &self.numbers
     }
 
-    pub(crate) fn place(&self, port: &Port) -> Place {
-        match &port.binding {
-            None => Place::Nowhere,
-            Some(binding) if binding.host == self.host.host => Place::Here,
-            Some(binding) => Place::There(binding.tunnel),
-        }
+    /// The flows that should exist.
+    #[must_use]
+    pub const fn flows(&self) -> &FlowSet {
+        self.assembly.set()
     }
 
-    /// Gives every object that cookies name the name its owner gave it.
-    fn add_names(&self, set: &mut FlowSet) {
-        for network in self.host.networks.values() {
-            set.name(Object::Network(network.vni.get()), format!("network {}", network.name));
+    /// Takes a new specification and new port numbers, and says where the flows are others now. Costs a comparison of the specifications, and
+    /// what the differences cost.
+    pub fn update(&mut self, network: HostNetwork, numbers: &PortNumbers) -> Touched {
+        if network.host != self.network.host {
+            return self.restart(network, numbers);
         }
-        for router in self.host.routers.values() {
-            set.name(Object::Router(router.key.into()), format!("router {}", router.name));
+        let before = std::mem::replace(&mut self.network, network);
+        let moved = {
+            let mut changed = Changed::between(&before, &self.network);
+            changed.number(&self.numbers, numbers);
+            changed.enter(&mut self.index, &self.network)
+        };
+        if self.numbers != *numbers {
+            self.numbers = numbers.clone();
         }
-        for group in self.host.groups.values() {
-            set.name(Object::Group(group.key), format!("security group {}", group.name));
+        self.follow(moved)
+    }
+
+    /// Changes a few objects of the specification, and says where the flows are others now. Costs what the change costs, however large the rest is.
+    /// The edits are the caller's to have checked: the result must be a specification that [`HostNetwork::check`] takes.
+    pub fn edit(&mut self, edits: Vec<Edit>) -> Touched {
+        let before: Vec<_> =
+            edits.into_iter().map(|edit| edit.exchange(&mut self.network, &mut self.numbers)).collect();
+        let moved = Changed::by(&before, &self.network).enter(&mut self.index, &self.network);
+        self.follow(moved)
+    }
+
+    /// Another host altogether: nothing of what is known holds.
+    fn restart(&mut self, network: HostNetwork, numbers: &PortNumbers) -> Touched {
+        let before = self.flows().clone();
+        *self = Self::new(HostNetwork::empty(network.host, network.tunnel));
+        self.update(network, numbers);
+        before.differences(self.flows())
+    }
+
+    /// Makes the units again that read what moved.
+    fn follow(&mut self, moved: Moved) -> Touched {
+        let mut units = moved.units;
+        for fact in &moved.facts {
+            units.extend(fact.own_unit());
+            let readers = self.readers.range((*fact, Unit::Host)..).take_while(|(other, _)| other == fact);
+            units.extend(readers.map(|(_, unit)| unit.clone()));
         }
-        set.name(Object::Identity(NOBODY), "no security group".to_owned());
-        for (identity, groups) in self.identities.iter() {
-            let names: Vec<&str> =
-                groups.iter().filter_map(|id| self.host.groups.get(id)).map(|g| g.name.as_str()).collect();
-            set.name(Object::Identity(identity), format!("members of {}", names.join(" and ")));
+        self.make(units)
+    }
+
+    fn make(&mut self, units: BTreeSet<Unit>) -> Touched {
+        let mut parts = Vec::with_capacity(units.len());
+        for unit in units {
+            let view = View::new(&self.network, &self.numbers, &self.index);
+            let part = self.part(&unit, &view);
+            let reads: Box<[Fact]> = match part {
+                Some(_) => {
+                    view.into_reads().into_iter().filter(|fact| fact.own_unit().as_ref() != Some(&unit)).collect()
+                }
+                None => Box::default(),
+            };
+            self.remember(&unit, reads);
+            parts.push((unit, part));
         }
-        for port in self.host.ports.values() {
-            set.name(Object::Port(port.key), format!("port {}", port.name));
-            if let Some(binding) = port.binding.as_ref().filter(|binding| binding.host != self.host.host) {
-                set.name_host(binding.tunnel, binding.host);
+        self.assembly.replace(parts)
+    }
+
+    fn remember(&mut self, unit: &Unit, reads: Box<[Fact]>) {
+        let before = self.reads.remove(unit).unwrap_or_default();
+        if before != reads {
+            for fact in before {
+                self.readers.remove(&(fact, unit.clone()));
             }
+            self.readers.extend(reads.iter().map(|fact| (*fact, unit.clone())));
         }
+        if !reads.is_empty() {
+            self.reads.insert(unit.clone(), reads);
+        }
+    }
+
+    /// What a unit wants; nothing when its object is no more.
+    fn part(&self, unit: &Unit, view: &View<'_>) -> Option<Part> {
+        let mut part = Part::default();
+        match unit {
+            Unit::Host => host(view, &mut part),
+            Unit::Network(id) => {
+                let network = view.network(*id)?;
+                part.name(Object::Network(network.vni.get()), format!("network {}", network.name));
+                if let Some(segment) = view.segment(*id) {
+                    forward::network(view, segment, &mut part);
+                    tunnel::network(view, segment, &mut part);
+                }
+            }
+            Unit::Router(id) => {
+                let router = view.router(*id)?;
+                part.name(Object::Router(router.key.into()), format!("router {}", router.name));
+                if view.is_near_router(*id) {
+                    arp::router(view, router, &mut part);
+                    forward::router(view, router, &mut part);
+                    router::router(view, router, &mut part);
+                }
+            }
+            Unit::Group(id) => {
+                let group = view.group(*id)?;
+                part.name(Object::Group(group.key), format!("security group {}", group.name));
+                security::group(view, group, &mut part);
+            }
+            Unit::Port(id) => port(view, *id, &mut part)?,
+            Unit::Identity(groups) => self.identity(groups, view, &mut part)?,
+            Unit::Endpoint(endpoint) => part.name_host(*endpoint, view.host_of(*endpoint)?),
+        }
+        Some(part)
+    }
+
+    fn identity(&self, groups: &Groups, view: &View<'_>, part: &mut Part) -> Option<()> {
+        if !self.index.has_set(groups) || groups.is_empty() {
+            return None;
+        }
+        let names: Vec<&str> =
+            groups.iter().filter_map(|id| view.group(*id)).map(|group| group.name.as_str()).collect();
+        part.name(Object::Identity(view.identity_of(groups)), format!("members of {}", names.join(" and ")));
+        Some(())
     }
 }
 
-impl<'a> Segment<'a> {
-    fn new(host: &'a HostNetwork, numbers: &PortNumbers, network: &'a Network, zone: u16) -> Self {
-        let mut segment =
-            Self { network, zone, local: Vec::new(), remote: Vec::new(), endpoints: BTreeSet::new(), feet: Vec::new() };
-        for port in host.ports.values().filter(|port| port.network == network.id) {
-            match &port.binding {
-                Some(_) if port.is_on(host.host) => {
-                    segment.local.push(Local { port, number: numbers.ports.get(&port.id).copied() });
-                }
-                Some(binding) => {
-                    segment.endpoints.insert(binding.tunnel);
-                    segment.remote.push(port);
-                }
-                None => {}
-            }
-        }
-        for router in host.routers.values() {
-            for foot in &router.interfaces {
-                if host.subnets.get(&foot.subnet).is_some_and(|subnet| subnet.network == network.id) {
-                    segment.feet.push((router, foot));
-                }
-            }
-        }
-        segment
-    }
+/// What every host has.
+fn host(view: &View<'_>, part: &mut Part) {
+    part.name(Object::Identity(NOBODY), "no security group".to_owned());
+    canary::host(part);
+    classify::host(part);
+    identity::host(part);
+    arp::host(part);
+    dhcp::host(part);
+    forward::host(part);
+    router::host(part);
+    security::host(part);
+    deliver::host(part);
+    tunnel::host(view, part);
+}
 
-    pub(crate) fn vni(&self) -> u32 {
-        self.network.vni.get()
+fn port(view: &View<'_>, id: PortId, part: &mut Part) -> Option<()> {
+    let port = view.port(id)?;
+    part.name(Object::Port(port.key), format!("port {}", port.name));
+    let spot = view.spot(port);
+    if spot.place == Place::Here {
+        classify::port(view, spot, part);
+        dhcp::port(view, spot, part);
+        deliver::port(view, spot, part);
     }
-
-    /// Every port that is plugged in somewhere.
-    pub(crate) fn ports(&self) -> impl Iterator<Item = &'a Port> {
-        self.local.iter().map(|local| local.port).chain(self.remote.iter().copied())
-    }
+    identity::port(view, spot, part);
+    arp::port(view, spot, part);
+    forward::port(view, spot, part);
+    router::port(view, spot, part);
+    Some(())
 }

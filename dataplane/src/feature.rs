@@ -1,6 +1,7 @@
 //! The features of the pipeline, one module each: what flows a feature wants for a host's networks.
 //!
-//! A feature reads a [`Plan`](mod@crate::compile) and adds flows; it never reads another feature's flows. What one hands to the next stands in the
+//! A feature has a function for each kind of unit that it makes flows for (`host`, `network`, `router`, `group`, `port`). It reads a `View` and
+//! fills a `Part`; it never reads another feature's flows. What one hands to the next stands in the
 //! registers (see [`register`](crate::register)).
 
 pub(crate) mod arp;

@@ -1,28 +1,70 @@
-//! A set of flows and groups that should exist together, with what is needed to speak of them in the users' words.
+//! Flows, groups and meters that should exist together, with what is needed to speak of them in the users' words.
 //!
-//! Owns [`FlowSet`]: flows by their place in the switch, groups by number, the names that owners gave to objects. Never knows what is installed.
-//! Invariant: one flow for each place; two features, or two rules, may want the same flow for the same actions, not for others.
+//! Owns [`FlowSet`]: flows by their place in the switch, groups and meters by number, the names that owners gave to objects. It is put together
+//! from `Part`s, one per unit, and a copy of it costs nothing: what two sets have in common they share. Never knows what is installed.
+//! Invariant: one flow for each place; two parts may want the same flow for the same actions, not for others. Equal parts give equal sets, in
+//! whatever order they came and went.
 
-use std::collections::BTreeMap;
-use std::collections::btree_map::Entry as Slot;
+use std::collections::BTreeSet;
 use std::fmt;
 use std::net::Ipv4Addr;
+use std::ops::Bound;
+use std::sync::Arc;
 
 use model::HostId;
-use openflow::flow::{Action, Flow, FlowKey, Group, GroupKind, Match, PortNo};
+use openflow::flow::{Action, Flow, FlowKey, Group, Match, PortNo};
+use openflow::wire::Meter;
+use rpds::RedBlackTreeMapSync;
 
+use crate::compile::unit::Unit;
 use crate::cookie::{Cookie, Object};
 use crate::table::Table;
 
-/// Flows and groups that should exist together.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+mod assembly;
+mod part;
+mod place;
+
+pub(crate) use assembly::Assembly;
+pub(crate) use part::Part;
+use place::{Place, Placed};
+
+/// Flows, groups and meters that should exist together.
+#[derive(Debug, Clone, Default)]
 pub struct FlowSet {
-    flows: BTreeMap<FlowKey, Entry>,
-    groups: BTreeMap<u32, Group>,
-    names: BTreeMap<Object, String>,
-    hosts: BTreeMap<Ipv4Addr, HostId>,
-    ports: BTreeMap<PortNo, u32>,
+    /// With the first of the units that want it.
+    flows: RedBlackTreeMapSync<Place, Unit>,
+    groups: RedBlackTreeMapSync<u32, Arc<Group>>,
+    meters: RedBlackTreeMapSync<u32, Meter>,
+    names: RedBlackTreeMapSync<Object, Arc<str>>,
+    hosts: RedBlackTreeMapSync<Ipv4Addr, HostId>,
+    ports: RedBlackTreeMapSync<PortNo, u32>,
     tunnel: Option<PortNo>,
+}
+
+/// Places and numbers at which two flow sets may differ; at all others they do not.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Touched {
+    /// Flows.
+    pub flows: BTreeSet<FlowKey>,
+    /// Groups.
+    pub groups: BTreeSet<u32>,
+    /// Meters.
+    pub meters: BTreeSet<u32>,
+}
+
+impl Touched {
+    /// Whether there is no difference.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.flows.is_empty() && self.groups.is_empty() && self.meters.is_empty()
+    }
+
+    /// Where two sets may differ that are two such steps apart.
+    pub fn extend(&mut self, other: Self) {
+        self.flows.extend(other.flows);
+        self.groups.extend(other.groups);
+        self.meters.extend(other.meters);
+    }
 }
 
 /// A flow and what it is for.
@@ -32,6 +74,35 @@ pub struct Entry {
     pub flow: Flow,
     /// What it means to a user, beyond what its table and its cookie say.
     pub note: Option<String>,
+}
+
+impl Entry {
+    /// Takes what another unit wants at the same place: clauses of conjunctions add up, otherwise both ask for the same.
+    fn join(&mut self, other: &Self) {
+        let is_clause = |action: &Action| matches!(action, Action::Conjunction { .. });
+        if self.flow.actions.iter().all(is_clause) && other.flow.actions.iter().all(is_clause) {
+            self.flow.actions.extend(other.flow.actions.iter().cloned());
+            self.flow.actions.sort_unstable();
+            self.flow.actions.dedup();
+            self.flow.cookie = self.flow.cookie.min(other.flow.cookie);
+        } else {
+            debug_assert_eq!(self.flow.actions, other.flow.actions, "two meanings for {}", self.flow);
+        }
+        if let Some(note) = &other.note {
+            self.also_means(note);
+        }
+    }
+
+    /// Adds a meaning unless it is there already.
+    fn also_means(&mut self, note: &str) {
+        for part in note.split("; ") {
+            match &mut self.note {
+                None => self.note = Some(part.to_owned()),
+                Some(before) if before.split("; ").any(|other| other == part) => {}
+                Some(before) => *before = format!("{before}; {part}"),
+            }
+        }
+    }
 }
 
 /// Numbers of our groups: what they are for, and the network.
@@ -84,44 +155,97 @@ impl fmt::Display for GroupNumber {
     }
 }
 
+impl PartialEq for FlowSet {
+    fn eq(&self, other: &Self) -> bool {
+        let same_flows = self.flows.ptr_eq(&other.flows) || self.entries().eq(other.entries());
+        let same_names = self.names == other.names && self.hosts == other.hosts && self.ports == other.ports;
+        let same_rest = self.groups == other.groups && self.meters == other.meters && self.tunnel == other.tunnel;
+        same_flows && same_names && same_rest
+    }
+}
+
+impl Eq for FlowSet {}
+
 impl FlowSet {
     /// The flows, by table, then priority, then match.
     pub fn flows(&self) -> impl ExactSizeIterator<Item = &Flow> {
-        self.flows.values().map(|entry| &entry.flow)
+        self.flows.keys().map(|place| &place.0.flow)
     }
 
     /// The flows with their notes, in the same order.
     pub fn entries(&self) -> impl ExactSizeIterator<Item = &Entry> {
-        self.flows.values()
+        self.flows.keys().map(|place| &*place.0)
     }
 
     /// The flows of one table, by priority, then match.
     pub fn table(&self, number: u8) -> impl Iterator<Item = &Entry> {
         let first = FlowKey { table: number, priority: 0, matching: Match::new() };
-        self.flows.range(first..).map(|(_, entry)| entry).take_while(move |entry| entry.flow.table == number)
+        let after: Vec<&Entry> = {
+            let range: (Bound<&dyn Placed>, Bound<&dyn Placed>) = (Bound::Included(&first), Bound::Unbounded);
+            let from = self.flows.range::<dyn Placed, _>(range).map(|(place, _)| &*place.0);
+            from.take_while(|entry| entry.flow.table == number).collect()
+        };
+        after.into_iter()
     }
 
     /// The flow at a place.
     #[must_use]
     pub fn entry(&self, key: &FlowKey) -> Option<&Entry> {
-        self.flows.get(key)
+        self.flows.get_key_value(key as &dyn Placed).map(|(place, _)| &*place.0)
     }
 
     /// The groups, by number.
     pub fn groups(&self) -> impl ExactSizeIterator<Item = &Group> {
-        self.groups.values()
+        self.groups.values().map(|group| &**group)
     }
 
     /// The group with this number.
     #[must_use]
     pub fn group(&self, number: u32) -> Option<&Group> {
-        self.groups.get(&number)
+        self.groups.get(&number).map(|group| &**group)
+    }
+
+    /// The meters, by number.
+    pub fn meters(&self) -> impl ExactSizeIterator<Item = &Meter> {
+        self.meters.values()
+    }
+
+    /// The meter with this number.
+    #[must_use]
+    pub fn meter(&self, number: u32) -> Option<&Meter> {
+        self.meters.get(&number)
+    }
+
+    /// Whether another set was copied from this one, or this from it, and neither changed since. Costs nothing; two sets that were made apart
+    /// are not the same, though they may be equal.
+    #[must_use]
+    pub fn is_same(&self, other: &Self) -> bool {
+        let rest = self.groups.ptr_eq(&other.groups) && self.meters.ptr_eq(&other.meters);
+        rest && self.flows.ptr_eq(&other.flows)
+    }
+
+    /// Where another set differs from this one, at the cost of a look at both.
+    #[must_use]
+    pub fn differences(&self, other: &Self) -> Touched {
+        let mut touched = Touched::default();
+        if !self.flows.ptr_eq(&other.flows) {
+            let differs = |this: &Self, that: &Self, key: &FlowKey| {
+                this.entry(key).map(|entry| &entry.flow) != that.entry(key).map(|entry| &entry.flow)
+            };
+            let keys = self.flows().chain(other.flows()).map(Flow::key);
+            touched.flows = keys.filter(|key| differs(self, other, key)).collect();
+        }
+        let groups = self.groups.keys().chain(other.groups.keys()).copied();
+        touched.groups = groups.filter(|id| self.group(*id) != other.group(*id)).collect();
+        let meters = self.meters.keys().chain(other.meters.keys()).copied();
+        touched.meters = meters.filter(|id| self.meter(*id) != other.meter(*id)).collect();
+        touched
     }
 
     /// What the owner calls the object of a cookie; none for objects that these networks do not have, and for the pipeline itself.
     #[must_use]
     pub fn name_of(&self, object: Object) -> Option<&str> {
-        self.names.get(&object).map(String::as_str)
+        self.names.get(&object).map(|name| &**name)
     }
 
     /// The host that has this tunnel endpoint.
@@ -152,11 +276,14 @@ impl FlowSet {
     #[must_use]
     pub fn to_text(&self) -> String {
         let mut text = String::new();
-        for group in self.groups.values() {
+        for group in self.groups() {
             text += &format!("group {group}\n");
         }
+        for meter in self.meters() {
+            text += &format!("meter {meter:?}\n");
+        }
         let mut before = None;
-        for entry in self.flows.values() {
+        for entry in self.entries() {
             let table = entry.flow.table;
             if before.replace(table) != Some(table) {
                 let info = Table::by_number(table).map(Table::info);
@@ -182,85 +309,5 @@ impl FlowSet {
             (None, Some(note)) => note.to_owned(),
             (None, None) => String::new(),
         }
-    }
-
-    pub(crate) fn name(&mut self, object: Object, name: String) {
-        self.names.insert(object, name);
-    }
-
-    pub(crate) fn name_host(&mut self, endpoint: Ipv4Addr, host: HostId) {
-        self.hosts.insert(endpoint, host);
-    }
-
-    pub(crate) fn plug(&mut self, number: PortNo, key: u32) {
-        self.ports.insert(number, key);
-    }
-
-    pub(crate) const fn plug_tunnel(&mut self, number: Option<PortNo>) {
-        self.tunnel = number;
-    }
-
-    /// Wants a flow. When the place is taken, actions of conjunctions add up; otherwise the first stays, for both ask for the same.
-    pub(crate) fn add(
-        &mut self,
-        table: Table,
-        priority: u16,
-        matching: Match,
-        actions: Vec<Action>,
-        cookie: Cookie,
-    ) -> &mut Entry {
-        let flow = Flow::new(table.number(), priority, matching, actions).with_cookie(cookie.to_wire());
-        match self.flows.entry(flow.key()) {
-            Slot::Vacant(slot) => slot.insert(Entry { flow, note: None }),
-            Slot::Occupied(slot) => {
-                let entry = slot.into_mut();
-                let is_clause = |action: &Action| matches!(action, Action::Conjunction { .. });
-                if entry.flow.actions.iter().all(is_clause) && flow.actions.iter().all(is_clause) {
-                    entry.flow.actions.extend(flow.actions);
-                    entry.flow.actions.sort_unstable();
-                    entry.flow.actions.dedup();
-                    entry.flow.cookie = entry.flow.cookie.min(flow.cookie);
-                } else {
-                    debug_assert_eq!(entry.flow.actions, flow.actions, "two meanings for {}", entry.flow);
-                }
-                entry
-            }
-        }
-    }
-
-    /// Wants a flow and says what it means; a flow wanted twice collects both meanings.
-    pub(crate) fn add_noted(
-        &mut self,
-        table: Table,
-        priority: u16,
-        matching: Match,
-        actions: Vec<Action>,
-        (cookie, note): (Cookie, String),
-    ) {
-        let entry = self.add(table, priority, matching, actions, cookie);
-        entry.note = match entry.note.take() {
-            None => Some(note),
-            Some(before) if before.split("; ").any(|part| part == note) => Some(before),
-            Some(before) => Some(format!("{before}; {note}")),
-        };
-    }
-
-    /// Drops what no other flow of the table matches, and counts it.
-    pub(crate) fn add_miss(&mut self, table: Table) {
-        let cookie = Cookie { feature: table.info().feature, object: Object::Pipeline };
-        self.add_noted(table, 0, Match::new(), Vec::new(), (cookie, table.info().miss.to_owned()));
-    }
-
-    /// Sends what no other flow of the table matches on to another table, with the meaning of a miss.
-    pub(crate) fn add_miss_to(&mut self, table: Table, next: Table) {
-        let cookie = Cookie { feature: table.info().feature, object: Object::Pipeline };
-        let goto = vec![Action::GotoTable(next.number())];
-        self.add_noted(table, 0, Match::new(), goto, (cookie, table.info().miss.to_owned()));
-    }
-
-    /// Wants a group that runs all of these lists of actions, each on its own copy of the packet.
-    pub(crate) fn add_group(&mut self, number: GroupNumber, copies: Vec<Vec<Action>>) {
-        let group = Group::new(number.to_wire(), GroupKind::All, copies);
-        self.groups.insert(group.id, group);
     }
 }

@@ -6,12 +6,13 @@
 use std::net::{IpAddr, Ipv4Addr};
 
 use model::Mac;
+use model::network::Router;
 use openflow::flow::{Action, Field, Match, PortNo};
 
-use crate::compile::{Plan, Segment};
+use crate::compile::view::{Place, Segment, Spot, View};
 use crate::cookie::{Cookie, Object};
 use crate::feature::Feature;
-use crate::flow_set::FlowSet;
+use crate::flow_set::Part;
 use crate::register::{NETWORK, SOURCE};
 use crate::table::Table;
 
@@ -22,34 +23,41 @@ const REPLY: u16 = 2;
 
 const PIPELINE: Cookie = Cookie { feature: Feature::Arp, object: Object::Pipeline };
 
-pub(crate) fn add(plan: &Plan<'_>, set: &mut FlowSet) {
+pub(crate) fn host(part: &mut Part) {
     let onward = vec![Action::GotoTable(Table::Forward.number())];
-    set.add_noted(Table::Arp, 0, Match::new(), onward, (PIPELINE, "nobody known has this address".to_owned()));
-    for segment in &plan.segments {
-        for local in segment.local.iter().filter(|local| local.number.is_some()) {
-            let cookie = Cookie { feature: Feature::Arp, object: Object::Port(local.port.key) };
-            for address in local.port.addresses.iter().filter_map(|fixed| v4(fixed.address)) {
-                let own = Match::new().arp().with(SOURCE.field, local.port.key).with(Field::ArpTpa, address);
-                set.add_noted(Table::Arp, OWN, own, Vec::new(), (cookie, "it asks for its own address".to_owned()));
-            }
+    part.add_noted(Table::Arp, 0, Match::new(), onward, (PIPELINE, "nobody known has this address".to_owned()));
+}
+
+/// A port that is plugged in somewhere.
+pub(crate) fn port(view: &View<'_>, spot: Spot<'_>, part: &mut Part) {
+    let (port, Some(segment)) = (spot.port, spot.segment) else { return };
+    if spot.place == Place::Nowhere {
+        return;
+    }
+    let is_working = spot.place == Place::Here && view.number(port.id).is_some();
+    let cookie = Cookie { feature: Feature::Arp, object: Object::Port(port.key) };
+    for address in port.addresses.iter().filter_map(|fixed| v4(fixed.address)) {
+        if is_working {
+            let own = Match::new().arp().with(SOURCE.field, port.key).with(Field::ArpTpa, address);
+            part.add_noted(Table::Arp, OWN, own, Vec::new(), (cookie, "it asks for its own address".to_owned()));
         }
-        for port in segment.ports() {
-            let cookie = Cookie { feature: Feature::Arp, object: Object::Port(port.key) };
-            for address in port.addresses.iter().filter_map(|fixed| v4(fixed.address)) {
-                answer(segment, address, port.mac, cookie, set);
-            }
-        }
-        for (router, foot) in &segment.feet {
-            if let Some(address) = v4(foot.address) {
-                let cookie = Cookie { feature: Feature::Arp, object: Object::Router(router.key.into()) };
-                answer(segment, address, foot.mac, cookie, set);
-            }
+        answer(segment, address, port.mac, cookie, part);
+    }
+}
+
+/// The feet of a router.
+pub(crate) fn router(view: &View<'_>, router: &Router, part: &mut Part) {
+    let cookie = Cookie { feature: Feature::Arp, object: Object::Router(router.key.into()) };
+    for foot in &router.interfaces {
+        let Some((_, network)) = view.subnet_of(foot) else { continue };
+        if let (Some(segment), Some(address)) = (view.segment(network.id), v4(foot.address)) {
+            answer(segment, address, foot.mac, cookie, part);
         }
     }
 }
 
 /// Turns a request into its reply and sends it back.
-fn answer(segment: &Segment<'_>, address: Ipv4Addr, mac: Mac, cookie: Cookie, set: &mut FlowSet) {
+fn answer(segment: Segment<'_>, address: Ipv4Addr, mac: Mac, cookie: Cookie, part: &mut Part) {
     let asked =
         Match::new().arp().with(NETWORK.field, segment.vni()).with(Field::ArpOp, REQUEST).with(Field::ArpTpa, address);
     let steps = vec![
@@ -62,7 +70,7 @@ fn answer(segment: &Segment<'_>, address: Ipv4Addr, mac: Mac, cookie: Cookie, se
         Action::set(Field::ArpSpa, address),
         Action::output(PortNo::IN_PORT),
     ];
-    set.add_noted(Table::Arp, ANSWER, asked, steps, (cookie, format!("{address} is at {mac}")));
+    part.add_noted(Table::Arp, ANSWER, asked, steps, (cookie, format!("{address} is at {mac}")));
 }
 
 const fn v4(address: IpAddr) -> Option<Ipv4Addr> {

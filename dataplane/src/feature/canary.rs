@@ -5,7 +5,7 @@ use openflow::flow::{Field, Match};
 
 use crate::cookie::{Cookie, Object};
 use crate::feature::Feature;
-use crate::flow_set::FlowSet;
+use crate::flow_set::Part;
 use crate::table::Table;
 
 /// Counts the layouts of tables and registers: it grows when flows of two versions must not stand beside each other.
@@ -19,6 +19,6 @@ pub fn canary_match() -> Match {
     Match::new().with(Field::Reg0, PIPELINE_VERSION)
 }
 
-pub(crate) fn add(set: &mut FlowSet) {
-    set.add(Table::Canary, 1, canary_match(), Vec::new(), COOKIE);
+pub(crate) fn host(part: &mut Part) {
+    part.add(Table::Canary, 1, canary_match(), Vec::new(), COOKIE);
 }

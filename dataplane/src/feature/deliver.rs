@@ -2,22 +2,24 @@
 
 use openflow::flow::{Action, Match};
 
-use crate::compile::Plan;
+use crate::compile::view::{Spot, View};
 use crate::cookie::{Cookie, Object};
 use crate::feature::Feature;
-use crate::flow_set::FlowSet;
+use crate::flow_set::Part;
 use crate::register::TARGET;
 use crate::table::Table;
 
 const HERE: u16 = 100;
 
-pub(crate) fn add(plan: &Plan<'_>, set: &mut FlowSet) {
-    set.add_miss(Table::Output);
-    for local in plan.segments.iter().flat_map(|segment| &segment.local) {
-        let Some(number) = local.number else { continue };
-        let cookie = Cookie { feature: Feature::Deliver, object: Object::Port(local.port.key) };
-        let to = Match::new().with(TARGET.field, local.port.key);
-        set.plug(number, local.port.key);
-        set.add(Table::Output, HERE, to, vec![Action::output(number)], cookie);
-    }
+pub(crate) fn host(part: &mut Part) {
+    part.add_miss(Table::Output);
+}
+
+/// A port that is plugged in here.
+pub(crate) fn port(view: &View<'_>, spot: Spot<'_>, part: &mut Part) {
+    let (Some(_), Some(number)) = (spot.segment, view.number(spot.port.id)) else { return };
+    let cookie = Cookie { feature: Feature::Deliver, object: Object::Port(spot.port.key) };
+    let to = Match::new().with(TARGET.field, spot.port.key);
+    part.plug(number, spot.port.key);
+    part.add(Table::Output, HERE, to, vec![Action::output(number)], cookie);
 }

@@ -8,10 +8,10 @@ use std::net::IpAddr;
 use model::network::Port;
 use openflow::flow::{Action, Controller, Field, Match};
 
-use crate::compile::Plan;
+use crate::compile::view::{Spot, View};
 use crate::cookie::{Cookie, Object};
 use crate::feature::Feature;
-use crate::flow_set::FlowSet;
+use crate::flow_set::Part;
 use crate::punt::Punt;
 use crate::register::{FLAG_BITS, SOURCE_GUARDED};
 use crate::table::Table;
@@ -21,17 +21,7 @@ const NO_SERVER: u16 = 300;
 const CLIENT_PORT: u16 = 68;
 const SERVER_PORT: u16 = 67;
 
-pub(crate) fn add(plan: &Plan<'_>, set: &mut FlowSet) {
-    for local in plan.segments.iter().flat_map(|segment| &segment.local) {
-        let Some(number) = local.number.filter(|_| is_served(plan, local.port)) else { continue };
-        let cookie = Cookie { feature: Feature::Dhcp, object: Object::Port(local.port.key) };
-        let request =
-            Match::new().udp().in_port(number).with(Field::UdpSrc, CLIENT_PORT).with(Field::UdpDst, SERVER_PORT);
-        let request = if local.port.port_security { request.eth_src(local.port.mac.bytes()) } else { request };
-        let punt = Punt::Dhcp { port: local.port.key };
-        let steps = vec![Action::Controller(Controller::new().with_userdata(punt.to_user_data()))];
-        set.add(Table::Classify, REQUEST, request, steps, cookie);
-    }
+pub(crate) fn host(part: &mut Part) {
     let cookie = Cookie { feature: Feature::Dhcp, object: Object::Pipeline };
     let served = Match::new()
         .udp()
@@ -39,11 +29,23 @@ pub(crate) fn add(plan: &Plan<'_>, set: &mut FlowSet) {
         .with(Field::UdpSrc, SERVER_PORT)
         .with(Field::UdpDst, CLIENT_PORT);
     let deny = vec![Action::GotoTable(Table::Deny.number())];
-    set.add_noted(Table::Egress, NO_SERVER, served, deny, (cookie, "guests may not serve DHCP".to_owned()));
+    part.add_noted(Table::Egress, NO_SERVER, served, deny, (cookie, "guests may not serve DHCP".to_owned()));
 }
 
-fn is_served(plan: &Plan<'_>, port: &Port) -> bool {
+/// A port that is plugged in here.
+pub(crate) fn port(view: &View<'_>, spot: Spot<'_>, part: &mut Part) {
+    let port = spot.port;
+    let (Some(_), Some(number), true) = (spot.segment, view.number(port.id), is_served(view, port)) else { return };
+    let cookie = Cookie { feature: Feature::Dhcp, object: Object::Port(port.key) };
+    let request = Match::new().udp().in_port(number).with(Field::UdpSrc, CLIENT_PORT).with(Field::UdpDst, SERVER_PORT);
+    let request = if port.port_security { request.eth_src(port.mac.bytes()) } else { request };
+    let punt = Punt::Dhcp { port: port.key };
+    let steps = vec![Action::Controller(Controller::new().with_userdata(punt.to_user_data()))];
+    part.add(Table::Classify, REQUEST, request, steps, cookie);
+}
+
+fn is_served(view: &View<'_>, port: &Port) -> bool {
     port.addresses.iter().any(|fixed| {
-        matches!(fixed.address, IpAddr::V4(_)) && plan.host.subnets.get(&fixed.subnet).is_some_and(|subnet| subnet.dhcp)
+        matches!(fixed.address, IpAddr::V4(_)) && view.subnet(fixed.subnet).is_some_and(|subnet| subnet.dhcp)
     })
 }

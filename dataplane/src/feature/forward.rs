@@ -4,13 +4,13 @@
 //! to each port here and, once, to every other host that has a port on the network; what came by tunnel stays here. A unicast address that nobody
 //! has is dropped. Rules are asked for every copy.
 
-use model::network::Port;
+use model::network::{Port, Router};
 use openflow::flow::{Action, Field, Match};
 
-use crate::compile::{Place, Plan, Segment};
+use crate::compile::view::{Place, Segment, Spot, View};
 use crate::cookie::{Cookie, Object};
 use crate::feature::Feature;
-use crate::flow_set::{FlowSet, GroupNumber};
+use crate::flow_set::{GroupNumber, Part};
 use crate::register::{
     ENDPOINT, FLAG_BITS, FROM_TUNNEL, NETWORK, ROUTER, TARGET, TARGET_GUARDED, TARGET_IDENTITY, TO_ALL_HOSTS, TO_TUNNEL,
 };
@@ -22,35 +22,42 @@ const FLOOD: u16 = 50;
 /// The bit that makes a MAC address a group's.
 const GROUP_BIT: [u8; 6] = [1, 0, 0, 0, 0, 0];
 
-pub(crate) fn add(plan: &Plan<'_>, set: &mut FlowSet) {
-    set.add_miss(Table::Forward);
-    for segment in &plan.segments {
-        for port in segment.ports() {
-            let cookie = Cookie { feature: Feature::Forward, object: Object::Port(port.key) };
-            let to = Match::new().with(NETWORK.field, segment.vni()).eth_dst(port.mac.bytes());
-            let mut steps = towards(plan, port);
-            steps.push(Action::GotoTable(Table::Track.number()));
-            set.add(Table::Forward, KNOWN, to, steps, cookie);
-        }
-        for (router, foot) in &segment.feet {
-            let cookie = Cookie { feature: Feature::Forward, object: Object::Router(router.key.into()) };
-            let to = Match::new().ip().with(NETWORK.field, segment.vni()).eth_dst(foot.mac.bytes()).with_masked(
-                FLAG_BITS.field,
-                0,
-                FROM_TUNNEL.mask,
-            );
-            let steps = vec![Action::set(ROUTER.field, router.key), Action::GotoTable(Table::Route.number())];
-            set.add(Table::Forward, KNOWN, to, steps, cookie);
-        }
-        add_flood(plan, segment, set);
+pub(crate) fn host(part: &mut Part) {
+    part.add_miss(Table::Forward);
+}
+
+/// A port that is plugged in somewhere.
+pub(crate) fn port(view: &View<'_>, spot: Spot<'_>, part: &mut Part) {
+    let (port, Some(segment)) = (spot.port, spot.segment) else { return };
+    if spot.place == Place::Nowhere {
+        return;
+    }
+    let cookie = Cookie { feature: Feature::Forward, object: Object::Port(port.key) };
+    let to = Match::new().with(NETWORK.field, segment.vni()).eth_dst(port.mac.bytes());
+    let mut steps = towards(view, port);
+    steps.push(Action::GotoTable(Table::Track.number()));
+    part.add(Table::Forward, KNOWN, to, steps, cookie);
+}
+
+/// The feet of a router.
+pub(crate) fn router(view: &View<'_>, router: &Router, part: &mut Part) {
+    let cookie = Cookie { feature: Feature::Forward, object: Object::Router(router.key.into()) };
+    for foot in &router.interfaces {
+        let Some(segment) = view.subnet_of(foot).and_then(|(_, network)| view.segment(network.id)) else { continue };
+        let to = Match::new().ip().with(NETWORK.field, segment.vni()).eth_dst(foot.mac.bytes()).with_masked(
+            FLAG_BITS.field,
+            0,
+            FROM_TUNNEL.mask,
+        );
+        let steps = vec![Action::set(ROUTER.field, router.key), Action::GotoTable(Table::Route.number())];
+        part.add(Table::Forward, KNOWN, to, steps, cookie);
     }
 }
 
 /// What a packet knows once its destination is known.
-pub(crate) fn towards(plan: &Plan<'_>, port: &Port) -> Vec<Action> {
-    let mut steps =
-        vec![Action::set(TARGET.field, port.key), Action::set(TARGET_IDENTITY.field, plan.identities.of_port(port))];
-    match plan.place(port) {
+pub(crate) fn towards(view: &View<'_>, port: &Port) -> Vec<Action> {
+    let mut steps = vec![Action::set(TARGET.field, port.key), Action::set(TARGET_IDENTITY.field, view.identity(port))];
+    match view.place(port) {
         Place::Here if port.port_security => steps.push(raise(TARGET_GUARDED.mask)),
         Place::Here | Place::Nowhere => {}
         Place::There(endpoint) => {
@@ -61,25 +68,27 @@ pub(crate) fn towards(plan: &Plan<'_>, port: &Port) -> Vec<Action> {
     steps
 }
 
-fn add_flood(plan: &Plan<'_>, segment: &Segment<'_>, set: &mut FlowSet) {
+/// The broadcasts of a network.
+pub(crate) fn network(view: &View<'_>, segment: Segment<'_>, part: &mut Part) {
     let cookie = Cookie { feature: Feature::Forward, object: Object::Network(segment.vni()) };
     let (here, everywhere) = (GroupNumber::FloodHere(segment.vni()), GroupNumber::FloodEverywhere(segment.vni()));
-    let plugged = segment.local.iter().filter(|local| local.number.is_some());
+    let locals = view.locals(segment.network.id);
+    let plugged = locals.iter().filter(|local| local.number.is_some());
     let copies: Vec<Vec<Action>> = plugged
         .map(|local| {
-            let mut steps = towards(plan, local.port);
+            let mut steps = towards(view, local.port);
             steps.push(Action::resubmit(Table::Track.number()));
             steps
         })
         .collect();
-    let away = (plan.vxlan.is_some() && !segment.endpoints.is_empty())
+    let away = (view.tunnel().is_some() && !view.endpoints(segment.network.id).is_empty())
         .then(|| vec![raise(TO_ALL_HOSTS.mask), Action::resubmit(Table::Track.number())]);
-    set.add_group(here, copies.clone());
-    set.add_group(everywhere, copies.into_iter().chain(away).collect());
+    part.add_group(here, copies.clone());
+    part.add_group(everywhere, copies.into_iter().chain(away).collect());
     let many = || Match::new().with(NETWORK.field, segment.vni()).with_masked(Field::EthDst, GROUP_BIT, GROUP_BIT);
     let from_tunnel = many().with_masked(FLAG_BITS.field, FROM_TUNNEL.mask, FROM_TUNNEL.mask);
-    set.add(Table::Forward, FLOOD_FROM_TUNNEL, from_tunnel, vec![Action::Group(here.to_wire())], cookie);
-    set.add(Table::Forward, FLOOD, many(), vec![Action::Group(everywhere.to_wire())], cookie);
+    part.add(Table::Forward, FLOOD_FROM_TUNNEL, from_tunnel, vec![Action::Group(here.to_wire())], cookie);
+    part.add(Table::Forward, FLOOD, many(), vec![Action::Group(everywhere.to_wire())], cookie);
 }
 
 fn raise(mask: u32) -> Action {

@@ -4,82 +4,74 @@
 //! One flow per member, and only for members that a rule here asks for as a remote group: neither the number of rules nor of networks multiplies
 //! them. Where two ports that routers join have the same address, the network and the MAC address the packet came with tell them apart.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, Ipv4Addr};
+use std::collections::BTreeSet;
+use std::net::IpAddr;
 
-use model::network::Port;
-use model::security::{Direction, Remote};
-use model::{Mac, NetworkId, SecurityGroupId};
+use model::network::{FixedIp, Port};
+use model::{Mac, NetworkId};
 use openflow::flow::{Action, Field, Match};
 
-use crate::compile::{Place, Plan};
+use crate::compile::view::{Place, Spot, View};
 use crate::cookie::{Cookie, Object};
 use crate::feature::Feature;
-use crate::flow_set::FlowSet;
-use crate::identity::groups;
+use crate::flow_set::Part;
 use crate::register::{NETWORK, SOURCE_IDENTITY, ZONE};
 use crate::table::Table;
-use crate::zone::zones;
 
 const AMBIGUOUS: u16 = 110;
 const MEMBER: u16 = 100;
 
 const PIPELINE: Cookie = Cookie { feature: Feature::Identity, object: Object::Pipeline };
 
-pub(crate) fn add(plan: &Plan<'_>, set: &mut FlowSet) {
+pub(crate) fn host(part: &mut Part) {
     let onward = vec![Action::GotoTable(Table::Forward.number())];
-    set.add_noted(Table::Identity, 0, Match::new(), onward, (PIPELINE, "its groups are not asked for here".to_owned()));
-    let zones = zones(plan.host);
-    let near: BTreeSet<u16> = plan.segments.iter().map(|segment| segment.zone).collect();
-    let mut owners: BTreeMap<(u16, Ipv4Addr), Vec<&Port>> = BTreeMap::new();
-    for port in plan.host.ports.values().filter(|port| plan.place(port) != Place::Nowhere) {
-        let Some(zone) = zones.get(&port.network).filter(|zone| near.contains(zone)) else { continue };
-        for fixed in &port.addresses {
-            if let IpAddr::V4(address) = fixed.address {
-                owners.entry((*zone, address)).or_default().push(port);
-            }
-        }
+    part.add_noted(
+        Table::Identity,
+        0,
+        Match::new(),
+        onward,
+        (PIPELINE, "its groups are not asked for here".to_owned()),
+    );
+}
+
+/// A port on another host.
+pub(crate) fn port(view: &View<'_>, spot: Spot<'_>, part: &mut Part) {
+    let Place::There(_) = spot.place else { return };
+    let port = spot.port;
+    let Some(zone) = view.zone(port.network).filter(|zone| view.is_near_zone(*zone)) else { return };
+    if !port.groups.iter().any(|group| view.is_asked(*group)) {
+        return;
     }
-    let asked = asked_groups(plan);
-    let is_asked = |port: &Port| matches!(plan.place(port), Place::There(_)) && !groups(port).is_disjoint(&asked);
-    for ((zone, address), ports) in owners {
-        for port in ports.iter().filter(|port| is_asked(port)) {
-            let source = Match::new().ip().with(Field::Ipv4Src, address);
-            if ports.len() == 1 {
-                set.add(Table::Identity, MEMBER, source.with(ZONE.field, zone), steps(plan, port), cookie(port));
-            } else {
-                add_ambiguous(plan, port, address, &source, set);
-            }
+    for fixed in &port.addresses {
+        let IpAddr::V4(address) = fixed.address else { continue };
+        let source = Match::new().ip().with(Field::Ipv4Src, address);
+        if is_alone(view, fixed, zone) {
+            part.add(Table::Identity, MEMBER, source.with(ZONE.field, zone), steps(view, port), cookie(port));
+        } else {
+            add_ambiguous(view, port, fixed, &source, part);
         }
     }
 }
 
-/// The groups that ingress rules of ports here name as the other side.
-fn asked_groups(plan: &Plan<'_>) -> BTreeSet<SecurityGroupId> {
-    let local = plan.segments.iter().flat_map(|segment| &segment.local).filter(|local| local.port.port_security);
-    let own: BTreeSet<SecurityGroupId> = local.flat_map(|local| local.port.groups.iter().copied()).collect();
-    let rules = own.iter().filter_map(|id| plan.host.groups.get(id)).flat_map(|group| &group.rules);
-    rules
-        .filter(|rule| rule.direction == Direction::Ingress)
-        .filter_map(|rule| if let Remote::Group(group) = rule.remote { Some(group) } else { None })
-        .collect()
+/// Whether no other port that is plugged in somewhere has this address in this zone.
+fn is_alone(view: &View<'_>, fixed: &FixedIp, zone: u16) -> bool {
+    let plugged = view.ports_at(fixed.address).into_iter().filter(|port| view.place(port) != Place::Nowhere);
+    plugged.filter(|port| view.zone(port.network) == Some(zone)).count() == 1
 }
 
 /// One flow for each way that a packet of this port can come: on its own network, and through each router of its subnet.
-fn add_ambiguous(plan: &Plan<'_>, port: &Port, address: Ipv4Addr, source: &Match, set: &mut FlowSet) {
+fn add_ambiguous(view: &View<'_>, port: &Port, fixed: &FixedIp, source: &Match, part: &mut Part) {
     let mut ways: BTreeSet<(NetworkId, Mac)> = BTreeSet::from([(port.network, port.mac)]);
-    let subnet = port.addresses.iter().find(|fixed| fixed.address == IpAddr::V4(address)).map(|fixed| fixed.subnet);
-    for router in &plan.routers {
-        if router.interfaces.iter().any(|foot| Some(foot.subnet) == subnet) {
+    for router in view.routers_of(port.network) {
+        if view.is_near_router(router.id) && router.interfaces.iter().any(|foot| foot.subnet == fixed.subnet) {
             let feet = router.interfaces.iter();
-            ways.extend(feet.filter_map(|foot| plan.subnet_of(foot).map(|(_, network)| (network.id, foot.mac))));
+            ways.extend(feet.filter_map(|foot| view.subnet_of(foot).map(|(_, network)| (network.id, foot.mac))));
         }
     }
-    for segment in &plan.segments {
-        for (_, mac) in ways.iter().filter(|(network, _)| *network == segment.network.id) {
-            let way = source.clone().with(NETWORK.field, segment.vni()).eth_src(mac.bytes());
-            set.add(Table::Identity, AMBIGUOUS, way, steps(plan, port), cookie(port));
-        }
+    for (network, mac) in ways {
+        let Some(segment) = view.segment(network) else { continue };
+        let way = source.clone().with(NETWORK.field, segment.vni()).eth_src(mac.bytes());
+        part.add(Table::Identity, AMBIGUOUS, way, steps(view, port), cookie(port));
     }
 }
 
@@ -87,6 +79,6 @@ const fn cookie(port: &Port) -> Cookie {
     Cookie { feature: Feature::Identity, object: Object::Port(port.key) }
 }
 
-fn steps(plan: &Plan<'_>, port: &Port) -> Vec<Action> {
-    vec![Action::set(SOURCE_IDENTITY.field, plan.identities.of_port(port)), Action::GotoTable(Table::Forward.number())]
+fn steps(view: &View<'_>, port: &Port) -> Vec<Action> {
+    vec![Action::set(SOURCE_IDENTITY.field, view.identity(port)), Action::GotoTable(Table::Forward.number())]
 }

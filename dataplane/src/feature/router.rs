@@ -10,11 +10,11 @@ use ipnet::IpNet;
 use model::network::{Router, RouterInterface};
 use openflow::flow::{Action, Field, Match, PortNo, Subfield};
 
-use crate::compile::{Place, Plan};
+use crate::compile::view::{Place, Spot, View};
 use crate::cookie::{Cookie, Object};
 use crate::feature::Feature;
 use crate::feature::forward::towards;
-use crate::flow_set::FlowSet;
+use crate::flow_set::Part;
 use crate::register::{NETWORK, ROUTER};
 use crate::table::Table;
 
@@ -31,31 +31,32 @@ const ANSWER_TTL: u8 = 64;
 
 const PIPELINE: Cookie = Cookie { feature: Feature::Router, object: Object::Pipeline };
 
-pub(crate) fn add(plan: &Plan<'_>, set: &mut FlowSet) {
-    set.add_miss(Table::Route);
-    set.add_miss(Table::Host);
+pub(crate) fn host(part: &mut Part) {
+    part.add_miss(Table::Route);
+    part.add_miss(Table::Host);
     for ttl in [0_u8, 1] {
         let expired = Match::new().ip().with(Field::IpTtl, ttl);
-        set.add_noted(Table::Route, EXPIRED, expired, Vec::new(), (PIPELINE, "its time to live ran out".to_owned()));
+        part.add_noted(Table::Route, EXPIRED, expired, Vec::new(), (PIPELINE, "its time to live ran out".to_owned()));
     }
-    for router in &plan.routers {
-        for foot in &router.interfaces {
-            add_foot(plan, router, foot, set);
-        }
-    }
-    add_hosts(plan, set);
 }
 
-fn add_foot(plan: &Plan<'_>, router: &Router, foot: &RouterInterface, set: &mut FlowSet) {
+/// The feet of a router.
+pub(crate) fn router(view: &View<'_>, router: &Router, part: &mut Part) {
+    for foot in &router.interfaces {
+        add_foot(view, router, foot, part);
+    }
+}
+
+fn add_foot(view: &View<'_>, router: &Router, foot: &RouterInterface, part: &mut Part) {
     let cookie = Cookie { feature: Feature::Router, object: Object::Router(router.key.into()) };
-    let (IpAddr::V4(address), Some((subnet, network))) = (foot.address, plan.subnet_of(foot)) else { return };
+    let (IpAddr::V4(address), Some((subnet, network))) = (foot.address, view.subnet_of(foot)) else { return };
     let IpNet::V4(prefix) = subnet.cidr else { return };
     let here = || Match::new().with(ROUTER.field, router.key);
     let ping =
         here().icmp().with(Field::Ipv4Dst, address).with(Field::IcmpType, ECHO_REQUEST).with(Field::IcmpCode, 0_u8);
-    set.add_noted(Table::Route, PING, ping, answer(address), (cookie, "the router answers the ping".to_owned()));
+    part.add_noted(Table::Route, PING, ping, answer(address), (cookie, "the router answers the ping".to_owned()));
     let own = here().ip().with(Field::Ipv4Dst, address);
-    set.add_noted(Table::Route, OWN, own, Vec::new(), (cookie, format!("nothing listens on the router's {address}")));
+    part.add_noted(Table::Route, OWN, own, Vec::new(), (cookie, format!("nothing listens on the router's {address}")));
     let priority = ROUTE + u16::from(prefix.prefix_len());
     let route = here().ipv4_dst_net(prefix.network(), prefix.prefix_len());
     let steps = vec![
@@ -64,7 +65,7 @@ fn add_foot(plan: &Plan<'_>, router: &Router, foot: &RouterInterface, set: &mut 
         Action::set(NETWORK.field, network.vni.get()),
         Action::GotoTable(Table::Host.number()),
     ];
-    set.add_noted(Table::Route, priority, route.ip(), steps, (cookie, format!("routed to subnet {}", subnet.name)));
+    part.add_noted(Table::Route, priority, route.ip(), steps, (cookie, format!("routed to subnet {}", subnet.name)));
 }
 
 /// Turns an echo request into its reply and sends it back. The addresses change places by way of the stack of the switch.
@@ -83,20 +84,20 @@ fn answer(address: Ipv4Addr) -> Vec<Action> {
     ]
 }
 
-fn add_hosts(plan: &Plan<'_>, set: &mut FlowSet) {
-    let routed = plan.routed_networks();
-    for port in plan.host.ports.values().filter(|port| routed.contains(&port.network)) {
-        let Some(network) = plan.host.networks.get(&port.network).filter(|_| plan.place(port) != Place::Nowhere) else {
-            continue;
-        };
-        let cookie = Cookie { feature: Feature::Router, object: Object::Port(port.key) };
-        for fixed in &port.addresses {
-            let IpAddr::V4(address) = fixed.address else { continue };
-            let to = Match::new().ip().with(NETWORK.field, network.vni.get()).with(Field::Ipv4Dst, address);
-            let mut steps = vec![Action::set(Field::EthDst, port.mac.bytes())];
-            steps.extend(towards(plan, port));
-            steps.push(Action::GotoTable(Table::Track.number()));
-            set.add(Table::Host, HOST, to, steps, cookie);
-        }
+/// A port that is plugged in somewhere, as a neighbour of routers.
+pub(crate) fn port(view: &View<'_>, spot: Spot<'_>, part: &mut Part) {
+    let port = spot.port;
+    if spot.place == Place::Nowhere || !view.is_routed(port.network) {
+        return;
+    }
+    let Some(network) = view.network(port.network) else { return };
+    let cookie = Cookie { feature: Feature::Router, object: Object::Port(port.key) };
+    for fixed in &port.addresses {
+        let IpAddr::V4(address) = fixed.address else { continue };
+        let to = Match::new().ip().with(NETWORK.field, network.vni.get()).with(Field::Ipv4Dst, address);
+        let mut steps = vec![Action::set(Field::EthDst, port.mac.bytes())];
+        steps.extend(towards(view, port));
+        steps.push(Action::GotoTable(Table::Track.number()));
+        part.add(Table::Host, HOST, to, steps, cookie);
     }
 }

@@ -13,16 +13,15 @@
 //! A rule is one flow per identity of a port here and per mask of its port range. Rules whose other side is a group share a conjunction per pair
 //! of groups where that takes fewer flows than the product of members and masks. No NAT here, ever (Open vSwitch 3.1 aborts).
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
-use model::SecurityGroupId;
 use model::security::{Direction, SecurityGroup};
 use openflow::flow::{Action, Ct, CtZone, Field, Match, Subfield, ct_state};
 
-use crate::compile::Plan;
+use crate::compile::view::View;
 use crate::cookie::{Cookie, Object};
 use crate::feature::Feature;
-use crate::flow_set::FlowSet;
+use crate::flow_set::Part;
 use crate::register::{
     FLAG_BITS, Flag, MARK_DEAD, SOURCE_GUARDED, SOURCE_IDENTITY, TARGET_GUARDED, TARGET_IDENTITY, ZONE,
 };
@@ -73,26 +72,33 @@ const SIDES: [Side; 2] = [
     },
 ];
 
-pub(crate) fn add(plan: &Plan<'_>, set: &mut FlowSet) {
-    add_tracking(set);
-    let mut conjunctions = BTreeSet::new();
+/// What holds whatever the groups say.
+pub(crate) fn host(part: &mut Part) {
+    add_tracking(part);
     for side in &SIDES {
         let open = Match::new().with_masked(FLAG_BITS.field, 0, side.guarded.mask);
         let pass = vec![Action::GotoTable(side.next.number())];
-        set.add_noted(side.table, UNGUARDED, open, pass, note(side.unguarded));
-        set.add_miss_to(side.table, Table::Deny);
-        for (group, own) in guarded_groups(plan) {
-            add_plain(side, group, &own, set);
-            for remote in remote_rules(plan.host, group, side.direction) {
-                let pair = Pair { side, group, own: &own, remote: &remote };
-                pair.add(plan, &mut conjunctions, set);
-            }
+        part.add_noted(side.table, UNGUARDED, open, pass, note(side.unguarded));
+        part.add_miss_to(side.table, Table::Deny);
+    }
+}
+
+/// The rules of a group, when a guarded port here is in it.
+pub(crate) fn group(view: &View<'_>, group: &SecurityGroup, part: &mut Part) {
+    let own = view.own_identities(group.id);
+    if own.is_empty() {
+        return;
+    }
+    for side in &SIDES {
+        add_plain(side, group, &own, part);
+        for remote in remote_rules(view, group, side.direction) {
+            Pair { side, group, own: &own, remote: &remote }.add(view, part);
         }
     }
 }
 
 /// The fixed part: what the connection tracker is asked and told.
-fn add_tracking(set: &mut FlowSet) {
+fn add_tracking(part: &mut Part) {
     use ct_state::{ESTABLISHED, INVALID, NEW, RELATED, REPLY, TRACKED};
     let zone = || CtZone::From(Subfield::new(ZONE.field, 0, 16).unwrap_or(Subfield::whole(ZONE.field)));
     let goto = |table: Table| vec![Action::GotoTable(table.number())];
@@ -100,19 +106,19 @@ fn add_tracking(set: &mut FlowSet) {
     for (priority, flag, why) in sides {
         let track = Match::new().ip().with_masked(FLAG_BITS.field, flag.mask, flag.mask);
         let steps = vec![Action::ct(Ct::track(zone(), Table::State.number()))];
-        set.add_noted(Table::Track, priority, track, steps, note(why));
+        part.add_noted(Table::Track, priority, track, steps, note(why));
     }
-    set.add_noted(Table::Track, 0, Match::new(), goto(Table::Output), note("neither side is guarded here"));
+    part.add_noted(Table::Track, 0, Match::new(), goto(Table::Output), note("neither side is guarded here"));
 
     let alive = |matching: Match| matching.with_masked(Field::CtMark, 0, MARK_DEAD);
     let dead = |matching: Match| matching.with_masked(Field::CtMark, MARK_DEAD, MARK_DEAD);
     let invalid = Match::new().ct_state(TRACKED | INVALID, 0);
-    set.add_noted(Table::State, 100, invalid, Vec::new(), note("the connection tracker finds the packet invalid"));
+    part.add_noted(Table::State, 100, invalid, Vec::new(), note("the connection tracker finds the packet invalid"));
     let reply = alive(Match::new().ct_state(TRACKED | ESTABLISHED | REPLY, NEW | INVALID));
-    set.add_noted(Table::State, 90, reply, goto(Table::Output), note("reply of an allowed connection"));
+    part.add_noted(Table::State, 90, reply, goto(Table::Output), note("reply of an allowed connection"));
     let related = alive(Match::new().ct_state(TRACKED | RELATED, NEW | INVALID));
-    set.add_noted(Table::State, 90, related, goto(Table::Output), note("about an allowed connection"));
-    set.add_noted(Table::State, 0, Match::new(), goto(Table::Egress), note("the rules are asked"));
+    part.add_noted(Table::State, 90, related, goto(Table::Output), note("about an allowed connection"));
+    part.add_noted(Table::State, 0, Match::new(), goto(Table::Egress), note("the rules are asked"));
 
     let mark = |value: u32| {
         let write = Action::set_masked(Field::CtMark, value, MARK_DEAD);
@@ -120,41 +126,29 @@ fn add_tracking(set: &mut FlowSet) {
     };
     let new = Match::new().ip().ct_state(TRACKED | NEW, 0);
     let commit = vec![Action::ct(Ct::commit(zone())), Action::GotoTable(Table::Output.number())];
-    set.add_noted(Table::Commit, 100, new, commit, note("a new connection, remembered for its replies"));
+    part.add_noted(Table::Commit, 100, new, commit, note("a new connection, remembered for its replies"));
     let again = dead(Match::new().ip().ct_state(TRACKED | ESTABLISHED, REPLY));
     let revive = vec![mark(0), Action::GotoTable(Table::Output.number())];
-    set.add_noted(Table::Commit, 100, again, revive, note("allowed again"));
-    set.add_noted(Table::Commit, 0, Match::new(), goto(Table::Output), note("known already"));
+    part.add_noted(Table::Commit, 100, again, revive, note("allowed again"));
+    part.add_noted(Table::Commit, 0, Match::new(), goto(Table::Output), note("known already"));
 
     let lived = alive(Match::new().ip().ct_state(TRACKED | ESTABLISHED, REPLY));
-    set.add_noted(Table::Deny, 100, lived, vec![mark(MARK_DEAD)], note("allowed before, not any more"));
-    set.add_miss(Table::Deny);
+    part.add_noted(Table::Deny, 100, lived, vec![mark(MARK_DEAD)], note("allowed before, not any more"));
+    part.add_miss(Table::Deny);
 }
 
 fn note(text: &str) -> (Cookie, String) {
     (PIPELINE, text.to_owned())
 }
 
-/// The groups of guarded ports here, each with the identities of those ports that are in it.
-fn guarded_groups<'a>(plan: &Plan<'a>) -> Vec<(&'a SecurityGroup, BTreeSet<u32>)> {
-    let mut identities: BTreeMap<SecurityGroupId, BTreeSet<u32>> = BTreeMap::new();
-    let local = plan.segments.iter().flat_map(|segment| &segment.local).filter(|local| local.port.port_security);
-    for port in local.map(|local| local.port) {
-        for group in &port.groups {
-            identities.entry(*group).or_default().insert(plan.identities.of_port(port));
-        }
-    }
-    identities.into_iter().filter_map(|(id, own)| Some((plan.host.groups.get(&id)?, own))).collect()
-}
-
 /// Rules whose other side is anyone or a prefix.
-fn add_plain(side: &Side, group: &SecurityGroup, own: &BTreeSet<u32>, set: &mut FlowSet) {
+fn add_plain(side: &Side, group: &SecurityGroup, own: &BTreeSet<u32>, part: &mut Part) {
     let cookie = Cookie { feature: Feature::Security, object: Object::Group(group.key) };
     for (matching, note) in plain_rules(group, side.direction) {
         for identity in own {
             let allow = vec![Action::GotoTable(side.next.number())];
             let matching = matching.clone().with(side.own, *identity);
-            set.add_noted(side.table, RULE, matching, allow, (cookie, note.clone()));
+            part.add_noted(side.table, RULE, matching, allow, (cookie, note.clone()));
         }
     }
 }
@@ -170,42 +164,41 @@ struct Pair<'a> {
 
 impl Pair<'_> {
     /// Adds the product of own identities, other identities and selectors, or a conjunction of the three where that is fewer flows.
-    fn add(&self, plan: &Plan<'_>, taken: &mut BTreeSet<u32>, set: &mut FlowSet) {
-        let remote = self.remote.group.id;
-        let others: Vec<u32> =
-            plan.identities.iter().filter(|(_, groups)| groups.contains(&remote)).map(|(id, _)| id).collect();
+    fn add(&self, view: &View<'_>, part: &mut Part) {
+        let others: Vec<u32> = view.identities_with(self.remote.group.id).into_iter().collect();
         let (own, selectors) = (self.own.len(), self.remote.selectors.len());
         if own * others.len() * selectors <= own + others.len() + selectors + 1 {
-            self.add_product(&others, set);
+            self.add_product(&others, part);
         } else {
-            self.add_conjunction(&others, conjunction_id(self, taken), set);
+            let id = view.conjunction(self.group.id, self.remote.group.id, self.side.direction);
+            self.add_conjunction(&others, id, part);
         }
     }
 
-    fn add_product(&self, others: &[u32], set: &mut FlowSet) {
+    fn add_product(&self, others: &[u32], part: &mut Part) {
         for (selector, note) in &self.remote.selectors {
             for (mine, other) in self.own.iter().flat_map(|mine| others.iter().map(move |other| (mine, other))) {
                 let matching = selector.clone().with(self.side.own, *mine).with(self.side.other, *other);
-                set.add_noted(self.side.table, RULE, matching, self.allow(), (self.cookie(), note.clone()));
+                part.add_noted(self.side.table, RULE, matching, self.allow(), (self.cookie(), note.clone()));
             }
         }
     }
 
-    fn add_conjunction(&self, others: &[u32], id: u32, set: &mut FlowSet) {
+    fn add_conjunction(&self, others: &[u32], id: u32, part: &mut Part) {
         let (table, cookie) = (self.side.table, self.cookie());
         let clause = |clause: u8| vec![Action::Conjunction { id, clause, clauses: 3 }];
         for mine in self.own {
-            set.add(table, CONJUNCTION, Match::new().ip().with(self.side.own, *mine), clause(1), cookie);
+            part.add(table, CONJUNCTION, Match::new().ip().with(self.side.own, *mine), clause(1), cookie);
         }
         for other in others {
-            set.add(table, CONJUNCTION, Match::new().ip().with(self.side.other, *other), clause(2), cookie);
+            part.add(table, CONJUNCTION, Match::new().ip().with(self.side.other, *other), clause(2), cookie);
         }
         for (selector, note) in &self.remote.selectors {
-            set.add_noted(table, CONJUNCTION, selector.clone(), clause(3), (cookie, note.clone()));
+            part.add_noted(table, CONJUNCTION, selector.clone(), clause(3), (cookie, note.clone()));
         }
         let met = Match::new().ip().with(Field::ConjId, id);
         let note = format!("a rule between it and {}", self.remote.group.name);
-        set.add_noted(table, CONJUNCTION, met, self.allow(), (cookie, note));
+        part.add_noted(table, CONJUNCTION, met, self.allow(), (cookie, note));
     }
 
     fn allow(&self) -> Vec<Action> {
@@ -215,16 +208,4 @@ impl Pair<'_> {
     const fn cookie(&self) -> Cookie {
         Cookie { feature: Feature::Security, object: Object::Group(self.group.key) }
     }
-}
-
-/// A number for the rules of one group towards another: made from their keys, so that it stays when others come and go.
-fn conjunction_id(pair: &Pair<'_>, taken: &mut BTreeSet<u32>) -> u32 {
-    let direction = [u8::from(pair.side.direction == Direction::Ingress)];
-    let keys = [pair.group.key, pair.remote.group.key];
-    let octets = keys.into_iter().flat_map(u32::to_be_bytes).chain(direction);
-    let mut id = octets.fold(0x811c_9dc5_u32, |hash, octet| (hash ^ u32::from(octet)).wrapping_mul(0x0100_0193));
-    while id == 0 || !taken.insert(id) {
-        id = id.wrapping_add(1);
-    }
-    id
 }

@@ -6,10 +6,10 @@ use std::net::Ipv4Addr;
 
 use openflow::flow::{Action, Field, Match, PortNo, Subfield};
 
-use crate::compile::Plan;
+use crate::compile::view::{Segment, View};
 use crate::cookie::{Cookie, Object};
 use crate::feature::Feature;
-use crate::flow_set::{FlowSet, GroupNumber};
+use crate::flow_set::{GroupNumber, Part};
 use crate::register::{ENDPOINT, FLAG_BITS, FROM_TUNNEL, NETWORK, TO_ALL_HOSTS, TO_TUNNEL, ZONE};
 use crate::table::Table;
 
@@ -22,37 +22,41 @@ const VNI_BITS: u8 = 24;
 
 const PIPELINE: Cookie = Cookie { feature: Feature::Tunnel, object: Object::Pipeline };
 
-pub(crate) fn add(plan: &Plan<'_>, set: &mut FlowSet) {
-    set.plug_tunnel(plan.vxlan);
-    let Some(vxlan) = plan.vxlan else { return };
-    for segment in &plan.segments {
-        let cookie = Cookie { feature: Feature::Tunnel, object: Object::Network(segment.vni()) };
-        let arrival = Match::new().in_port(vxlan).with(Field::TunId, segment.vni());
-        let steps = vec![
-            Action::set(NETWORK.field, segment.vni()),
-            Action::set(ZONE.field, segment.zone),
-            Action::set_masked(FLAG_BITS.field, FROM_TUNNEL.mask, FROM_TUNNEL.mask),
-            Action::GotoTable(Table::Identity.number()),
-        ];
-        set.add(Table::Classify, ARRIVAL, arrival, steps, cookie);
-        if segment.endpoints.is_empty() {
-            continue;
-        }
-        let group = GroupNumber::OtherHosts(segment.vni());
-        set.add_group(group, segment.endpoints.iter().map(|endpoint| copy_to(*endpoint, vxlan)).collect());
-        let to_all = flagged(TO_ALL_HOSTS.mask).with(NETWORK.field, segment.vni());
-        let mut steps = number_tunnel();
-        steps.push(Action::Group(group.to_wire()));
-        set.add(Table::Output, TO_ALL, to_all, steps, cookie);
-    }
+pub(crate) fn host(view: &View<'_>, part: &mut Part) {
+    part.plug_tunnel(view.tunnel());
+    let Some(vxlan) = view.tunnel() else { return };
     let note = "it came by tunnel, and its destination is on another host".to_owned();
     let back = flagged(FROM_TUNNEL.mask | TO_TUNNEL.mask);
-    set.add_noted(Table::Output, NO_RETURN, back, Vec::new(), (PIPELINE, note));
+    part.add_noted(Table::Output, NO_RETURN, back, Vec::new(), (PIPELINE, note));
     let mut steps = number_tunnel();
     steps.push(Action::copy(ENDPOINT.field, Field::TunDst));
     steps.push(Action::output(vxlan));
     let note = "to the host that has the destination".to_owned();
-    set.add_noted(Table::Output, TO_ONE, flagged(TO_TUNNEL.mask), steps, (PIPELINE, note));
+    part.add_noted(Table::Output, TO_ONE, flagged(TO_TUNNEL.mask), steps, (PIPELINE, note));
+}
+
+/// A network with a port here.
+pub(crate) fn network(view: &View<'_>, segment: Segment<'_>, part: &mut Part) {
+    let Some(vxlan) = view.tunnel() else { return };
+    let cookie = Cookie { feature: Feature::Tunnel, object: Object::Network(segment.vni()) };
+    let arrival = Match::new().in_port(vxlan).with(Field::TunId, segment.vni());
+    let steps = vec![
+        Action::set(NETWORK.field, segment.vni()),
+        Action::set(ZONE.field, segment.zone),
+        Action::set_masked(FLAG_BITS.field, FROM_TUNNEL.mask, FROM_TUNNEL.mask),
+        Action::GotoTable(Table::Identity.number()),
+    ];
+    part.add(Table::Classify, ARRIVAL, arrival, steps, cookie);
+    let endpoints = view.endpoints(segment.network.id);
+    if endpoints.is_empty() {
+        return;
+    }
+    let group = GroupNumber::OtherHosts(segment.vni());
+    part.add_group(group, endpoints.iter().map(|endpoint| copy_to(*endpoint, vxlan)).collect());
+    let to_all = flagged(TO_ALL_HOSTS.mask).with(NETWORK.field, segment.vni());
+    let mut steps = number_tunnel();
+    steps.push(Action::Group(group.to_wire()));
+    part.add(Table::Output, TO_ALL, to_all, steps, cookie);
 }
 
 fn flagged(mask: u32) -> Match {

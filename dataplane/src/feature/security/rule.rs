@@ -8,8 +8,9 @@ use std::net::Ipv4Addr;
 use ipnet::{IpNet, Ipv4Net};
 use model::SecurityGroupId;
 use model::security::{Direction, Ethertype, PortRange, Protocol, Remote, Rule, SecurityGroup};
-use model::spec::HostNetwork;
 use openflow::flow::{Field, Match, ip_proto};
+
+use crate::compile::view::View;
 
 /// All rules of a group whose other side is one other group.
 pub(super) struct RemoteRule<'a> {
@@ -35,15 +36,11 @@ pub(super) fn plain_rules(group: &SecurityGroup, direction: Direction) -> Vec<(M
 }
 
 /// The rules whose other side is a group, by that group.
-pub(super) fn remote_rules<'a>(
-    host: &'a HostNetwork,
-    group: &SecurityGroup,
-    direction: Direction,
-) -> Vec<RemoteRule<'a>> {
+pub(super) fn remote_rules<'a>(view: &View<'a>, group: &SecurityGroup, direction: Direction) -> Vec<RemoteRule<'a>> {
     let mut remotes: BTreeMap<SecurityGroupId, RemoteRule<'a>> = BTreeMap::new();
     for rule in rules(group, direction) {
         let Remote::Group(id) = rule.remote else { continue };
-        let Some(other) = host.groups.get(&id) else { continue };
+        let Some(other) = view.group(id) else { continue };
         let note = words(rule, &format!("members of {}", other.name));
         let remote = remotes.entry(id).or_insert_with(|| RemoteRule { group: other, selectors: Vec::new() });
         for selector in selectors(rule.protocol) {

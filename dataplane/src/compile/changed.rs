@@ -1,0 +1,160 @@
+//! What differs between two specifications, object by object.
+//!
+//! Owns [`Changed`] and [`Edit`]. Never knows which flows follow: it tells the index, which tells which facts moved.
+
+use std::collections::BTreeMap;
+
+use model::network::{Network, Port, Router, Subnet};
+use model::security::SecurityGroup;
+use model::spec::HostNetwork;
+use model::{NetworkId, PortId, RouterId, SecurityGroupId, SubnetId};
+use openflow::flow::PortNo;
+
+use super::PortNumbers;
+use super::index::{Index, Moved};
+use super::unit::Fact;
+
+/// One change to a specification, or to the port numbers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Edit {
+    /// Adds a port, or puts it in the place of the one with its identity.
+    PutPort(Box<Port>),
+    /// Takes a port away.
+    RemovePort(PortId),
+    /// Says at which OpenFlow port a port is plugged in, or that it is not.
+    Plug(PortId, Option<PortNo>),
+    /// Adds a security group, or puts it in the place of the one with its identity.
+    PutGroup(Box<SecurityGroup>),
+    /// Takes a security group away.
+    RemoveGroup(SecurityGroupId),
+}
+
+/// What an edit replaced.
+#[derive(Debug)]
+pub(super) enum Before {
+    Port(PortId, Option<Box<Port>>),
+    Number(PortId),
+    Group(SecurityGroupId, Option<Box<SecurityGroup>>),
+}
+
+impl Edit {
+    /// Makes the change and gives back what was there.
+    pub(super) fn exchange(self, network: &mut HostNetwork, numbers: &mut PortNumbers) -> Before {
+        match self {
+            Self::PutPort(port) => Before::Port(port.id, network.ports.insert(port.id, *port).map(Box::new)),
+            Self::RemovePort(id) => Before::Port(id, network.ports.remove(&id).map(Box::new)),
+            Self::Plug(id, number) => {
+                match number {
+                    Some(number) => numbers.ports.insert(id, number),
+                    None => numbers.ports.remove(&id),
+                };
+                Before::Number(id)
+            }
+            Self::PutGroup(group) => Before::Group(group.id, network.groups.insert(group.id, *group).map(Box::new)),
+            Self::RemoveGroup(id) => Before::Group(id, network.groups.remove(&id).map(Box::new)),
+        }
+    }
+}
+
+/// An object before and after.
+type Change<'a, T> = (Option<&'a T>, Option<&'a T>);
+
+/// What differs between two specifications.
+#[derive(Debug, Default)]
+pub(super) struct Changed<'a> {
+    networks: Vec<(NetworkId, Change<'a, Network>)>,
+    subnets: Vec<(SubnetId, Change<'a, Subnet>)>,
+    routers: Vec<(RouterId, Change<'a, Router>)>,
+    groups: Vec<(SecurityGroupId, Change<'a, SecurityGroup>)>,
+    ports: Vec<(PortId, Change<'a, Port>)>,
+    numbers: Vec<PortId>,
+    tunnel: bool,
+}
+
+impl<'a> Changed<'a> {
+    pub(super) fn between(before: &'a HostNetwork, after: &'a HostNetwork) -> Self {
+        Self {
+            networks: differing(&before.networks, &after.networks),
+            subnets: differing(&before.subnets, &after.subnets),
+            routers: differing(&before.routers, &after.routers),
+            groups: differing(&before.groups, &after.groups),
+            ports: differing(&before.ports, &after.ports),
+            ..Self::default()
+        }
+    }
+
+    pub(super) fn by(edits: &'a [Before], after: &'a HostNetwork) -> Self {
+        let mut changed = Self::default();
+        for edit in edits {
+            // Of several edits of one object the first knows what was there before all of them.
+            match edit {
+                Before::Port(id, _) if changed.ports.iter().any(|(other, _)| other == id) => {}
+                Before::Port(id, before) => changed.ports.push((*id, (before.as_deref(), after.ports.get(id)))),
+                Before::Number(id) => changed.numbers.push(*id),
+                Before::Group(id, _) if changed.groups.iter().any(|(other, _)| other == id) => {}
+                Before::Group(id, before) => changed.groups.push((*id, (before.as_deref(), after.groups.get(id)))),
+            }
+        }
+        changed
+    }
+
+    pub(super) fn number(&mut self, before: &PortNumbers, after: &PortNumbers) {
+        self.tunnel = before.vxlan != after.vxlan;
+        self.numbers.extend(differing(&before.ports, &after.ports).into_iter().map(|(id, _)| id));
+    }
+
+    /// Brings an index up to date and says what moved.
+    pub(super) fn enter(self, index: &mut Index, after: &HostNetwork) -> Moved {
+        let mut moved = Moved::default();
+        if !(self.networks.is_empty() && self.subnets.is_empty() && self.routers.is_empty()) {
+            moved.structure();
+        }
+        moved.facts.extend(self.networks.iter().map(|(id, _)| Fact::Network(*id)));
+        moved.facts.extend(self.subnets.iter().map(|(id, _)| Fact::Subnet(*id)));
+        moved.facts.extend(self.routers.iter().map(|(id, _)| Fact::Router(*id)));
+        moved.facts.extend(self.numbers.iter().map(|id| Fact::Number(*id)));
+        moved.facts.extend(self.tunnel.then_some(Fact::Tunnel));
+        for (id, (before, after)) in &self.groups {
+            moved.facts.insert(Fact::Group(*id));
+            moved.rules();
+            if before.zip(*after).is_some_and(|(before, after)| before.key != after.key) {
+                moved.keys();
+            }
+        }
+        for (id, (before, _)) in &self.ports {
+            moved.facts.insert(Fact::Port(*id));
+            if let Some(port) = before {
+                index.remove_port(port, after.host, &mut moved);
+            }
+        }
+        for port in self.ports.iter().filter_map(|(_, (_, port))| *port) {
+            index.add_port(port, after.host, &mut moved);
+        }
+        index.settle(after, &mut moved);
+        moved
+    }
+}
+
+/// The objects that are not the same in both maps.
+fn differing<'a, K: Ord + Copy, T: PartialEq>(
+    before: &'a BTreeMap<K, T>,
+    after: &'a BTreeMap<K, T>,
+) -> Vec<(K, Change<'a, T>)> {
+    let mut changes = Vec::new();
+    let (mut old, mut new) = (before.iter().peekable(), after.iter().peekable());
+    loop {
+        let order = match (old.peek(), new.peek()) {
+            (None, None) => return changes,
+            (Some(_), None) => std::cmp::Ordering::Less,
+            (None, Some(_)) => std::cmp::Ordering::Greater,
+            (Some((old, _)), Some((new, _))) => old.cmp(new),
+        };
+        let before = if order.is_le() { old.next() } else { None };
+        let after = if order.is_ge() { new.next() } else { None };
+        let Some((key, _)) = before.or(after) else { return changes };
+        let change = (before.map(|(_, value)| value), after.map(|(_, value)| value));
+        if change.0 != change.1 {
+            changes.push((*key, change));
+        }
+    }
+}

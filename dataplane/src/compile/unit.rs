@@ -1,0 +1,93 @@
+//! What flows are there for: the units that compile makes flows for, one at a time.
+//!
+//! Owns [`Unit`] and [`Fact`]. A unit is an object of the specification, or the host itself; a fact is something that a unit may have read while
+//! its flows were made. When a fact changes, the units that read it are made again, and no others.
+//! Invariant: a unit never reads anything but through [`View`](super::view::View), which writes the fact down.
+
+use std::net::{IpAddr, Ipv4Addr};
+
+use model::{NetworkId, PortId, RouterId, SecurityGroupId, SubnetId};
+
+use crate::identity::Groups;
+
+/// What a piece of the flow set is there for.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) enum Unit {
+    /// What every host has.
+    Host,
+    /// A network.
+    Network(NetworkId),
+    /// A router.
+    Router(RouterId),
+    /// A security group.
+    Group(SecurityGroupId),
+    /// A port, here or elsewhere.
+    Port(PortId),
+    /// A set of security groups that some port is in.
+    Identity(Groups),
+    /// The tunnel endpoint of another host.
+    Endpoint(Ipv4Addr),
+}
+
+/// What a unit may read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) enum Fact {
+    /// A network as it was given.
+    Network(NetworkId),
+    /// A subnet as it was given.
+    Subnet(SubnetId),
+    /// A router as it was given.
+    Router(RouterId),
+    /// A security group as it was given.
+    Group(SecurityGroupId),
+    /// A port as it was given.
+    Port(PortId),
+    /// The OpenFlow port of a port.
+    Number(PortId),
+    /// The OpenFlow port of the tunnel.
+    Tunnel,
+    /// Whether a network has a port here.
+    Near(NetworkId),
+    /// The conntrack zone of a network.
+    Zone(NetworkId),
+    /// Whether a zone has a network with a port here.
+    NearZone(u16),
+    /// Which ports of a network are plugged in here.
+    Locals(NetworkId),
+    /// Which other hosts have a port of a network.
+    Endpoints(NetworkId),
+    /// Which routers have feet in a network.
+    Feet(NetworkId),
+    /// Whether a router has a foot in a network with a port here.
+    NearRouter(RouterId),
+    /// Whether routers here lead to a network.
+    Routed(NetworkId),
+    /// Which ports have an address.
+    At(IpAddr),
+    /// Which host has a tunnel endpoint.
+    HostOf(Ipv4Addr),
+    /// The identities of guarded ports here that are in a group.
+    Own(SecurityGroupId),
+    /// The identities of all ports that are in a group.
+    With(SecurityGroupId),
+    /// Whether rules that hold here name a group as the sender.
+    Asked(SecurityGroupId),
+    /// The numbers of identities that were given before.
+    Identities,
+    /// The numbers of conjunctions that were given before.
+    Conjunctions,
+}
+
+impl Fact {
+    /// The unit that reads this whether it is written down or not.
+    pub(crate) const fn own_unit(self) -> Option<Unit> {
+        match self {
+            Self::Network(id) => Some(Unit::Network(id)),
+            Self::Router(id) => Some(Unit::Router(id)),
+            Self::Group(id) => Some(Unit::Group(id)),
+            Self::Port(id) | Self::Number(id) => Some(Unit::Port(id)),
+            Self::HostOf(endpoint) => Some(Unit::Endpoint(endpoint)),
+            _ => None,
+        }
+    }
+}

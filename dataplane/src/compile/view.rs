@@ -1,0 +1,247 @@
+//! What features read: the specification, the port numbers and what follows from both, every look written down.
+//!
+//! Owns [`View`] and the shapes it hands out. Never decides anything. Invariant: whatever a feature learns from a view is a
+//! [`Fact`] that the view remembers, so that the unit is made again when it changes. A feature that reads much is
+//! made again often: correct, but slow.
+
+use std::cell::RefCell;
+use std::collections::BTreeSet;
+use std::net::{IpAddr, Ipv4Addr};
+
+use model::network::{Network, Port, Router, RouterInterface, Subnet};
+use model::security::{Direction, SecurityGroup};
+use model::spec::HostNetwork;
+use model::{HostId, NetworkId, PortId, RouterId, SecurityGroupId, SubnetId};
+use openflow::flow::PortNo;
+
+use super::PortNumbers;
+use super::index::{Index, Pair};
+use super::unit::Fact;
+use crate::identity::{self, NOBODY};
+
+/// What a unit reads while its flows are made.
+#[derive(Debug)]
+pub(crate) struct View<'a> {
+    host: &'a HostNetwork,
+    numbers: &'a PortNumbers,
+    index: &'a Index,
+    reads: RefCell<BTreeSet<Fact>>,
+}
+
+/// A network that has a port here.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Segment<'a> {
+    pub(crate) network: &'a Network,
+    pub(crate) zone: u16,
+}
+
+/// A port and where it is.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Spot<'a> {
+    pub(crate) port: &'a Port,
+    pub(crate) place: Place,
+    /// Its network, when that has a port here.
+    pub(crate) segment: Option<Segment<'a>>,
+}
+
+/// A port that is plugged in here, with its OpenFlow port where it has one.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Local<'a> {
+    pub(crate) port: &'a Port,
+    pub(crate) number: Option<PortNo>,
+}
+
+/// Where a port is, as seen from this host.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Place {
+    Here,
+    There(Ipv4Addr),
+    Nowhere,
+}
+
+impl Segment<'_> {
+    pub(crate) fn vni(&self) -> u32 {
+        self.network.vni.get()
+    }
+}
+
+impl<'a> View<'a> {
+    pub(super) fn new(host: &'a HostNetwork, numbers: &'a PortNumbers, index: &'a Index) -> Self {
+        Self { host, numbers, index, reads: RefCell::default() }
+    }
+
+    /// What was read.
+    pub(super) fn into_reads(self) -> BTreeSet<Fact> {
+        self.reads.into_inner()
+    }
+
+    fn read(&self, fact: Fact) {
+        self.reads.borrow_mut().insert(fact);
+    }
+
+    pub(crate) fn network(&self, id: NetworkId) -> Option<&'a Network> {
+        self.read(Fact::Network(id));
+        self.host.networks.get(&id)
+    }
+
+    pub(crate) fn subnet(&self, id: SubnetId) -> Option<&'a Subnet> {
+        self.read(Fact::Subnet(id));
+        self.host.subnets.get(&id)
+    }
+
+    pub(crate) fn router(&self, id: RouterId) -> Option<&'a Router> {
+        self.read(Fact::Router(id));
+        self.host.routers.get(&id)
+    }
+
+    pub(crate) fn group(&self, id: SecurityGroupId) -> Option<&'a SecurityGroup> {
+        self.read(Fact::Group(id));
+        self.host.groups.get(&id)
+    }
+
+    pub(crate) fn port(&self, id: PortId) -> Option<&'a Port> {
+        self.read(Fact::Port(id));
+        self.host.ports.get(&id)
+    }
+
+    /// The OpenFlow port of a port.
+    pub(crate) fn number(&self, id: PortId) -> Option<PortNo> {
+        self.read(Fact::Number(id));
+        self.numbers.ports.get(&id).copied()
+    }
+
+    /// The OpenFlow port of the tunnel; none: hosts do not reach each other yet.
+    pub(crate) fn tunnel(&self) -> Option<PortNo> {
+        self.read(Fact::Tunnel);
+        self.numbers.vxlan
+    }
+
+    /// A network, when it has a port here.
+    pub(crate) fn segment(&self, id: NetworkId) -> Option<Segment<'a>> {
+        self.read(Fact::Near(id));
+        let network = self.index.is_near(id).then(|| self.network(id)).flatten()?;
+        Some(Segment { network, zone: self.zone(id)? })
+    }
+
+    /// The conntrack zone of a network.
+    pub(crate) fn zone(&self, id: NetworkId) -> Option<u16> {
+        self.read(Fact::Zone(id));
+        self.index.zone(id)
+    }
+
+    /// Whether a zone has a network with a port here.
+    pub(crate) fn is_near_zone(&self, zone: u16) -> bool {
+        self.read(Fact::NearZone(zone));
+        self.index.is_near_zone(zone)
+    }
+
+    /// Where a port is. Reads nothing that is not the port's own.
+    pub(crate) fn place(&self, port: &Port) -> Place {
+        place(port, self.host.host)
+    }
+
+    pub(crate) fn spot(&self, port: &'a Port) -> Spot<'a> {
+        Spot { port, place: self.place(port), segment: self.segment(port.network) }
+    }
+
+    /// The ports of a network that are plugged in here, in order of identity.
+    pub(crate) fn locals(&self, id: NetworkId) -> Vec<Local<'a>> {
+        self.read(Fact::Locals(id));
+        let ports = self.index.locals(id).filter_map(|port| self.port(port));
+        ports.map(|port| Local { port, number: self.number(port.id) }).collect()
+    }
+
+    /// The tunnel endpoints of the other hosts that have a port of a network.
+    pub(crate) fn endpoints(&self, id: NetworkId) -> BTreeSet<Ipv4Addr> {
+        self.read(Fact::Endpoints(id));
+        self.index.endpoints(id)
+    }
+
+    /// Which host has a tunnel endpoint.
+    pub(crate) fn host_of(&self, endpoint: Ipv4Addr) -> Option<HostId> {
+        self.read(Fact::HostOf(endpoint));
+        self.index.host_of(endpoint)
+    }
+
+    /// The subnet of a router's foot, and its network.
+    pub(crate) fn subnet_of(&self, foot: &RouterInterface) -> Option<(&'a Subnet, &'a Network)> {
+        let subnet = self.subnet(foot.subnet)?;
+        Some((subnet, self.network(subnet.network)?))
+    }
+
+    /// The feet of routers in subnets of a network.
+    #[expect(dead_code, reason = "for features whose unit is a network; those of routers read their own feet")]
+    pub(crate) fn feet(&self, id: NetworkId) -> Vec<(&'a Router, &'a RouterInterface)> {
+        let routers = self.routers_of(id);
+        let all = routers.into_iter().flat_map(|router| router.interfaces.iter().map(move |foot| (router, foot)));
+        all.filter(|(_, foot)| self.subnet(foot.subnet).is_some_and(|subnet| subnet.network == id)).collect()
+    }
+
+    /// The routers that have a foot in a network, in order of identity.
+    pub(crate) fn routers_of(&self, id: NetworkId) -> Vec<&'a Router> {
+        self.read(Fact::Feet(id));
+        self.index.routers_of(id).filter_map(|router| self.router(router)).collect()
+    }
+
+    /// Whether a router has a foot in a network with a port here: others have no flows here.
+    pub(crate) fn is_near_router(&self, id: RouterId) -> bool {
+        self.read(Fact::NearRouter(id));
+        self.index.is_near_router(id)
+    }
+
+    /// Whether routers here lead to a network.
+    pub(crate) fn is_routed(&self, id: NetworkId) -> bool {
+        self.read(Fact::Routed(id));
+        self.index.is_routed(id)
+    }
+
+    /// The ports that have an address, on whatever network.
+    pub(crate) fn ports_at(&self, address: IpAddr) -> Vec<&'a Port> {
+        self.read(Fact::At(address));
+        self.index.ports_at(address).filter_map(|port| self.port(port)).collect()
+    }
+
+    /// The identity of a port: stands for the set of its groups.
+    pub(crate) fn identity(&self, port: &Port) -> u32 {
+        self.identity_of(&identity::groups(port))
+    }
+
+    /// The identity of a set of groups.
+    pub(crate) fn identity_of(&self, groups: &identity::Groups) -> u32 {
+        self.read(Fact::Identities);
+        self.index.identity(groups).unwrap_or(NOBODY)
+    }
+
+    /// The identities of guarded ports here that are in a group.
+    pub(crate) fn own_identities(&self, group: SecurityGroupId) -> BTreeSet<u32> {
+        self.read(Fact::Own(group));
+        self.index.own(group)
+    }
+
+    /// The identities of all ports that are in a group.
+    pub(crate) fn identities_with(&self, group: SecurityGroupId) -> BTreeSet<u32> {
+        self.read(Fact::With(group));
+        self.index.with(group)
+    }
+
+    /// Whether ingress rules that hold here name a group as the other side.
+    pub(crate) fn is_asked(&self, group: SecurityGroupId) -> bool {
+        self.read(Fact::Asked(group));
+        self.index.is_asked(group)
+    }
+
+    /// The number for the rules of one group towards another.
+    pub(crate) fn conjunction(&self, group: SecurityGroupId, remote: SecurityGroupId, direction: Direction) -> u32 {
+        self.read(Fact::Conjunctions);
+        self.index.conjunction(Pair { group, remote, direction })
+    }
+}
+
+/// Where a port is, as seen from a host.
+pub(super) fn place(port: &Port, here: HostId) -> Place {
+    match &port.binding {
+        None => Place::Nowhere,
+        Some(binding) if binding.host == here => Place::Here,
+        Some(binding) => Place::There(binding.tunnel),
+    }
+}

@@ -1,0 +1,107 @@
+//! What one unit wants: its flows, groups and meters, and the names it gives to objects.
+//!
+//! Owns [`Part`], which features fill. Never knows what other units want; [`FlowSet`](super::FlowSet) brings parts together.
+//! Invariant: one flow for each place; two features of one unit may want the same flow for the same actions, not for others.
+
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry as Slot;
+use std::net::Ipv4Addr;
+
+use model::HostId;
+use openflow::flow::{Action, Flow, FlowKey, Group, GroupKind, Match, PortNo};
+use openflow::wire::Meter;
+
+use super::{Entry, GroupNumber};
+use crate::cookie::{Cookie, Object};
+use crate::table::Table;
+
+/// What one unit wants.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Part {
+    pub(super) flows: BTreeMap<FlowKey, Entry>,
+    pub(super) groups: BTreeMap<u32, Group>,
+    pub(super) meters: BTreeMap<u32, Meter>,
+    pub(super) names: BTreeMap<Object, String>,
+    pub(super) hosts: BTreeMap<Ipv4Addr, HostId>,
+    pub(super) ports: BTreeMap<PortNo, u32>,
+    pub(super) tunnel: Option<PortNo>,
+}
+
+impl Part {
+    /// Wants a flow. When the place is taken, actions of conjunctions add up; otherwise the first stays, for both ask for the same.
+    pub(crate) fn add(
+        &mut self,
+        table: Table,
+        priority: u16,
+        matching: Match,
+        actions: Vec<Action>,
+        cookie: Cookie,
+    ) -> &mut Entry {
+        let flow = Flow::new(table.number(), priority, matching, actions).with_cookie(cookie.to_wire());
+        match self.flows.entry(flow.key()) {
+            Slot::Vacant(slot) => slot.insert(Entry { flow, note: None }),
+            Slot::Occupied(slot) => {
+                let entry = slot.into_mut();
+                entry.join(&Entry { flow, note: None });
+                entry
+            }
+        }
+    }
+
+    /// Wants a flow and says what it means; a flow wanted twice collects both meanings.
+    pub(crate) fn add_noted(
+        &mut self,
+        table: Table,
+        priority: u16,
+        matching: Match,
+        actions: Vec<Action>,
+        (cookie, note): (Cookie, String),
+    ) {
+        self.add(table, priority, matching, actions, cookie).also_means(&note);
+    }
+
+    /// Drops what no other flow of the table matches, and counts it.
+    pub(crate) fn add_miss(&mut self, table: Table) {
+        let cookie = Cookie { feature: table.info().feature, object: Object::Pipeline };
+        self.add_noted(table, 0, Match::new(), Vec::new(), (cookie, table.info().miss.to_owned()));
+    }
+
+    /// Sends what no other flow of the table matches on to another table, with the meaning of a miss.
+    pub(crate) fn add_miss_to(&mut self, table: Table, next: Table) {
+        let cookie = Cookie { feature: table.info().feature, object: Object::Pipeline };
+        let goto = vec![Action::GotoTable(next.number())];
+        self.add_noted(table, 0, Match::new(), goto, (cookie, table.info().miss.to_owned()));
+    }
+
+    /// Wants a group that runs all of these lists of actions, each on its own copy of the packet.
+    pub(crate) fn add_group(&mut self, number: GroupNumber, copies: Vec<Vec<Action>>) {
+        let group = Group::new(number.to_wire(), GroupKind::All, copies);
+        self.groups.insert(group.id, group);
+    }
+
+    /// Wants a meter.
+    #[expect(dead_code, reason = "the first feature that limits a rate is not there yet")]
+    pub(crate) fn add_meter(&mut self, meter: Meter) {
+        self.meters.insert(meter.id, meter);
+    }
+
+    /// Says what the owner calls the object of a cookie.
+    pub(crate) fn name(&mut self, object: Object, name: String) {
+        self.names.insert(object, name);
+    }
+
+    /// Says which host a tunnel endpoint is of.
+    pub(crate) fn name_host(&mut self, endpoint: Ipv4Addr, host: HostId) {
+        self.hosts.insert(endpoint, host);
+    }
+
+    /// Says which port is plugged in at an OpenFlow port.
+    pub(crate) fn plug(&mut self, number: PortNo, key: u32) {
+        self.ports.insert(number, key);
+    }
+
+    /// Says where the tunnel is plugged in.
+    pub(crate) const fn plug_tunnel(&mut self, number: Option<PortNo>) {
+        self.tunnel = number;
+    }
+}

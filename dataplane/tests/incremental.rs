@@ -1,0 +1,225 @@
+//! What is compiled one change at a time is what is compiled from nothing: over random sequences of edits of every kind, seen from every host.
+
+#[cfg(test)]
+mod topology;
+
+use std::collections::BTreeSet;
+use std::net::{IpAddr, Ipv4Addr};
+
+use dataplane::compile::{Compiler, Edit};
+use dataplane::{PortNumbers, compile};
+use model::spec::HostNetwork;
+use model::{Mac, PortId, Vni};
+use openflow::flow::{FlowKey, PortNo};
+use proptest::prelude::{ProptestConfig, any, proptest};
+use topology::random::{self, HOSTS, Random};
+use topology::{Cloud, PING, endpoint, host_id, tcp, two_subnets};
+use uuid::Uuid;
+
+/// A cloud that changes, and the port numbers of each host.
+struct World {
+    cloud: Cloud,
+    random: Random,
+    /// Numbers ports that were added, so that none has what another had.
+    added: u8,
+    is_tunnelled: bool,
+    unplugged: BTreeSet<PortId>,
+}
+
+impl World {
+    fn new(seed: u64) -> Self {
+        let mut random = Random::new(seed);
+        let cloud = random::cloud(&mut random);
+        Self { cloud, random, added: 0, is_tunnelled: true, unplugged: BTreeSet::new() }
+    }
+
+    fn numbers(&self, host: usize) -> PortNumbers {
+        let mut numbers = self.cloud.numbers(host);
+        numbers.ports.retain(|id, _| !self.unplugged.contains(id));
+        numbers.vxlan = numbers.vxlan.filter(|_| self.is_tunnelled);
+        numbers
+    }
+
+    /// Makes one change at random and says which.
+    fn step(&mut self) -> &'static str {
+        let port = self.random.below(self.cloud.ports.len().max(1));
+        if self.cloud.ports.is_empty() {
+            self.cloud.port("first", 0, 0, 200, &[]);
+            return "a first port";
+        }
+        match self.random.below(14) {
+            0 | 1 => self.add_port(port),
+            2 => {
+                self.cloud.ports.remove(port);
+                "a port less"
+            }
+            3 => self.move_port(port),
+            4 => self.regroup(port),
+            5 => {
+                self.cloud.ports[port].port_security ^= true;
+                "port security"
+            }
+            6 => self.change_rules(),
+            7 => self.change_feet(),
+            8 => self.change_endpoint(),
+            9 => {
+                let id = self.cloud.ports[port].id;
+                if !self.unplugged.remove(&id) {
+                    self.unplugged.insert(id);
+                }
+                "a port plugged in or out"
+            }
+            10 => {
+                self.is_tunnelled ^= true;
+                "the tunnel port"
+            }
+            11 => {
+                let subnet = self.random.below(self.cloud.subnets.len());
+                self.cloud.subnets[subnet].dhcp ^= true;
+                "DHCP of a subnet"
+            }
+            12 => self.renumber(),
+            _ => {
+                self.added += 1;
+                self.cloud.ports[port].addresses[0].address = with_last(self.cloud.address(port), 100 + self.added);
+                "the address of a port"
+            }
+        }
+    }
+
+    fn add_port(&mut self, template: usize) -> &'static str {
+        self.added += 1;
+        let mut port = self.cloud.ports[template].clone();
+        port.id = PortId::from_uuid(Uuid::from_u128(9 << 64 | u128::from(self.added)));
+        port.key = 200 + u32::from(self.added);
+        port.mac = Mac::new([2, 2, 9, 0, 0, self.added]);
+        port.addresses[0].address = with_last(self.cloud.address(template), 100 + self.added);
+        self.cloud.ports.push(port);
+        "a port more"
+    }
+
+    fn move_port(&mut self, port: usize) -> &'static str {
+        let host = self.random.below(HOSTS);
+        match &mut self.cloud.ports[port].binding {
+            Some(binding) if !self.random.once_in(4) => {
+                (binding.host, binding.tunnel) = (host_id(host), endpoint(host))
+            }
+            binding => *binding = None,
+        }
+        "a port on another host"
+    }
+
+    fn regroup(&mut self, port: usize) -> &'static str {
+        let all: Vec<_> = self.cloud.groups.iter().map(|group| group.id).collect();
+        self.cloud.ports[port].groups = all.into_iter().filter(|_| self.random.once_in(3)).collect();
+        "the groups of a port"
+    }
+
+    fn change_rules(&mut self) -> &'static str {
+        let group = self.random.below(self.cloud.groups.len());
+        match self.random.below(4) {
+            0 => drop(self.cloud.groups[group].rules.pop()),
+            1 => self.cloud.groups[group].name += "x",
+            2 => self.cloud.groups[group].key += 1000,
+            _ => {
+                let members = self.cloud.members(self.random.below(self.cloud.groups.len()));
+                let rule = self.cloud.groups[group].rules.len();
+                self.cloud.allow(group, if rule.is_multiple_of(2) { tcp(1000, 1999) } else { PING }, members);
+            }
+        }
+        "rules"
+    }
+
+    fn change_feet(&mut self) -> &'static str {
+        if self.cloud.routers.is_empty() {
+            self.cloud.router("late", &[0, 1]);
+            return "a router more";
+        }
+        let router = self.random.below(self.cloud.routers.len());
+        if self.random.once_in(3) {
+            self.cloud.routers.remove(router);
+            return "a router less";
+        }
+        let feet = &mut self.cloud.routers[router].interfaces;
+        feet.truncate(feet.len() / 2);
+        "a foot less"
+    }
+
+    fn change_endpoint(&mut self) -> &'static str {
+        let host = self.random.below(HOSTS);
+        self.added += 1;
+        let moved = Ipv4Addr::new(172, 21, 0, self.added);
+        let bindings = self.cloud.ports.iter_mut().filter_map(|port| port.binding.as_mut());
+        bindings.filter(|binding| binding.host == host_id(host)).for_each(|binding| binding.tunnel = moved);
+        "the endpoint of a host"
+    }
+
+    fn renumber(&mut self) -> &'static str {
+        let network = self.random.below(self.cloud.networks.len());
+        self.added += 1;
+        let network = &mut self.cloud.networks[network];
+        network.vni = vni(self.added).unwrap_or(network.vni);
+        "the number of a network"
+    }
+}
+
+/// A VNI that no network of a random cloud has.
+fn vni(number: u8) -> Option<Vni> {
+    Vni::try_from(9000 + u32::from(number)).ok()
+}
+
+fn with_last(address: Ipv4Addr, last: u8) -> IpAddr {
+    let [a, b, c, _] = address.octets();
+    Ipv4Addr::new(a, b, c, last).into()
+}
+
+fn nothing(host: usize) -> HostNetwork {
+    HostNetwork::empty(host_id(host), endpoint(host))
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(48))]
+    /// After every edit the flows, groups and names are those of a compile from nothing, and what is said to be touched is what differs.
+    #[test]
+    fn edits_lead_where_compiling_from_nothing_does(seed in any::<u64>()) {
+        let mut world = World::new(seed);
+        let mut compilers: Vec<Compiler> = (0..HOSTS).map(|host| Compiler::new(nothing(host))).collect();
+        for number in 0..25 {
+            let step = if number == 0 { "the beginning" } else { world.step() };
+            for (host, compiler) in compilers.iter_mut().enumerate() {
+                let before = compiler.flows().clone();
+                let touched = compiler.update(world.cloud.host(host), &world.numbers(host));
+                let fresh = compile(&world.cloud.host(host), &world.numbers(host));
+                assert!(fresh == *compiler.flows(), "seed {seed}, step {number} ({step}), host {host}:\n{}", {
+                    let keys = |set: &dataplane::FlowSet| set.to_text();
+                    format!("from nothing\n{}\nafter edits\n{}", keys(&fresh), keys(compiler.flows()))
+                });
+                assert_eq!(touched, before.differences(&fresh), "seed {seed}, step {number} ({step}), host {host}");
+            }
+        }
+    }
+}
+
+/// An edit by object leads where the whole specification does, and touches a port's own flows only.
+#[test]
+fn an_edit_costs_what_it_changes() {
+    let mut cloud = two_subnets();
+    let mut compiler = Compiler::new(nothing(0));
+    compiler.update(cloud.host(0), &cloud.numbers(0));
+    let port = cloud.port("web-3", 0, 0, 33, &[0]);
+    let put = Edit::PutPort(Box::new(cloud.ports[port].clone()));
+    let plug = Edit::Plug(cloud.ports[port].id, Some(PortNo(10 + cloud.ports[port].key - 1)));
+    let touched = compiler.edit(vec![put, plug]);
+    assert_eq!(*compiler.flows(), compile(&cloud.host(0), &cloud.numbers(0)));
+    assert_eq!((touched.flows.len(), touched.groups.len()), (9, 2), "{touched:#?}");
+    let text = |key: &FlowKey| compiler.flows().entry(key).map(|entry| entry.flow.to_string()).unwrap_or_default();
+    let web_3 =
+        |text: String| text.contains("10.0.1.33") || text.contains("02:02:00:00:00:06") || text.contains("reg2=0x6");
+    assert!(touched.flows.iter().all(|key| web_3(text(key))));
+
+    cloud.groups[1].rules.pop();
+    let touched = compiler.edit(vec![Edit::PutGroup(Box::new(cloud.groups[1].clone()))]);
+    assert_eq!(*compiler.flows(), compile(&cloud.host(0), &cloud.numbers(0)));
+    assert!(touched.groups.is_empty() && !touched.flows.is_empty());
+    assert!(touched.flows.iter().all(|key| key.table == 23), "{touched:#?}");
+}
