@@ -27,6 +27,7 @@ pub use lock::Holder;
 pub(crate) use manage::next_data;
 pub use manage::{Cloned, Usage, clone, create, grow, remove, usage};
 pub use volume::FileVolume;
+pub(crate) use volume::PreparedFile;
 
 /// What can go wrong with a volume in a file.
 #[derive(Debug, thiserror::Error)]

@@ -8,7 +8,8 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::file::{FileError, FileVolume};
+use crate::file::{FileError, PreparedFile};
+use crate::rbd::cluster::files_read;
 use crate::rbd::{RbdError, RbdVolume};
 use crate::volume::Volume;
 
@@ -138,16 +139,61 @@ pub enum OpenError {
     Rbd(#[from] RbdError),
 }
 
+/// A volume that is all but open: what took the caller's rights is done, and no thread has been started yet. For a process that gives up those
+/// rights in between.
+#[derive(Debug)]
+pub struct Prepared {
+    backend: PreparedBackend,
+    options: OpenOptions,
+}
+
+#[derive(Debug)]
+enum PreparedBackend {
+    File(PreparedFile),
+    Rbd { source: RbdSource, reads: Vec<PathBuf> },
+}
+
+impl Prepared {
+    /// Opens and locks a file; loads the libraries of Ceph and finds out what they will read, without speaking to the cluster.
+    ///
+    /// # Errors
+    /// [`OpenError`]: no such file, another holds it, no library, no usable configuration, …
+    pub fn new(source: &Source, options: &OpenOptions) -> Result<Self, OpenError> {
+        if !(1..=OpenOptions::IN_FLIGHT_LIMIT).contains(&options.in_flight_max) {
+            return Err(OpenError::Options { volume: source.to_string(), in_flight_max: options.in_flight_max });
+        }
+        let backend = match source {
+            Source::File(file) => PreparedBackend::File(PreparedFile::open(file, options)?),
+            Source::Rbd(rbd) => PreparedBackend::Rbd { source: rbd.clone(), reads: files_read(&rbd.conf, &rbd.user)? },
+        };
+        Ok(Self { backend, options: options.clone() })
+    }
+
+    /// The files and directories that [`Prepared::open`] and the threads that it starts read.
+    #[must_use]
+    pub fn reads(&self) -> &[PathBuf] {
+        match &self.backend {
+            PreparedBackend::File(_) => &[],
+            PreparedBackend::Rbd { reads, .. } => reads,
+        }
+    }
+
+    /// Opens the volume: starts its threads, takes an image's lock, learns its size.
+    ///
+    /// # Errors
+    /// [`OpenError`]: the cluster cannot be reached in time, another holds the image, …
+    pub fn open(self) -> Result<Volume, OpenError> {
+        match self.backend {
+            PreparedBackend::File(file) => Ok(Volume::from(file.start(&self.options)?)),
+            PreparedBackend::Rbd { source, .. } => Ok(Volume::from(RbdVolume::open(&source, &self.options)?)),
+        }
+    }
+}
+
 /// Opens the volume at `source`: takes its lock, learns its size and makes it ready for requests.
 ///
 /// # Errors
 /// [`OpenError`]: the volume does not exist, another holds it, the cluster cannot be reached in time, …
 pub fn open(source: &Source, options: &OpenOptions) -> Result<Volume, OpenError> {
-    if !(1..=OpenOptions::IN_FLIGHT_LIMIT).contains(&options.in_flight_max) {
-        return Err(OpenError::Options { volume: source.to_string(), in_flight_max: options.in_flight_max });
-    }
-    match source {
-        Source::File(file) => Ok(Volume::from(FileVolume::open(file, options)?)),
-        Source::Rbd(rbd) => Ok(Volume::from(RbdVolume::open(rbd, options)?)),
-    }
+    Prepared::new(source, options)?.open()
 }

@@ -5,11 +5,16 @@
 //! 2. [`filesystem`]: landlock lets it reach only the paths of its own VM.
 //! 3. [`seccomp`]: a filter of system calls per kind of thread, under one for the whole process.
 //!
-//! [`enter`] is called once on the main thread after everything is open and before a vCPU runs: the walls are inherited by each thread made
-//! later, and each of those narrows itself with [`seccomp::narrow`]. Entering is one-way.
+//! They go up in two steps, because a library that opens a volume starts threads of its own, and only what starts behind a wall is held by it:
 //!
-//! Known gap: landlock and seccomp bind the calling thread and its children, and an RBD volume is opened before both. The threads that librados
-//! started by then lose user and capabilities with the rest, but stand outside of the second and third wall.
+//! ```text
+//!  taps, kernel, files, console opened ── surround ──> images opened, I/O threads start ── enter ──> vCPUs run
+//!  any right                              files that the libraries read, filter of the process        own directory only, nobody
+//! ```
+//!
+//! Both are one-way and called on the main thread. Every thread that exists after [`enter`] is nobody, without a capability, under the filter of
+//! the process and inside a landlock domain: the main thread and those that it makes later inside of the narrow one, those that a library
+//! started in between inside of the one of [`surround`]. Threads of our own narrow themselves with [`seccomp::narrow`].
 
 pub mod filesystem;
 pub mod privilege;
@@ -17,8 +22,9 @@ pub mod seccomp;
 
 use std::path::PathBuf;
 
-use filesystem::FilesystemError;
+use filesystem::{FilesystemError, Wall};
 use privilege::{Identity, PrivilegeError};
+use seccomp::{SeccompError, Stage};
 
 /// What a VMM process may still do.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -38,6 +44,9 @@ pub enum JailError {
     /// The identity.
     #[error("give up privileges")]
     Privilege(#[from] PrivilegeError),
+    /// The system call filter.
+    #[error("hold the process to its system calls")]
+    Seccomp(#[from] SeccompError),
 }
 
 /// What the jail came to, for the log and for tests.
@@ -47,13 +56,29 @@ pub struct Entered {
     pub filesystem: bool,
 }
 
-/// Puts up the file system wall and gives up privileges, on the main thread.
+/// Puts up what can be while volumes are still to be opened: only the `readable` paths and the jail's own stay within reach, capabilities that
+/// opening does not take are gone, and a filter holds every thread of the process to the calls that opening takes.
+///
+/// The wall is to be kept until the volumes are open.
+///
+/// # Errors
+/// [`JailError`]; the process is to end then.
+pub fn surround(jail: &Jail, readable: &[PathBuf]) -> Result<Wall, JailError> {
+    privilege::forbid_gaining()?;
+    let wall = filesystem::confine(&jail.writable, readable)?;
+    privilege::keep_for_opening()?;
+    seccomp::guard_process(Stage::Opening)?;
+    Ok(wall)
+}
+
+/// Puts up the narrow file system wall and gives up privileges.
 ///
 /// # Errors
 /// [`JailError`]; the process is to end then.
 pub fn enter(jail: &Jail) -> Result<Entered, JailError> {
     privilege::forbid_gaining()?;
-    let filesystem = filesystem::confine(&jail.writable)?;
+    let filesystem = filesystem::confine(&jail.writable, &[])?.is_held;
     privilege::drop_to(jail.identity)?;
+    seccomp::guard_process(Stage::Running)?;
     Ok(Entered { filesystem })
 }

@@ -1,6 +1,7 @@
 //! Everything a configuration names, opened: what the machine needs from the host for as long as the process lives.
 //!
-//! Opened once, while the process may still open things; machines are built from it again and again. Nothing here is guest state.
+//! Opened once, in two steps: [`Prepared`] holds what takes the rights of whoever started the process, then [`Prepared::open`] opens the volumes,
+//! which start threads, behind the jail's first walls. Machines are built from the result again and again. Nothing here is guest state.
 
 use crate::boot::{BootError, Image};
 use crate::config::{Checked, ConsoleDevice};
@@ -90,23 +91,65 @@ pub struct Resources {
     pub entropy: Arc<File>,
 }
 
-impl Resources {
-    /// Opens everything `config` names; also gives the console's shell, which belongs to the control thread.
+/// Everything but the volumes is open, and no thread was started.
+#[derive(Debug)]
+pub struct Prepared {
+    config: Checked,
+    kvm: Kvm,
+    image: Image,
+    volumes: BTreeMap<String, source::Prepared>,
+    taps: BTreeMap<String, Arc<Tap>>,
+    hub: Arc<Hub>,
+    overhead: Arc<Overhead>,
+    entropy: Arc<File>,
+}
+
+impl Prepared {
+    /// Opens what `config` names; also gives the console's shell, which belongs to the control thread.
     ///
     /// # Errors
     /// [`ResourceError`] that names the device; nothing stays open.
-    pub fn open(config: Checked) -> Result<(Self, server::Server), ResourceError> {
+    pub fn new(config: Checked) -> Result<(Self, server::Server), ResourceError> {
         let kvm = Kvm::new().map_err(attempt("open /dev/kvm")).map_err(ResourceError::NoKvm)?;
         let image = Image::open(&config.get().boot)?;
         let taps = open_taps(&config)?;
-        let volumes = open_volumes(&config)?;
+        let volumes = prepare_volumes(&config)?;
         let io = |attempt| move |source| ResourceError::Io { attempt, source };
         let hub = Arc::new(Hub::new().map_err(io("make the console"))?);
         let console = open_console(&config, &hub)?;
         let entropy = Arc::new(File::open("/dev/urandom").map_err(io("open /dev/urandom"))?);
-        Ok((Self { config, kvm, image, volumes, taps, hub, overhead: Arc::new(Overhead::open()), entropy }, console))
+        let overhead = Arc::new(Overhead::open());
+        Ok((Self { config, kvm, image, volumes, taps, hub, overhead, entropy }, console))
     }
 
+    /// The configuration.
+    #[must_use]
+    pub const fn config(&self) -> &Checked {
+        &self.config
+    }
+
+    /// The files that [`Prepared::open`] reads, and the threads that it starts.
+    #[must_use]
+    pub fn reads(&self) -> Vec<PathBuf> {
+        self.volumes.values().flat_map(source::Prepared::reads).cloned().collect()
+    }
+
+    /// Opens the volumes.
+    ///
+    /// # Errors
+    /// [`ResourceError::Disk`]; nothing stays open.
+    pub fn open(self) -> Result<Resources, ResourceError> {
+        let Self { config, kvm, image, volumes, taps, hub, overhead, entropy } = self;
+        let open = |(id, volume): (String, source::Prepared)| match volume.open() {
+            Ok(volume) => Ok((id, Arc::new(Mutex::new(volume)))),
+            Err(source) => Err(ResourceError::Disk { id, source: Box::new(source) }),
+        };
+        let volumes = volumes.into_iter().map(open).collect::<Result<_, _>>()?;
+        Ok(Resources { config, kvm, image, volumes, taps, hub, overhead, entropy })
+    }
+}
+
+impl Resources {
     /// The hub, for the device that the console was configured to be.
     #[must_use]
     pub fn hub_for(&self, device: ConsoleDevice) -> Option<Arc<Hub>> {
@@ -122,15 +165,15 @@ fn open_taps(config: &Checked) -> Result<BTreeMap<String, Arc<Tap>>, ResourceErr
     config.get().nets.iter().map(open).collect()
 }
 
-fn open_volumes(config: &Checked) -> Result<BTreeMap<String, SharedVolume>, ResourceError> {
-    let open = |disk: &crate::config::DiskConfig| {
+fn prepare_volumes(config: &Checked) -> Result<BTreeMap<String, source::Prepared>, ResourceError> {
+    let prepare = |disk: &crate::config::DiskConfig| {
         let options =
             OpenOptions { read_only: disk.read_only, holder: config.get().name.clone(), ..OpenOptions::default() };
-        let volume = source::open(&disk.source, &options)
+        let volume = source::Prepared::new(&disk.source, &options)
             .map_err(|source| ResourceError::Disk { id: disk.id.clone(), source: Box::new(source) })?;
-        Ok((disk.id.clone(), Arc::new(Mutex::new(volume))))
+        Ok((disk.id.clone(), volume))
     };
-    config.get().disks.iter().map(open).collect()
+    config.get().disks.iter().map(prepare).collect()
 }
 
 fn open_console(config: &Checked, hub: &Arc<Hub>) -> Result<server::Server, ResourceError> {

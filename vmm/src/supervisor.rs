@@ -9,12 +9,12 @@ use crate::config::{Checked, DiskSource, VmConfig};
 use crate::console::server::Server;
 use crate::control::{Call, ErrorCode, Event, Metrics, Refusal, Response, StateReport};
 use crate::jail::privilege::Identity;
-use crate::jail::seccomp::{self, ThreadKind};
+use crate::jail::seccomp::ThreadKind;
 use crate::jail::{self, Jail};
 use crate::machine::Machine;
 use crate::poll::{Interest, Poller};
 use crate::report::{self, Report, Reporter, Reports};
-use crate::resources::{self, Resources};
+use crate::resources::{self, Prepared, Resources};
 use crate::state::{State, Step};
 use crate::thread::{self, Confinement};
 use crate::vcpu;
@@ -55,7 +55,7 @@ pub enum SupervisorError {
         #[source]
         source: io::Error,
     },
-    /// The configuration given at the start was refused.
+    /// The configuration given at the start was refused, or one that the process cannot outlive.
     #[error("{method} was refused")]
     Refused {
         /// What was attempted.
@@ -81,10 +81,12 @@ pub struct Supervisor {
     resources: Option<Resources>,
     console: Option<Server>,
     configurations: u64,
-    confinement: Option<Confinement>,
+    confinement: Confinement,
     machine: Option<Machine>,
     resets: u64,
     quits: bool,
+    /// Why the process must end.
+    fatal: Option<Refusal>,
 }
 
 impl Supervisor {
@@ -124,10 +126,11 @@ impl Supervisor {
             resources: None,
             console: None,
             configurations: 0,
-            confinement: None,
+            confinement: Confinement::Off,
             machine: None,
             resets: 0,
             quits: false,
+            fatal: None,
         })
     }
 
@@ -143,9 +146,9 @@ impl Supervisor {
     /// Waits and acts until told to quit, or until the machine ended where `until_end`. Returns the last state.
     ///
     /// # Errors
-    /// [`SupervisorError::Io`] when waiting fails.
+    /// [`SupervisorError::Io`] when waiting fails; [`SupervisorError::Refused`] when the jail was entered in vain.
     pub fn run(mut self, until_end: bool) -> Result<State, SupervisorError> {
-        while !(self.quits || until_end && self.state.is_final()) {
+        while !(self.quits || self.fatal.is_some() || until_end && self.state.is_final()) {
             let waited = self.poller.wait(-1);
             let tokens = waited.map_err(|source| SupervisorError::Io { attempt: "wait for events", source })?;
             tokens.into_iter().for_each(|token| self.serve(token));
@@ -154,6 +157,9 @@ impl Supervisor {
         self.flush_console();
         if let Err(error) = std::fs::remove_file(&self.control) {
             tracing::debug!(%error, "the control socket was not removed");
+        }
+        if let Some(refusal) = self.fatal {
+            return Err(SupervisorError::Refused { method: "configure", refusal });
         }
         Ok(self.state)
     }
@@ -237,18 +243,35 @@ impl Supervisor {
 
     fn configure(&mut self, config: VmConfig) -> Result<(), Refusal> {
         let after = self.legal(Step::Configure)?;
+        if self.confinement == Confinement::On {
+            let message = "the process is in the jail of its first configuration and opens nothing more: start another";
+            return Err(Refusal { code: ErrorCode::IllegalState, message: message.to_owned() });
+        }
         let config = Checked::try_from(config).map_err(|error| Refusal::new(ErrorCode::InvalidConfig, &error))?;
         let name = config.get().name.clone();
         // An earlier configuration lets go first: the new one may name the same volume.
         (self.resources, self.console) = (None, None);
         self.state = State::Created;
-        let opened = Resources::open(config).map_err(|error| Refusal::new(ErrorCode::Unavailable, &error))?;
+        let unavailable = |error| Refusal::new(ErrorCode::Unavailable, &error);
+        let (prepared, console) = Prepared::new(config).map_err(unavailable)?;
+        let resources = match jail_of(prepared.config().get(), &self.control) {
+            None => prepared.open().map_err(unavailable)?,
+            Some(jail) => self.open_in_jail(prepared, &jail)?,
+        };
         self.configurations += 1;
-        let (resources, console) = opened;
         console.watch(&self.poller, self.console_base()).map_err(|error| Refusal::new(ErrorCode::Internal, &error))?;
         (self.resources, self.console, self.name) = (Some(resources), Some(console), Some(name));
         self.enter(after, Event::Configured);
         Ok(())
+    }
+
+    /// Opens the volumes behind the jail's first walls, then puts up the rest. The process ends when that fails: nothing could be tried again in it.
+    fn open_in_jail(&mut self, prepared: Prepared, jail: &Jail) -> Result<Resources, Refusal> {
+        self.confinement = Confinement::On;
+        confine(prepared, jail).map_err(|Refusal { code, message }| {
+            let message = format!("{message} (the process, which is in its jail, ends)");
+            self.fatal.insert(Refusal { code, message }).clone()
+        })
     }
 
     fn start(&mut self) -> Result<(), Refusal> {
@@ -265,14 +288,8 @@ impl Supervisor {
         let Some(resources) = &self.resources else {
             return Err(Refusal { code: ErrorCode::Internal, message: "nothing is configured".to_owned() });
         };
-        let confinement = match self.confinement {
-            Some(confinement) => confinement,
-            None => {
-                let confinement = confine(resources.config.get(), &self.control)?;
-                *self.confinement.insert(confinement)
-            }
-        };
-        self.machine = Some(Machine::build(resources, confinement, &self.reporter).map_err(|error| failed(&error))?);
+        self.machine =
+            Some(Machine::build(resources, self.confinement, &self.reporter).map_err(|error| failed(&error))?);
         Ok(())
     }
 
@@ -379,24 +396,29 @@ impl Supervisor {
     }
 }
 
-/// Puts the process into the jail that the configuration asks for, once, with everything open and no thread of a machine started.
-fn confine(config: &VmConfig, control: &Path) -> Result<Confinement, Refusal> {
+/// The jail that a configuration asks for.
+fn jail_of(config: &VmConfig, control: &Path) -> Option<Jail> {
+    let wanted = config.jail.as_ref()?;
+    // To take its socket away at the end.
+    let own = control.parent().map(|path| if path.as_os_str().is_empty() { Path::new(".") } else { path });
+    let identity = Some(Identity { uid: wanted.uid, gid: wanted.gid });
+    Some(Jail { identity, writable: own.map(Path::to_owned).into_iter().collect() })
+}
+
+/// Puts the process into its jail, and opens the volumes on the way in.
+fn confine(prepared: Prepared, jail: &Jail) -> Result<Resources, Refusal> {
     let failed = |error: &dyn std::error::Error| Refusal::new(ErrorCode::StartFailed, error);
-    let Some(wanted) = &config.jail else { return Ok(Confinement::Off) };
-    let jail = Jail {
-        identity: Some(Identity { uid: wanted.uid, gid: wanted.gid }),
-        // To take its socket away at the end.
-        writable: control.parent().map(Path::to_owned).into_iter().collect(),
-    };
-    let entered = jail::enter(&jail).map_err(|error| failed(&error))?;
-    seccomp::guard_process().map_err(|error| failed(&error))?;
     // librados makes threads of its own from this one, which need what the filter of the whole process leaves them.
-    let has_rbd = config.disks.iter().any(|disk| matches!(disk.source, DiskSource::Rbd(_)));
+    let has_rbd = prepared.config().get().disks.iter().any(|disk| matches!(disk.source, DiskSource::Rbd(_)));
+    let wall = jail::surround(jail, &prepared.reads()).map_err(|error| failed(&error))?;
+    let resources = prepared.open().map_err(|error| Refusal::new(ErrorCode::Unavailable, &error))?;
+    drop(wall);
+    let entered = jail::enter(jail).map_err(|error| failed(&error))?;
     if !has_rbd {
         thread::confine(Confinement::On, ThreadKind::Control).map_err(|error| failed(&error))?;
     }
-    tracing::info!(uid = wanted.uid, gid = wanted.gid, landlock = entered.filesystem, "the process is jailed");
-    Ok(Confinement::On)
+    tracing::info!(identity = ?jail.identity, landlock = entered.filesystem, "the process is jailed");
+    Ok(resources)
 }
 
 /// A value of [`crate::control`] as JSON; they have string keys and finite numbers, so this cannot fail.

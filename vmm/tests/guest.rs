@@ -18,9 +18,10 @@ use std::time::Duration;
 use basalt_tests::ceph::shared::{Lease, Use, lease};
 use basalt_tests::ceph::{POOL, USER};
 use basalt_tests::netns::Namespace;
+use basalt_tests::process::wait_for;
 use basalt_tests::require;
 use basalt_tests::skip::Need;
-use machine::{config, run_by};
+use machine::{assert_jailed, config, run_by};
 use storage::rbd::{Pool, Timeouts};
 use vmm::config::{DiskConfig, DiskSource, FileSource, JailConfig, NetConfig, RbdSource, VmConfig};
 
@@ -188,6 +189,7 @@ fn exported(cluster: &Lease, image: &str) -> Vec<u8> {
 }
 
 /// Writes by one machine, reads by the `rbd` command and by a second machine, then discards.
+#[expect(clippy::print_stdout, reason = "part of a test")]
 fn image_outlives_the_machine(name: &str, jail: Option<&JailConfig>) {
     let cluster = lease(Use::Together).unwrap();
     let pool = Pool::connect(&cluster.conf(), USER, POOL, Timeouts::default()).unwrap();
@@ -200,6 +202,17 @@ fn image_outlives_the_machine(name: &str, jail: Option<&JailConfig>) {
     let said = run_by(Command::new(env!("CARGO_BIN_EXE_vmm")), words, |lines| {
         lines.until("ok blk=verify:7:2048");
         assert!(pool.lock_owner(&image).unwrap().is_some_and(|owner| owner.is_watching));
+        if let Some(jail) = jail {
+            // The guest starts over again and again; between two runs there is no vCPU.
+            let threads = wait_for("all kinds of threads", Duration::from_secs(10), || {
+                let threads = assert_jailed(lines.pid, jail.uid);
+                let kinds = ["vcpu-0 (3 ", "devices (3 ", "msgr-worker-0 (2 ", "io_context_pool (2 "];
+                let all = kinds.iter().all(|kind| threads.iter().any(|name| name.starts_with(kind)));
+                Ok(all.then_some(threads))
+            });
+            let threads = threads.unwrap();
+            println!("{} jailed threads: {}", threads.len(), threads.join(", "));
+        }
     });
     assert_eq!(said, ["ok blk=write:7:2048", "ok blk=verify:7:2048"]);
     assert_eq!(difference(&exported(&cluster, &image), &pattern(7, SECTORS)), None);

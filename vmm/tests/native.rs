@@ -3,6 +3,8 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that meets an error has failed")]
 
+use basalt_tests::ceph::shared::{Use, lease};
+use basalt_tests::ceph::{POOL, USER};
 use basalt_tests::require;
 use basalt_tests::skip::Need;
 use std::io::{ErrorKind, Read, Write};
@@ -374,6 +376,30 @@ fn what_cannot_be_had_is_refused_and_the_monitor_goes_on() {
 }
 
 #[test]
+fn an_image_that_is_not_there_is_refused_and_ends_the_process_that_is_in_its_jail() {
+    require!(Need::Kvm, Need::Root, Need::Ceph);
+    let cluster = lease(Use::Together).unwrap();
+    let mut monitor = Monitor::start();
+    let mut client = monitor.client();
+    let mut jailed = config(monitor.directory.path());
+    jailed.jail = Some(JailConfig { uid: 64_996, gid: 64_996, chroot: None });
+    let disk = |conf: &Path| {
+        let place = serde_json::json!({"conf": conf, "user": USER, "pool": POOL, "image": "no-such-image"});
+        serde_json::from_value(serde_json::json!({"id": "d", "source": {"rbd": place}})).unwrap()
+    };
+    // What is found wrong before the walls go up can be tried again.
+    jailed.disks = vec![disk(Path::new("/nonexistent/ceph.conf"))];
+    assert_eq!(refusal(client.configure(&jailed)), ErrorCode::Unavailable);
+    assert_eq!(client.state().unwrap().state, State::Created);
+    jailed.disks = vec![disk(&cluster.conf())];
+    let Err(ClientError::Refused { refusal, .. }) = client.configure(&jailed) else { panic!("not refused") };
+    assert_eq!(refusal.code, ErrorCode::Unavailable);
+    let (why, end) = ("there is no such image", "the process, which is in its jail, ends");
+    assert!(refusal.message.contains(why) && refusal.message.contains(end), "{refusal}");
+    assert_eq!(monitor.ended(), Some(1), "{}", monitor.log());
+}
+
+#[test]
 fn noise_on_the_control_socket_is_answered_and_survived() {
     require!(Need::Kvm);
     let monitor = Monitor::start();
@@ -402,6 +428,7 @@ fn a_jailed_machine_runs_resets_and_ends() {
     let mut jailed = config(monitor.directory.path());
     jailed.jail = Some(JailConfig { uid: 64_998, gid: 64_998, chroot: None });
     client.configure(&jailed).unwrap();
+    assert_eq!(refusal(client.configure(&jailed)), ErrorCode::IllegalState, "nothing can be opened in the jail");
     client.start().unwrap();
     let mut console = monitor.console();
     console.expect("up\n");

@@ -10,7 +10,7 @@ use std::fs::{File, OpenOptions as FileOptions};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::OpenOptionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
@@ -38,6 +38,55 @@ impl Job {
     pub(super) fn take(&mut self) -> Self {
         let &mut Self { slot, operation, offset_bytes, length_bytes, .. } = self;
         Self { slot, operation, offset_bytes, length_bytes, buffers: std::mem::take(&mut self.buffers) }
+    }
+}
+
+/// A file that is open and locked, and on which no I/O was started.
+#[derive(Debug)]
+pub(crate) struct PreparedFile {
+    file: File,
+    path: PathBuf,
+    alignment: syscall::DirectAlignment,
+    size_bytes: u64,
+    block_bytes: u64,
+}
+
+impl PreparedFile {
+    pub(crate) fn open(source: &FileSource, options: &OpenOptions) -> Result<Self, FileError> {
+        let path = &source.path;
+        let file = open_locked(path, options.read_only, source.direct)?;
+        let alignment = if source.direct {
+            syscall::direct_alignment(&file).ok_or_else(|| FileError::NoDirect { path: path.clone() })?
+        } else {
+            syscall::DirectAlignment { memory: 1, offset: SECTOR_BYTES }
+        };
+        let block_bytes = alignment.offset.max(SECTOR_BYTES);
+        let size_bytes = file.metadata().map_err(|source| FileError::from_io("stat", path, source))?.len();
+        if size_bytes == 0 || !size_bytes.is_multiple_of(block_bytes) {
+            return Err(FileError::Size { path: path.clone(), size_bytes, block_bytes });
+        }
+        Ok(Self { file, path: path.clone(), alignment, size_bytes, block_bytes })
+    }
+
+    /// Starts the engine.
+    pub(crate) fn start(self, options: &OpenOptions) -> Result<FileVolume, FileError> {
+        let Self { file, path, alignment, size_bytes, block_bytes } = self;
+        let signal = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)
+            .map_err(|errno| FileError::from_io("make an eventfd for", &path, errno.into()))?;
+        let signal = Arc::new(signal);
+        let engine = start_engine(file, &signal, options)
+            .map_err(|source| FileError::from_io("start the I/O threads of", &path, source))?;
+        Ok(FileVolume {
+            engine,
+            signal,
+            size_bytes,
+            block_bytes,
+            memory_alignment: alignment.memory,
+            read_only: options.read_only,
+            slots: (0..options.in_flight_max).map(|_| Slot::default()).collect(),
+            free: (0..options.in_flight_max).rev().collect(),
+            ended: Vec::with_capacity(usize::from(options.in_flight_max)),
+        })
     }
 }
 
@@ -83,34 +132,7 @@ impl FileVolume {
     /// # Errors
     /// [`FileError`]: no such file, in use, a size that is no volume's, …
     pub fn open(source: &FileSource, options: &OpenOptions) -> Result<Self, FileError> {
-        let path = &source.path;
-        let file = open_locked(path, options.read_only, source.direct)?;
-        let alignment = if source.direct {
-            syscall::direct_alignment(&file).ok_or_else(|| FileError::NoDirect { path: path.clone() })?
-        } else {
-            syscall::DirectAlignment { memory: 1, offset: SECTOR_BYTES }
-        };
-        let block_bytes = alignment.offset.max(SECTOR_BYTES);
-        let size_bytes = file.metadata().map_err(|source| FileError::from_io("stat", path, source))?.len();
-        if size_bytes == 0 || !size_bytes.is_multiple_of(block_bytes) {
-            return Err(FileError::Size { path: path.clone(), size_bytes, block_bytes });
-        }
-        let signal = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)
-            .map_err(|errno| FileError::from_io("make an eventfd for", path, errno.into()))?;
-        let signal = Arc::new(signal);
-        let engine = start_engine(file, &signal, options)
-            .map_err(|source| FileError::from_io("start the I/O threads of", path, source))?;
-        Ok(Self {
-            engine,
-            signal,
-            size_bytes,
-            block_bytes,
-            memory_alignment: alignment.memory,
-            read_only: options.read_only,
-            slots: (0..options.in_flight_max).map(|_| Slot::default()).collect(),
-            free: (0..options.in_flight_max).rev().collect(),
-            ended: Vec::with_capacity(usize::from(options.in_flight_max)),
-        })
+        PreparedFile::open(source, options)?.start(options)
     }
 
     pub(crate) fn size_bytes(&self) -> u64 {

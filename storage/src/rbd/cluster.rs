@@ -7,7 +7,7 @@ use std::ffi::CString;
 use std::fmt;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -34,6 +34,24 @@ impl Default for Timeouts {
 /// The health checks that say that writes wait for space (docs.ceph.com, "Health checks").
 const FULL_CHECKS: [&str; 2] = ["OSD_FULL", "POOL_FULL"];
 
+/// What librados and the C library look up on their own (seen by strace): names of monitors, the time zone of logs, OpenSSL's defaults, the
+/// processors, and parts of the libraries that are loaded late.
+const LOOKED_UP: [&str; 13] = [
+    "/etc/ssl/openssl.cnf",
+    "/etc/hosts",
+    "/etc/host.conf",
+    "/etc/resolv.conf",
+    "/etc/nsswitch.conf",
+    "/etc/gai.conf",
+    "/etc/localtime",
+    "/etc/ld.so.cache",
+    "/sys/devices/system",
+    "/usr/share/zoneinfo",
+    "/usr/lib",
+    "/lib",
+    "/lib64",
+];
+
 /// A pool of a connected cluster. Cheap to clone; the connection ends with the last clone and the last open image.
 #[derive(Clone)]
 pub struct Pool {
@@ -53,12 +71,8 @@ impl Pool {
     /// # Errors
     /// [`RbdError`]: librbd is missing, the cluster cannot be reached in time or refuses the user, there is no such pool.
     pub fn connect(conf: &Path, user: &str, pool: &str, timeouts: Timeouts) -> Result<Self, RbdError> {
-        let functions = ffi::functions()?;
-        let unusable = |source| RbdError::Configuration { conf: conf.to_owned(), source };
-        let configuration = |errno: Errno| unusable(io::Error::from(errno));
-        let rados = RadosOwner::new(functions, &c_string(user)?).map_err(configuration)?;
-        let path = CString::new(conf.as_os_str().as_bytes()).map_err(|error| unusable(error.into()))?;
-        rados.read_configuration(&path).map_err(configuration)?;
+        let configuration = |errno: Errno| unusable(conf, errno.into());
+        let rados = configured(conf, user)?;
         for (option, value) in settings(timeouts) {
             rados.set(&c_string(option)?, &c_string(&value)?).map_err(configuration)?;
         }
@@ -105,6 +119,34 @@ impl Pool {
     pub(super) fn image_name(&self, image: &str) -> String {
         format!("{}/{image}", self.name)
     }
+}
+
+/// A handle that has read its configuration and is not connected.
+fn configured(conf: &Path, user: &str) -> Result<RadosOwner, RbdError> {
+    let configuration = |errno: Errno| unusable(conf, errno.into());
+    let rados = RadosOwner::new(ffi::functions()?, &c_string(user)?).map_err(configuration)?;
+    let path = CString::new(conf.as_os_str().as_bytes()).map_err(|error| unusable(conf, error.into()))?;
+    rados.read_configuration(&path).map_err(configuration)?;
+    Ok(rados)
+}
+
+fn unusable(conf: &Path, source: io::Error) -> RbdError {
+    RbdError::Configuration { conf: conf.to_owned(), source }
+}
+
+/// The files that connecting and opening images reads: the configuration, the keyrings that it names, and what the libraries look up.
+/// Those that are not there are left out.
+pub(crate) fn files_read(conf: &Path, user: &str) -> Result<Vec<PathBuf>, RbdError> {
+    let rados = configured(conf, user)?;
+    let mut paths = vec![conf.to_owned()];
+    for option in [c"keyring", c"keyfile"] {
+        let value = rados.option(option).map_err(|errno| unusable(conf, errno.into()))?;
+        // A list of candidates; Ceph splits it at these (`get_str_list`).
+        paths.extend(value.split([';', ',', ' ', '\t']).filter(|path| !path.is_empty()).map(PathBuf::from));
+    }
+    paths.extend(LOOKED_UP.iter().map(PathBuf::from));
+    paths.retain(|path| path.exists());
+    Ok(paths)
 }
 
 /// What is set on every connection, over what the configuration file says.

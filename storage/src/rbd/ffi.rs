@@ -125,6 +125,7 @@ functions! {
         rados_create(*mut RadosHandle, *const c_char) -> c_int;
         rados_conf_read_file(RadosHandle, *const c_char) -> c_int;
         rados_conf_set(RadosHandle, *const c_char, *const c_char) -> c_int;
+        rados_conf_get(RadosHandle, *const c_char, *mut c_char, usize) -> c_int;
         rados_connect(RadosHandle) -> c_int;
         rados_shutdown(RadosHandle);
         rados_ioctx_create(RadosHandle, *const c_char, *mut PoolHandle) -> c_int;

@@ -18,6 +18,9 @@ use super::ffi::{self, Functions, ImageHandle, ImageInfo, OptionsHandle, PoolHan
 /// Most entries of any list that is asked for again with more room: the answer may grow meanwhile, but not for ever.
 const LIST_TRIES: usize = 8;
 
+/// The longest value of an option that is asked for: a list of paths.
+const OPTION_BYTES_MAX: usize = 4096;
+
 /// A positive error number from Ceph.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Errno(pub(super) i32);
@@ -61,6 +64,16 @@ impl RadosOwner {
     pub(super) fn set(&self, option: &CStr, value: &CStr) -> Result<(), Errno> {
         // SAFETY: the handle is alive and both are C strings, which librados copies.
         check(unsafe { (self.functions.rados_conf_set)(self.handle, option.as_ptr(), value.as_ptr()) }).map(drop)
+    }
+
+    /// The value of an option, with its variables expanded.
+    pub(super) fn option(&self, option: &CStr) -> Result<String, Errno> {
+        let mut text = [0_u8; OPTION_BYTES_MAX];
+        // SAFETY: the handle is alive, `option` is a C string, and the buffer is as long as said.
+        check(unsafe {
+            (self.functions.rados_conf_get)(self.handle, option.as_ptr(), text.as_mut_ptr().cast(), text.len())
+        })?;
+        Ok(CStr::from_bytes_until_nul(&text).map(|text| text.to_string_lossy().into_owned()).unwrap_or_default())
     }
 
     /// Connects; called once, before anything that speaks to the cluster.

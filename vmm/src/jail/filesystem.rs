@@ -15,19 +15,19 @@ const VERSION: ABI = ABI::V3;
 /// Why the wall could not be put up.
 #[derive(Debug, thiserror::Error)]
 pub enum FilesystemError {
-    /// A directory that should stay reachable can not be opened.
+    /// A path that should stay reachable can not be opened.
     #[error("open {path:?} to keep it reachable")]
     Open {
-        /// The directory.
+        /// The path.
         path: PathBuf,
         /// Why.
         #[source]
         source: Box<PathFdError>,
     },
     /// The kernel refused the rules.
-    #[error("restrict the process to {count} directories")]
+    #[error("restrict the process to {count} paths")]
     Restrict {
-        /// How many directories the rules name.
+        /// How many paths the rules name.
         count: usize,
         /// Why.
         #[source]
@@ -35,12 +35,22 @@ pub enum FilesystemError {
     },
 }
 
-/// Leaves only the `writable` directories within reach. Says whether the kernel holds it: one without landlock does not.
+/// A wall that stands. The paths of its rules stay open with it: a file system that keeps no inodes (9p) would not know them again.
+#[derive(Debug)]
+#[must_use = "the paths that stay within reach may be forgotten when it is dropped"]
+pub struct Wall {
+    /// Whether the kernel holds it: one without landlock does not.
+    pub is_held: bool,
+    _paths: Vec<PathFd>,
+}
+
+/// Leaves only the `writable` directories and what is `readable` within reach. A second wall narrows what the first one left.
 ///
 /// # Errors
-/// [`FilesystemError`] when a directory can not be opened or the kernel refuses rules that it knows.
-pub fn confine(writable: &[PathBuf]) -> Result<bool, FilesystemError> {
-    let restrict = |source| FilesystemError::Restrict { count: writable.len(), source: Box::new(source) };
+/// [`FilesystemError`] when a path can not be opened or the kernel refuses rules that it knows.
+pub fn confine(writable: &[PathBuf], readable: &[PathBuf]) -> Result<Wall, FilesystemError> {
+    let count = writable.len() + readable.len();
+    let restrict = |source| FilesystemError::Restrict { count, source: Box::new(source) };
     let every = AccessFs::from_all(VERSION);
     let mut ruleset = Ruleset::default()
         .set_compatibility(CompatLevel::BestEffort)
@@ -48,12 +58,15 @@ pub fn confine(writable: &[PathBuf]) -> Result<bool, FilesystemError> {
         .and_then(Ruleset::create)
         .map_err(restrict)?;
     // Everything but executing: nothing in these directories is a program.
-    let rights = every & !AccessFs::Execute;
-    for path in writable {
-        ruleset = ruleset.add_rule(PathBeneath::new(open(path)?, rights)).map_err(restrict)?;
+    let all = writable.iter().map(|path| (path, every & !AccessFs::Execute));
+    let mut paths = Vec::with_capacity(count);
+    for (path, rights) in all.chain(readable.iter().map(|path| (path, AccessFs::ReadFile | AccessFs::ReadDir))) {
+        let path = open(path)?;
+        ruleset = ruleset.add_rule(PathBeneath::new(&path, rights)).map_err(restrict)?;
+        paths.push(path);
     }
     let status = ruleset.restrict_self().map_err(restrict)?;
-    Ok(status.ruleset != RulesetStatus::NotEnforced)
+    Ok(Wall { is_held: status.ruleset != RulesetStatus::NotEnforced, _paths: paths })
 }
 
 fn open(path: &Path) -> Result<PathFd, FilesystemError> {

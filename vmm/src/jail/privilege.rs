@@ -62,6 +62,31 @@ pub fn forbid_gaining() -> Result<(), PrivilegeError> {
     nix::sys::prctl::set_no_new_privs().map_err(|source| PrivilegeError::Call { what: "set no-new-privileges", source })
 }
 
+/// What opening volumes and then becoming somebody else takes: a keyring of another user, pinned memory of an io_uring on older kernels, the
+/// change itself.
+const KEPT_FOR_OPENING: [Capability; 4] =
+    [Capability::CAP_DAC_OVERRIDE, Capability::CAP_IPC_LOCK, Capability::CAP_SETGID, Capability::CAP_SETUID];
+
+/// Gives up every capability but those of [`KEPT_FOR_OPENING`]; threads made later have no more.
+///
+/// # Errors
+/// [`PrivilegeError::Set`].
+pub fn keep_for_opening() -> Result<(), PrivilegeError> {
+    if Uid::effective().is_root() {
+        clear(CapSet::Bounding)?;
+    }
+    for set in [CapSet::Ambient, CapSet::Inheritable] {
+        clear(set)?;
+    }
+    for set in [CapSet::Effective, CapSet::Permitted] {
+        let fail = |source| PrivilegeError::Set { set, source };
+        let held = caps::read(None, set).map_err(fail)?;
+        let kept = held.into_iter().filter(|capability| KEPT_FOR_OPENING.contains(capability)).collect();
+        caps::set(None, set, &kept).map_err(fail)?;
+    }
+    Ok(())
+}
+
 /// Becomes `identity`, where one is given, and makes sure that no capability is left.
 ///
 /// # Errors
@@ -72,7 +97,9 @@ pub fn drop_to(identity: Option<Identity>) -> Result<(), PrivilegeError> {
             return Err(PrivilegeError::Root(identity));
         }
         if Uid::effective().is_root() {
-            clear(CapSet::Bounding)?;
+            if caps::has_cap(None, CapSet::Effective, Capability::CAP_SETPCAP).unwrap_or(false) {
+                clear(CapSet::Bounding)?;
+            }
             become_other(identity)?;
         }
     }

@@ -1,26 +1,27 @@
 //! Which system calls each kind of thread may make.
 //!
-//! The lists are data: [`guard_process`] holds for the calling thread and every one made after it, also by libraries; [`narrow`] takes away
-//! more from one thread of a kind. A call that is not in the list raises SIGSYS, which ends the process and leaves the number of the call with
+//! The lists are data: [`guard_process`] holds for every thread that there is and every one made later, also by libraries; [`narrow`] takes
+//! away more from one thread of a kind. A call that is not in the list raises SIGSYS, which ends the process and leaves the number of the call with
 //! the kernel and the parent: a VM never goes on after it. Source: seccomp(2).
 
 use libc::{
-    SYS_accept4, SYS_access, SYS_arch_prctl, SYS_bind, SYS_brk, SYS_clock_getres, SYS_clock_gettime,
-    SYS_clock_nanosleep, SYS_clone, SYS_clone3, SYS_close, SYS_connect, SYS_dup, SYS_epoll_create1, SYS_epoll_ctl,
-    SYS_epoll_pwait, SYS_epoll_wait, SYS_eventfd2, SYS_exit, SYS_exit_group, SYS_fallocate, SYS_fcntl, SYS_fdatasync,
-    SYS_flock, SYS_fstat, SYS_fstatfs, SYS_fsync, SYS_ftruncate, SYS_futex, SYS_get_mempolicy, SYS_getcpu, SYS_getcwd,
-    SYS_getdents64, SYS_getegid, SYS_geteuid, SYS_getgid, SYS_getpeername, SYS_getpid, SYS_getppid, SYS_getrandom,
-    SYS_getrusage, SYS_getsockname, SYS_getsockopt, SYS_gettid, SYS_gettimeofday, SYS_getuid, SYS_io_uring_enter,
-    SYS_io_uring_register, SYS_io_uring_setup, SYS_ioctl, SYS_listen, SYS_lseek, SYS_madvise, SYS_membarrier,
-    SYS_memfd_create, SYS_mkdir, SYS_mmap, SYS_mprotect, SYS_mremap, SYS_munmap, SYS_nanosleep, SYS_newfstatat,
-    SYS_open, SYS_openat, SYS_pipe2, SYS_poll, SYS_ppoll, SYS_prctl, SYS_pread64, SYS_preadv, SYS_preadv2,
-    SYS_prlimit64, SYS_pwrite64, SYS_pwritev, SYS_pwritev2, SYS_read, SYS_readlink, SYS_readlinkat, SYS_readv,
-    SYS_recvfrom, SYS_recvmsg, SYS_rename, SYS_renameat, SYS_renameat2, SYS_restart_syscall, SYS_rseq,
+    SYS_accept4, SYS_access, SYS_arch_prctl, SYS_bind, SYS_brk, SYS_capget, SYS_capset, SYS_clock_getres,
+    SYS_clock_gettime, SYS_clock_nanosleep, SYS_clone, SYS_clone3, SYS_close, SYS_connect, SYS_dup, SYS_epoll_create,
+    SYS_epoll_create1, SYS_epoll_ctl, SYS_epoll_pwait, SYS_epoll_wait, SYS_eventfd2, SYS_exit, SYS_exit_group,
+    SYS_fallocate, SYS_fcntl, SYS_fdatasync, SYS_flock, SYS_fstat, SYS_fstatfs, SYS_fsync, SYS_ftruncate, SYS_futex,
+    SYS_get_mempolicy, SYS_getcpu, SYS_getcwd, SYS_getdents64, SYS_getegid, SYS_geteuid, SYS_getgid, SYS_getpeername,
+    SYS_getpid, SYS_getppid, SYS_getrandom, SYS_getrusage, SYS_getsockname, SYS_getsockopt, SYS_gettid,
+    SYS_gettimeofday, SYS_getuid, SYS_io_uring_enter, SYS_io_uring_register, SYS_io_uring_setup, SYS_ioctl,
+    SYS_landlock_add_rule, SYS_landlock_create_ruleset, SYS_landlock_restrict_self, SYS_listen, SYS_lseek, SYS_madvise,
+    SYS_membarrier, SYS_memfd_create, SYS_mkdir, SYS_mmap, SYS_mprotect, SYS_mremap, SYS_munmap, SYS_nanosleep,
+    SYS_newfstatat, SYS_open, SYS_openat, SYS_pipe2, SYS_poll, SYS_ppoll, SYS_prctl, SYS_pread64, SYS_preadv,
+    SYS_preadv2, SYS_prlimit64, SYS_pwrite64, SYS_pwritev, SYS_pwritev2, SYS_read, SYS_readlink, SYS_readlinkat,
+    SYS_readv, SYS_recvfrom, SYS_recvmsg, SYS_rename, SYS_renameat, SYS_renameat2, SYS_restart_syscall, SYS_rseq,
     SYS_rt_sigaction, SYS_rt_sigprocmask, SYS_rt_sigreturn, SYS_sched_getaffinity, SYS_sched_setaffinity,
     SYS_sched_yield, SYS_seccomp, SYS_sendmmsg, SYS_sendmsg, SYS_sendto, SYS_set_robust_list, SYS_set_tid_address,
-    SYS_setsockopt, SYS_shutdown, SYS_sigaltstack, SYS_socket, SYS_socketpair, SYS_stat, SYS_statfs, SYS_statx,
-    SYS_sysinfo, SYS_tgkill, SYS_timerfd_create, SYS_timerfd_settime, SYS_umask, SYS_uname, SYS_unlink, SYS_unlinkat,
-    SYS_write, SYS_writev, c_long,
+    SYS_setgroups, SYS_setresgid, SYS_setresuid, SYS_setsockopt, SYS_shutdown, SYS_sigaltstack, SYS_socket,
+    SYS_socketpair, SYS_stat, SYS_statfs, SYS_statx, SYS_sysinfo, SYS_tgkill, SYS_timerfd_create, SYS_timerfd_settime,
+    SYS_umask, SYS_uname, SYS_unlink, SYS_unlinkat, SYS_write, SYS_writev, c_long,
 };
 use seccompiler::{
     BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter, SeccompRule, TargetArch,
@@ -157,6 +158,7 @@ const CONTROL: &[c_long] = &[
 const LIBRADOS: &[c_long] = &[
     SYS_access,
     SYS_connect,
+    SYS_epoll_create,
     SYS_fstatfs,
     SYS_get_mempolicy,
     SYS_getpeername,
@@ -169,6 +171,27 @@ const LIBRADOS: &[c_long] = &[
     SYS_statfs,
     SYS_umask,
 ];
+
+/// What giving up privileges takes, on every thread (a change of user reaches all of them), between the two steps of the jail.
+const ENTERING: &[c_long] = &[
+    SYS_capget,
+    SYS_capset,
+    SYS_landlock_add_rule,
+    SYS_landlock_create_ruleset,
+    SYS_landlock_restrict_self,
+    SYS_setgroups,
+    SYS_setresgid,
+    SYS_setresuid,
+];
+
+/// How far the process is, and so which calls any of its threads may make.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stage {
+    /// Volumes are being opened; the process is still who started it.
+    Opening,
+    /// All is open and given up.
+    Running,
+}
 
 /// The device control calls of a vCPU thread: entering the guest, and reading and writing its state for pause, resume and reset.
 ///
@@ -227,13 +250,25 @@ pub enum SeccompError {
     },
 }
 
-/// Holds the calling thread, and each that it makes, to the calls that any thread of a VMM needs. To be called before another thread exists.
+/// Holds every thread of the process, and each that is made later, to the calls that any thread of a VMM needs at this stage. The second call
+/// takes away what the first left too much.
 ///
 /// # Errors
-/// [`SeccompError`].
-pub fn guard_process() -> Result<(), SeccompError> {
-    let calls = [RUNTIME, DEVICES, CONTROL, LIBRADOS].concat();
-    install("the process", calls.into_iter().map(|call| (call, Vec::new())).collect())
+/// [`SeccompError`]; also when a thread already has a filter that the caller does not share.
+pub fn guard_process(stage: Stage) -> Result<(), SeccompError> {
+    let rules = process_calls(stage).into_iter().map(|call| (call, Vec::new())).collect();
+    let what = "the process";
+    let program = compile(what, rules)?;
+    seccompiler::apply_filter_all_threads(&program)
+        .map_err(|source| SeccompError::Install { what: what.to_owned(), source })
+}
+
+fn process_calls(stage: Stage) -> Vec<c_long> {
+    let running = [RUNTIME, DEVICES, CONTROL, LIBRADOS].concat();
+    match stage {
+        Stage::Opening => [&running, ENTERING].concat(),
+        Stage::Running => running,
+    }
 }
 
 /// Holds the calling thread to the calls of its kind.
@@ -248,7 +283,8 @@ pub fn narrow(kind: ThreadKind) -> Result<(), SeccompError> {
         rules.retain(|(call, _)| *call != SYS_ioctl);
         rules.push((SYS_ioctl, controls));
     }
-    install(&what, rules)
+    let program = compile(&what, rules)?;
+    seccompiler::apply_filter(&program).map_err(|source| SeccompError::Install { what, source })
 }
 
 /// The calls of a kind, without regard to arguments.
@@ -276,12 +312,10 @@ fn controls(kind: ThreadKind) -> Result<Vec<SeccompRule>, seccompiler::BackendEr
     }
 }
 
-fn install(what: &str, rules: Vec<(c_long, Vec<SeccompRule>)>) -> Result<(), SeccompError> {
-    let compile = |source| SeccompError::Compile { what: what.to_owned(), source };
+fn compile(what: &str, rules: Vec<(c_long, Vec<SeccompRule>)>) -> Result<BpfProgram, SeccompError> {
     let rules = rules.into_iter().collect();
     let filter = SeccompFilter::new(rules, SeccompAction::Trap, SeccompAction::Allow, TargetArch::x86_64);
-    let program: BpfProgram = filter.and_then(TryInto::try_into).map_err(compile)?;
-    seccompiler::apply_filter(&program).map_err(|source| SeccompError::Install { what: what.to_owned(), source })
+    filter.and_then(TryInto::try_into).map_err(|source| SeccompError::Compile { what: what.to_owned(), source })
 }
 
 #[cfg(test)]
@@ -290,7 +324,7 @@ mod tests {
 
     #[test]
     fn every_kind_stays_inside_the_filter_of_the_process() {
-        let process = [RUNTIME, DEVICES, CONTROL, LIBRADOS].concat();
+        let process = process_calls(Stage::Running);
         for kind in [ThreadKind::Vcpu, ThreadKind::Devices, ThreadKind::Control] {
             for call in calls(kind) {
                 assert!(process.contains(&call), "{kind:?} may call {call}, the process may not");
@@ -300,7 +334,7 @@ mod tests {
 
     #[test]
     fn what_starts_programs_or_changes_namespaces_is_in_no_list() {
-        let process = [RUNTIME, DEVICES, CONTROL, LIBRADOS].concat();
+        let process = process_calls(Stage::Opening);
         for call in [
             libc::SYS_execve,
             libc::SYS_execveat,
@@ -319,5 +353,7 @@ mod tests {
         ] {
             assert!(!process.contains(&call), "{call}");
         }
+        let running = process_calls(Stage::Running);
+        assert!(ENTERING.iter().all(|call| !running.contains(call)), "who is in the jail cannot change who it is");
     }
 }

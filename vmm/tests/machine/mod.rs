@@ -37,6 +37,9 @@ impl Monitor {
         let mut client = monitor.client();
         config.console.socket = Some(monitor.console.clone());
         client.configure(&config).unwrap_or_else(|error| panic!("{error}: {}", monitor.log()));
+        if let Some(jail) = &config.jail {
+            assert_jailed(monitor.child.id(), jail.uid);
+        }
         (monitor, client)
     }
 
@@ -62,17 +65,56 @@ impl Drop for Monitor {
     }
 }
 
+/// Holds every thread of a process, its own and those of libraries, against what the jail promises; returns their names.
+pub(crate) fn assert_jailed(pid: u32, uid: u32) -> Vec<String> {
+    let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).unwrap();
+    let threads = tasks.filter_map(|task| std::fs::read_to_string(task.unwrap().path().join("status")).ok());
+    let mut names = Vec::new();
+    for status in threads {
+        let field = |name: &str| {
+            let line = status.lines().find(|line| line.starts_with(name)).unwrap_or_default();
+            line.split_whitespace().skip(1).collect::<Vec<_>>().join(" ")
+        };
+        let user = [uid; 4].map(|uid| uid.to_string()).join(" ");
+        let wanted = [
+            ("Uid:", user.as_str()),
+            ("Gid:", user.as_str()),
+            ("Groups:", ""),
+            ("CapInh:", "0000000000000000"),
+            ("CapPrm:", "0000000000000000"),
+            ("CapEff:", "0000000000000000"),
+            ("CapBnd:", "0000000000000000"),
+            ("CapAmb:", "0000000000000000"),
+            ("NoNewPrivs:", "1"),
+            ("Seccomp:", "2"),
+        ];
+        for (name, value) in wanted {
+            assert_eq!(field(name), value, "{name} of thread {}", field("Name:"));
+        }
+        names.push(format!("{} ({} filters)", field("Name:"), field("Seccomp_filters:")));
+    }
+    assert!(!names.is_empty());
+    names
+}
+
 /// What the guest says, line by line, until it has said `done`.
 pub(crate) struct Lines {
     reader: BufReader<UnixStream>,
     end: Instant,
     said: Vec<String>,
+    /// The monitor's process.
+    pub(crate) pid: u32,
 }
 
 impl Lines {
     fn of(monitor: &Monitor) -> Self {
         let stream = UnixStream::connect(&monitor.console).unwrap();
-        Self { reader: BufReader::new(stream), end: Instant::now() + GUEST_TIMEOUT, said: Vec::new() }
+        Self {
+            reader: BufReader::new(stream),
+            end: Instant::now() + GUEST_TIMEOUT,
+            said: Vec::new(),
+            pid: monitor.child.id(),
+        }
     }
 
     fn next(&mut self) -> &str {
@@ -113,10 +155,14 @@ pub(crate) fn config(words: &str) -> VmConfig {
 
 /// Runs the guest by `command` until it is done and has asked for its reset; what it said, without the last line. `meanwhile` acts while it runs.
 pub(crate) fn run_by(command: Command, config: VmConfig, meanwhile: impl FnOnce(&mut Lines)) -> Vec<String> {
+    let jail = config.jail.clone();
     let (mut monitor, mut client) = Monitor::start(command, config);
     let (_, mut events) = monitor.client().events().unwrap();
     client.start().unwrap();
     let mut lines = Lines::of(&monitor);
+    if let Some(jail) = jail {
+        assert_jailed(lines.pid, jail.uid);
+    }
     meanwhile(&mut lines);
     lines.until("done");
     assert_eq!(events.next(SOON).unwrap(), Event::Running);
