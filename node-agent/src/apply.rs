@@ -4,11 +4,13 @@ use std::sync::Arc;
 
 use model::MachineId;
 use model::observed::Problem;
+use model::volume::Volume;
 
 use crate::driver::{Failure, Images, Machines, Network, Volumes, blocking};
 use crate::ledger::{Ledger, LedgerError};
 use crate::plan::Step;
 use crate::record::{Launch, MachineRecord};
+use crate::seen::Process;
 
 /// The drivers of a host, bundled.
 pub trait Drivers: Send + Sync + 'static {
@@ -50,8 +52,38 @@ async fn take_step<D: Drivers>(drivers: &D, ledger: &Ledger, step: Step, now_ms:
         Step::PlugTap(plug) => drivers.network().plug(&plug).await,
         Step::UnplugTap(tap) => drivers.network().unplug(&tap).await,
         Step::DeleteTap(tap) => drivers.network().delete_tap(&tap).await,
+        Step::NoteHolders { id, volumes } => note_holders(drivers, ledger, id, &volumes).await,
+        Step::ReleaseHolders { id, holders } => {
+            drivers.volumes().release(&holders).await?;
+            remember_launch(ledger, id, |launch| launch.holders = None).await.map(drop)
+        }
         Step::ProgramFlows(network) => drivers.network().program(&network).await,
         step => take_machine_step(drivers.machines(), ledger, step, now_ms).await,
+    }
+}
+
+/// Records who has the locks of a running machine's volumes: its process, if that was there before and after the question, for a lock is not
+/// shared and a living process does not lose it.
+async fn note_holders<D: Drivers>(
+    drivers: &D,
+    ledger: &Ledger,
+    id: MachineId,
+    volumes: &[Volume],
+) -> Result<(), Failure> {
+    let record = ledger.record(id).map_err(ledger_failure)?;
+    let before = process_of(drivers.machines(), &record).await;
+    let holders = drivers.volumes().holders(volumes).await?;
+    if before.is_none() || before != process_of(drivers.machines(), &record).await {
+        return Err(Failure::new(format!("note the locks of vm {id}: its process ended meanwhile"), "nothing to do"));
+    }
+    remember_launch(ledger, id, |launch| launch.holders = Some(holders)).await.map(drop)
+}
+
+async fn process_of(machines: &impl Machines, record: &MachineRecord) -> Option<u32> {
+    let seen = machines.look(vec![record.clone()]).await;
+    match &seen.get(&record.id)?.known()?.process {
+        Process::Alive { pid, .. } => Some(*pid),
+        Process::Gone | Process::Silent { .. } => None,
     }
 }
 

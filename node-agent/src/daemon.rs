@@ -150,7 +150,7 @@ async fn serve(config: Arc<Config>) -> Result<()> {
         tokio::spawn(turn_in_time(limit / TURNS_PER_WATCHDOG, Arc::clone(&changed)));
     }
     if config.ceph.is_some() {
-        tokio::spawn(follow_cluster(volumes));
+        tokio::spawn(follow_cluster(volumes, Arc::clone(&changed)));
     }
     if let Some(client) = scheduler {
         tokio::spawn(link::keep(client, commands.clone(), reports, generations, status));
@@ -198,8 +198,8 @@ async fn turn_in_time(interval: Duration, changed: Arc<Notify>) {
     }
 }
 
-/// Asks the cluster from time to time whether it is there, for the report.
-async fn follow_cluster(volumes: VolumeStore) {
+/// Asks the cluster whether it is there: from time to time for the report, and while a look found that it does not answer.
+async fn follow_cluster(volumes: VolumeStore, changed: Arc<Notify>) {
     const INTERVAL: Duration = Duration::from_secs(60);
     const SOON: Duration = Duration::from_secs(5);
     loop {
@@ -207,7 +207,13 @@ async fn follow_cluster(volumes: VolumeStore) {
             Ok(()) => INTERVAL,
             Err(_) => SOON,
         };
-        tokio::time::sleep(wait).await;
+        if wait == INTERVAL {
+            changed.notify_one();
+        }
+        tokio::select! {
+            () = tokio::time::sleep(wait) => {}
+            () = volumes.doubted() => {}
+        }
     }
 }
 

@@ -13,7 +13,7 @@ use model::spec::HostNetwork;
 use model::volume::{Volume, VolumeBackend};
 use model::{ImageId, MachineId, PortId, VolumeId};
 
-use crate::record::MachineRecord;
+use crate::record::{Holder, MachineRecord};
 use crate::seen::{Base, Bridge, Look, MachineSeen, Tap};
 
 pub mod bridge;
@@ -161,6 +161,10 @@ pub trait Volumes: Send + Sync + 'static {
     fn grow(&self, volume: &Volume) -> impl Future<Output = Result<(), Failure>> + Send;
     /// Deletes a volume and its data.
     fn delete(&self, volume: &Volume) -> impl Future<Output = Result<(), Failure>> + Send;
+    /// Who has the locks of these volumes in Ceph.
+    fn holders(&self, volumes: &[Volume]) -> impl Future<Output = Result<Vec<Holder>, Failure>> + Send;
+    /// Takes these locks from these holders, who are dead; another holder keeps what it has.
+    fn release(&self, holders: &[Holder]) -> impl Future<Output = Result<(), Failure>> + Send;
 }
 
 /// An image and the backend that it is to be ready on.

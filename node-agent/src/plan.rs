@@ -6,8 +6,9 @@
 //!
 //! ```text
 //! image fetched -> base imported -> volume made --+
-//! machine registered -> tap made -> tap plugged --+-> process launched -> configured -> started -> (ended) -> reaped
+//! machine registered -> tap made -> tap plugged --+-> process launched -> configured -> started -> locks noted -> (ended) -> reaped
 //!                          (flows programmed)        power button -> after the grace: force -> reaped -> forgotten -> tap unplugged -> deleted
+//!                                                    process lost -> locks released -> launched again
 //! ```
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -20,7 +21,7 @@ use model::{ImageId, MachineId, PortId, VolumeId};
 use serde::Serialize;
 
 use crate::driver::{BaseImage, MachineParts, Plug};
-use crate::record::{End, Launch};
+use crate::record::{End, Holder, Launch};
 use crate::seen::{Base, Seen, Tap};
 
 mod machine;
@@ -134,6 +135,20 @@ pub enum Step {
         /// How it ended.
         end: End,
     },
+    /// Record which locks a machine's process has on volumes in Ceph.
+    NoteHolders {
+        /// The machine.
+        id: MachineId,
+        /// Its volumes there.
+        volumes: Vec<Volume>,
+    },
+    /// Fence the Ceph clients of a process that is gone, so that their locks are in nobody's way, then forget them.
+    ReleaseHolders {
+        /// The machine.
+        id: MachineId,
+        /// The locks that its process had.
+        holders: Vec<Holder>,
+    },
     /// Remove what a machine left, then its record.
     ForgetMachine(MachineId),
 }
@@ -159,6 +174,8 @@ impl Step {
             | Self::ForceStop(id)
             | Self::ReapMachine { id, .. }
             | Self::RecordEnd { id, .. }
+            | Self::NoteHolders { id, .. }
+            | Self::ReleaseHolders { id, .. }
             | Self::ForgetMachine(id) => Lane::Machine(*id),
         }
     }
@@ -185,6 +202,8 @@ impl Step {
             Self::ForceStop(_) => "stop vm by force",
             Self::ReapMachine { .. } => "reap vm",
             Self::RecordEnd { .. } => "record end of vm",
+            Self::NoteHolders { .. } => "note locks of vm",
+            Self::ReleaseHolders { .. } => "release locks of vm",
             Self::ForgetMachine(_) => "forget vm",
         }
     }

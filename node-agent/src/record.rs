@@ -19,6 +19,14 @@ pub struct MachineRecord {
     pub launch: Option<Launch>,
 }
 
+impl MachineRecord {
+    /// The locks in Ceph that the newest process was seen to have.
+    #[must_use]
+    pub fn holders(&self) -> &[Holder] {
+        self.launch.as_ref().and_then(|launch| launch.holders.as_deref()).unwrap_or_default()
+    }
+}
+
 /// One launch of a machine: one VMM process, from its start to its end.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -35,6 +43,24 @@ pub struct Launch {
     pub shutdown_asked_ms: Option<u64>,
     /// How it ended, once it has.
     pub end: Option<End>,
+    /// When earlier processes of this very start were lost, milliseconds since 1970, newest last.
+    #[serde(default)]
+    pub losses: Vec<u64>,
+    /// The locks that its process has on volumes in Ceph; none before they were noted and after they were released.
+    #[serde(default)]
+    pub holders: Option<Vec<Holder>>,
+}
+
+/// A lock that a process has on a volume in Ceph. It outlives a process that is killed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Holder {
+    /// The pool.
+    pub pool: String,
+    /// The RBD image.
+    pub image: String,
+    /// The address of the process's Ceph client, unlike that of any other client there ever is.
+    pub address: String,
 }
 
 /// How a launch ended.

@@ -8,13 +8,13 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 use model::image::Image;
 use model::spec::HostNetwork;
-use model::volume::Volume;
+use model::volume::{Volume, VolumeBackend};
 use model::{ImageId, MachineId, PortId, VolumeId};
 use vmm::state::State;
 
 use crate::apply::Drivers;
 use crate::driver::{BaseImage, Failure, Images, MachineParts, Machines, Network, Plug, Volumes, VolumesSeen};
-use crate::record::MachineRecord;
+use crate::record::{Holder, MachineRecord};
 use crate::seen::{Base, Bridge, Look, MachineSeen, Process, Tap};
 
 /// A VMM process that is not one.
@@ -25,6 +25,8 @@ pub(crate) struct SimProcess {
     pub(crate) disks: Vec<VolumeId>,
     /// Whether the guest heeds the power button.
     pub(crate) obedient: bool,
+    /// Its process number, and its client's address in the cluster.
+    pub(crate) client: u32,
 }
 
 /// All that is on the simulated host.
@@ -49,6 +51,10 @@ pub(crate) struct World {
     pub(crate) stubborn: BTreeSet<MachineId>,
     /// Operations that fail, by number from now on: `true` fails.
     pub(crate) faults: std::collections::VecDeque<bool>,
+    /// Which client has the lock of a volume in Ceph: outlives a process that is killed.
+    pub(crate) locks: BTreeMap<String, u32>,
+    /// How many processes there ever were.
+    pub(crate) clients: u32,
     /// Names of the operations done.
     pub(crate) log: Vec<&'static str>,
 }
@@ -104,7 +110,7 @@ impl Machines for Sim {
         let look = |record: MachineRecord| {
             let process = match world.processes.get(&record.id) {
                 None => Process::Gone,
-                Some(process) => Process::Alive { pid: 1, state: process.state, reason: None },
+                Some(process) => Process::Alive { pid: process.client, state: process.state, reason: None },
             };
             (record.id, Look::Known(MachineSeen { record, process }))
         };
@@ -114,7 +120,9 @@ impl Machines for Sim {
     async fn launch(&self, record: &MachineRecord) -> Result<(), Failure> {
         self.act("launch", |world| {
             let launch = record.launch.as_ref().unwrap();
+            world.clients += 1;
             let process = SimProcess {
+                client: world.clients,
                 state: State::Created,
                 taps: launch.taps.clone(),
                 disks: launch.machine.disks.iter().map(|disk| disk.volume).collect(),
@@ -137,6 +145,12 @@ impl Machines for Sim {
     async fn configure(&self, parts: &MachineParts) -> Result<(), Failure> {
         self.act("configure", |world| {
             let images = world.images.clone();
+            let client = world.process(parts.machine.id)?.client;
+            for volume in parts.volumes.iter().filter(|volume| volume.backend != VolumeBackend::Local) {
+                if *world.locks.entry(volume.storage_name()).or_insert(client) != client {
+                    return Err(Failure::new("open a volume: another holds its lock", "wait"));
+                }
+            }
             let process = world.process(parts.machine.id)?;
             assert!(images.contains(&parts.kernel.id), "configured without its kernel");
             process.taps = parts.nets.iter().map(|net| net.tap.clone()).collect();
@@ -179,7 +193,9 @@ impl Machines for Sim {
 
     async fn reap(&self, id: MachineId) -> Result<(), Failure> {
         self.act("reap", |world| {
-            world.processes.remove(&id);
+            if let Some(process) = world.processes.remove(&id) {
+                world.locks.retain(|_, client| *client != process.client);
+            }
             Ok(())
         })
         .await
@@ -268,6 +284,34 @@ impl Volumes for Sim {
             Ok(())
         })
         .await
+    }
+
+    async fn holders(&self, volumes: &[Volume]) -> Result<Vec<Holder>, Failure> {
+        let names: Vec<String> = volumes.iter().map(Volume::storage_name).collect();
+        self.act("note locks", |world| {
+            let held =
+                names.into_iter().filter_map(|name| world.locks.get(&name).map(|client| (name.clone(), *client)));
+            Ok(held.map(|(name, client)| Self::holder(name, client)).collect())
+        })
+        .await
+    }
+
+    async fn release(&self, holders: &[Holder]) -> Result<(), Failure> {
+        self.act("release", |world| {
+            for holder in holders {
+                let alive = |process: &SimProcess| process.client.to_string() == holder.address;
+                assert!(!world.processes.values().any(alive), "fenced a machine that runs");
+                world.locks.retain(|name, client| Self::holder(name.clone(), *client) != *holder);
+            }
+            Ok(())
+        })
+        .await
+    }
+}
+
+impl Sim {
+    fn holder(image: String, client: u32) -> Holder {
+        Holder { pool: "p".to_owned(), image, address: client.to_string() }
     }
 }
 

@@ -15,6 +15,7 @@ use tokio::process::Command;
 
 use crate::config::Ceph;
 use crate::driver::{Failure, chain};
+use crate::record::Holder;
 
 pub(crate) mod rbd;
 
@@ -76,6 +77,16 @@ pub enum Work {
         /// Its name.
         image: String,
     },
+    /// Find out who has the exclusive locks of images.
+    Holders {
+        /// RBD images, as (pool, name).
+        images: Vec<(String, String)>,
+    },
+    /// Fence clients that are dead, where they have the locks still.
+    Release {
+        /// Which lock of which client.
+        holders: Vec<Holder>,
+    },
     /// Make a base of a file; it is named by the file's digest.
     Import {
         /// The file.
@@ -94,6 +105,8 @@ pub struct Answer {
     pub sizes: BTreeMap<String, Result<Option<u64>, Trouble>>,
     /// Which bases are there, by `pool/name`.
     pub bases: BTreeMap<String, Result<bool, Trouble>>,
+    /// Who has the locks that were asked for; an image that nobody has is not named.
+    pub holders: Vec<Holder>,
 }
 
 /// What went wrong, in words, with the way out.

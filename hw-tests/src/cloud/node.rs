@@ -88,6 +88,26 @@ impl Node {
         Ok(pid)
     }
 
+    /// The agent's resident set as the kernel counts it, KiB (proc(5), status).
+    ///
+    /// # Errors
+    /// The agent does not run.
+    pub fn resident_kib(&self) -> Result<u64> {
+        let line = self.host.sh(&format!("grep VmRSS /proc/$(cat {PID})/status"))?;
+        let number = line.split_whitespace().nth(1).and_then(|word| word.parse().ok());
+        number.with_context(|| format!("a resident set that is none: {line}"))
+    }
+
+    /// Whether the agent has nothing left to do.
+    ///
+    /// # Errors
+    /// It does not answer.
+    pub fn is_settled(&self) -> Result<bool> {
+        let text = self.host.command(&self.program).args(["status", "--config", CONFIG]).limit(START_LIMIT).ok()?;
+        let status: serde_json::Value = serde_json::from_str(&text).context("the agent's status")?;
+        Ok(status["settled"] == true)
+    }
+
     /// Runs flowctl on the node, as an operator there would.
     ///
     /// # Errors

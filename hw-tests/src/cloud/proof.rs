@@ -3,6 +3,7 @@
 //! They ask guests, the underlay and the hosts, not the agent's own account of itself. A proof leaves the cloud as it
 //! found it, or says so in its name. [`examine`] runs all of them.
 
+mod memory;
 mod network;
 mod restart;
 mod trace;
@@ -112,6 +113,7 @@ pub fn examine(cloud: &Cloud, vms: &[Vm], examiner: &mut Examiner<'_>) {
     let Some(machines) = machines.filter(|_| booted) else { return };
     network::examine(cloud, &machines, examiner);
     trace::examine(cloud, &machines, examiner);
+    memory::examine(cloud, examiner);
     restart::examine(cloud, &machines, examiner);
     volume::examine(cloud, examiner);
 }

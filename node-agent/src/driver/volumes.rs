@@ -1,7 +1,8 @@
 //! The real volumes: sparse files below `<state>/volumes`, and RBD images through a worker process.
 //!
 //! Volumes and bases seen on Ceph are remembered for `REMEMBER`: a settled host asks the cluster nothing. What was not there is asked for at
-//! each look.
+//! each look. A cluster that did not answer is in doubt until a probe says otherwise: looks do not wait for it meanwhile, so that it holds up
+//! nothing but its volumes.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -15,10 +16,12 @@ use model::volume::{Volume, VolumeBackend};
 use storage::file::{self, FileError};
 use storage::format::Format;
 use storage::image::{ImageError, Import};
+use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::{BaseImage, Failure, Volumes, VolumesSeen, blocking, images};
 use crate::config::Config;
+use crate::record::Holder;
 use crate::seen::Look;
 use crate::worker::rbd::IMAGE_BYTES_MAX;
 use crate::worker::{self, Answer, Task, Work};
@@ -72,6 +75,10 @@ pub struct VolumeStore {
     config: Arc<Config>,
     program: PathBuf,
     remembered: Arc<Mutex<BTreeMap<String, Remembered>>>,
+    /// Why the cluster did not answer last, until it does.
+    doubt: Arc<Mutex<Option<Problem>>>,
+    /// Notified when doubt begins.
+    doubted: Arc<Notify>,
 }
 
 /// Something that was on Ceph.
@@ -89,7 +96,8 @@ impl VolumeStore {
     pub fn new(config: Arc<Config>) -> Result<Self, Failure> {
         let program = std::env::current_exe()
             .map_err(|source| Failure::caused("find this program's own file", "is /proc mounted?", source))?;
-        Ok(Self { config, program, remembered: Arc::default() })
+        let (remembered, doubt, doubted) = (Arc::default(), Arc::default(), Arc::default());
+        Ok(Self { config, program, remembered, doubt, doubted })
     }
 
     async fn ask(&self, work: Work, limit: Duration) -> Result<Answer, Failure> {
@@ -108,7 +116,28 @@ impl VolumeStore {
     pub async fn probe(&self) -> Result<(), Failure> {
         let answer = self.ask(Work::Look { images: Vec::new(), bases: Vec::new() }, LOOK_LIMIT).await;
         CLUSTER_ANSWERED.store(answer.is_ok(), Ordering::Relaxed);
+        *self.doubt.lock().unwrap_or_else(PoisonError::into_inner) = answer.as_ref().err().map(Failure::problem);
         answer.map(drop)
+    }
+
+    /// Returns when a look finds the cluster in doubt: time to [`VolumeStore::probe`].
+    pub async fn doubted(&self) {
+        self.doubted.notified().await;
+    }
+
+    /// Asks the cluster, unless it is in doubt; an answer that fails begins doubt.
+    async fn ask_unless_in_doubt(&self, work: Work) -> Result<Answer, Problem> {
+        let doubt = self.doubt.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        if let Some(problem) = doubt {
+            return Err(problem);
+        }
+        let answer = self.ask(work, LOOK_LIMIT).await.map_err(|failure| failure.problem());
+        // Without a cluster to ask there is nothing to doubt.
+        if let (Err(problem), Some(_)) = (&answer, &self.config.ceph) {
+            *self.doubt.lock().unwrap_or_else(PoisonError::into_inner) = Some(problem.clone());
+            self.doubted.notify_one();
+        }
+        answer
     }
 
     fn recall(&self, key: &str) -> Option<u64> {
@@ -143,7 +172,7 @@ impl VolumeStore {
         if images.is_empty() && missing.is_empty() {
             return;
         }
-        let answer = self.ask(Work::Look { images, bases: missing }, LOOK_LIMIT).await.map_err(|f| f.problem());
+        let answer = self.ask_unless_in_doubt(Work::Look { images, bases: missing }).await;
         self.take_look(volumes, bases, answer, seen);
     }
 
@@ -317,6 +346,19 @@ impl Volumes for VolumeStore {
                 self.ask(Work::Delete { pool: pool.clone(), image }, CHANGE_LIMIT).await.map(drop)
             }
         }
+    }
+
+    async fn holders(&self, volumes: &[Volume]) -> Result<Vec<Holder>, Failure> {
+        let remote = volumes.iter().filter_map(|volume| match &volume.backend {
+            VolumeBackend::Local => None,
+            VolumeBackend::Rbd { pool } => Some((pool.clone(), volume.storage_name())),
+        });
+        let work = Work::Holders { images: remote.collect() };
+        Ok(self.ask(work, LOOK_LIMIT).await?.holders)
+    }
+
+    async fn release(&self, holders: &[Holder]) -> Result<(), Failure> {
+        self.ask(Work::Release { holders: holders.to_vec() }, CHANGE_LIMIT).await.map(drop)
     }
 }
 

@@ -1,7 +1,8 @@
 //! Machines: which process to launch, configure, start, stop, reap and forget.
 //!
 //! Never two processes for one machine: a launch is planned only where the look said that nobody holds the machine's lock, and the launcher takes
-//! that lock before it becomes the VMM.
+//! that lock before it becomes the VMM. The same look is what makes a fence right: locks in Ceph are released only of a process that is gone, and
+//! only those that it was seen to have while it lived.
 
 use std::collections::BTreeSet;
 
@@ -9,12 +10,18 @@ use model::MachineId;
 use model::machine::{Machine, Power};
 use model::observed::Problem;
 use model::spec::NodeSpec;
+use model::volume::{Volume, VolumeBackend};
 use vmm::state::State;
 
 use super::{Context, Lane, Plan, Step};
 use crate::driver::{MachineNet, MachineParts};
 use crate::record::{End, Launch, MachineRecord};
 use crate::seen::{Look, MachineSeen, Process, Seen};
+
+/// How often a machine whose process was lost is launched again within [`LOSSES_WINDOW_MS`]; then it stays down until it is told to start.
+pub(super) const LOSSES_MAX: usize = 3;
+/// The time in which losses count together, milliseconds.
+pub(super) const LOSSES_WINDOW_MS: u64 = 600_000;
 
 /// Plans every machine that is wanted or has a record.
 pub(super) fn plan(plan: &mut Plan, spec: &NodeSpec, seen: &Seen, context: &Context) {
@@ -37,6 +44,9 @@ pub(super) fn plan(plan: &mut Plan, spec: &NodeSpec, seen: &Seen, context: &Cont
             (Some(Look::Unknown(problem)), _) => plan.block(Lane::Machine(id), problem.clone()),
             (None, Some(_)) if uids_known => register(plan, id, &mut uids, context),
             (None, Some(_)) => plan.wait(Lane::Machine(id), "the record of another machine cannot be read"),
+            (Some(Look::Known(MachineSeen { record, process: Process::Gone })), _) if !record.holders().is_empty() => {
+                plan.step(Step::ReleaseHolders { id, holders: record.holders().to_vec() });
+            }
             (Some(Look::Known(seen_machine)), Some(machine)) if machine.power == Power::Running => {
                 run(plan, spec, seen, context, machine, seen_machine);
             }
@@ -60,7 +70,7 @@ fn run(plan: &mut Plan, spec: &NodeSpec, seen: &Seen, context: &Context, machine
     let lane = Lane::Machine(machine.id);
     match &look.process {
         Process::Gone => match next_launch(&look.record, machine, context) {
-            NextLaunch::Now => launch(plan, spec, seen, context, machine),
+            NextLaunch::After(losses) => launch(plan, spec, seen, context, (machine, losses)),
             NextLaunch::RecordFirst(end) => plan.step(Step::RecordEnd { id: machine.id, end }),
             NextLaunch::No => plan.right(lane),
         },
@@ -70,37 +80,67 @@ fn run(plan: &mut Plan, spec: &NodeSpec, seen: &Seen, context: &Context, machine
             None => plan.wait(lane, "the spec does not hold all its parts"),
         },
         Process::Alive { state: State::Configured, .. } => plan.step(Step::StartMachine(machine.id)),
-        Process::Alive { state: State::Running | State::Paused, .. } => plan.right(lane),
+        Process::Alive { state: State::Running | State::Paused, .. } => match unnoted(spec, machine, &look.record) {
+            volumes if volumes.is_empty() => plan.right(lane),
+            volumes => plan.step(Step::NoteHolders { id: machine.id, volumes }),
+        },
         Process::Alive { state, reason, .. } => reap(plan, machine.id, *state, reason.as_deref()),
     }
 }
 
+/// The volumes in Ceph that a running machine writes to, if its locks there have not been noted.
+fn unnoted(spec: &NodeSpec, machine: &Machine, record: &MachineRecord) -> Vec<Volume> {
+    if record.launch.as_ref().is_none_or(|launch| launch.holders.is_some()) {
+        return Vec::new();
+    }
+    let disks = machine.disks.iter().filter(|disk| !disk.read_only);
+    let volumes = disks.filter_map(|disk| spec.volumes().get(&disk.volume));
+    volumes.filter(|volume| volume.backend != VolumeBackend::Local).cloned().collect()
+}
+
 enum NextLaunch {
-    Now,
+    /// Launch it, after processes lost at these times.
+    After(Vec<u64>),
     RecordFirst(End),
     No,
 }
 
-/// Whether a machine without a process is to be launched. It is when its guest never ran, when it was told to start anew, and when the host was
-/// restarted under it; not when it shut itself down, crashed or lost its process.
+/// Whether a machine without a process is to be launched. It is when its guest never ran, when it was told to start anew, when the host was
+/// restarted under it and, a few times, when it lost its process; not when it shut itself down or crashed.
 fn next_launch(record: &MachineRecord, machine: &Machine, context: &Context) -> NextLaunch {
-    match &record.launch {
-        None => NextLaunch::Now,
-        Some(launch) if launch.machine.starts < machine.starts || !launch.started => NextLaunch::Now,
-        Some(Launch { end: Some(_), .. }) => NextLaunch::No,
-        Some(launch) if launch.boot_id != context.boot_id => NextLaunch::Now,
-        Some(launch) => NextLaunch::RecordFirst(lost(launch)),
+    let Some(launch) = &record.launch else { return NextLaunch::After(Vec::new()) };
+    if launch.machine.starts < machine.starts {
+        return NextLaunch::After(Vec::new());
+    }
+    match launch {
+        Launch { started: false, .. } => NextLaunch::After(launch.losses.clone()),
+        Launch { end: Some(_), .. } => NextLaunch::No,
+        _ if launch.boot_id != context.boot_id => NextLaunch::After(launch.losses.clone()),
+        _ => {
+            let recent = launch.losses.iter().filter(|at| context.now_ms.saturating_sub(**at) < LOSSES_WINDOW_MS);
+            let mut losses: Vec<u64> = recent.copied().collect();
+            if launch.shutdown_asked_ms.is_some() || losses.len() >= LOSSES_MAX {
+                return NextLaunch::RecordFirst(lost(launch));
+            }
+            losses.push(context.now_ms);
+            NextLaunch::After(losses)
+        }
     }
 }
 
 fn lost(launch: &Launch) -> End {
-    match launch.shutdown_asked_ms {
-        Some(_) => End { crashed: false, reason: "its process ended after it was told to shut down".to_owned() },
-        None => End { crashed: true, reason: "its VMM process is gone".to_owned() },
+    match (launch.shutdown_asked_ms, launch.losses.len()) {
+        (Some(_), _) => End { crashed: false, reason: "its process ended after it was told to shut down".to_owned() },
+        (None, 0) => End { crashed: true, reason: "its VMM process is gone".to_owned() },
+        (None, more) => {
+            let reason = format!("its VMM process is gone, and so were {more} before it: see its logs, then start it");
+            End { crashed: true, reason }
+        }
     }
 }
 
-fn launch(plan: &mut Plan, spec: &NodeSpec, seen: &Seen, context: &Context, machine: &Machine) {
+/// Launches a machine, after processes of it that were lost at some times.
+fn launch(plan: &mut Plan, spec: &NodeSpec, seen: &Seen, context: &Context, (machine, losses): (&Machine, Vec<u64>)) {
     let lane = Lane::Machine(machine.id);
     let taps: Vec<String> = machine
         .ports
@@ -129,6 +169,8 @@ fn launch(plan: &mut Plan, spec: &NodeSpec, seen: &Seen, context: &Context, mach
         started: false,
         shutdown_asked_ms: None,
         end: None,
+        losses,
+        holders: None,
     };
     plan.step(Step::LaunchMachine { id: machine.id, launch: Box::new(launch) });
 }

@@ -14,6 +14,7 @@ use proptest::prelude::{Strategy, any, prop, proptest};
 use proptest::test_runner::Config as ProptestConfig;
 use uuid::Uuid;
 
+use super::machine::{LOSSES_MAX, LOSSES_WINDOW_MS};
 use super::{Context, Lane, Plan, Step, plan};
 use crate::apply;
 use crate::ledger::Ledger;
@@ -164,7 +165,7 @@ impl Agent {
         let mut plan = Plan::default();
         for _ in 0..ROUNDS_MAX {
             plan = self.round(spec, &mut || None).await;
-            if plan.is_settled() || only_growth_waits(&plan) {
+            if plan.is_settled() || waits_for_running_machines(&plan) {
                 return plan;
             }
         }
@@ -177,10 +178,10 @@ impl Agent {
     }
 }
 
-/// Whether nothing is left but volumes that grow once their running machines end: as right as it gets while these run.
-fn only_growth_waits(plan: &Plan) -> bool {
-    let grows = |(lane, reason): (&Lane, &String)| matches!(lane, Lane::Volume(_)) && reason.starts_with("it grows");
-    plan.steps.is_empty() && plan.blocked.is_empty() && plan.waiting.iter().all(grows)
+/// Whether nothing is left but volumes that grow and taps that go once machines that run end: as right as it gets while these run.
+fn waits_for_running_machines(plan: &Plan) -> bool {
+    let waits = |reason: &String| reason.ends_with("once no machine has it open");
+    plan.steps.is_empty() && plan.blocked.is_empty() && plan.waiting.values().all(waits)
 }
 
 /// Polls a future at most so often, then drops it: what SIGKILL does to the agent.
@@ -264,7 +265,11 @@ proptest! {
             }
             assert!(running.keys().all(|id| last.iter().any(|wish| machine_id(wish.number) == *id)));
             let world = agent.sim.world();
-            assert_eq!(world.taps.len(), last.iter().filter(|wish| wish.port).count());
+            let used = |tap: &String| world.processes.values().any(|process| process.taps.contains(tap));
+            let wanted: Vec<String> =
+                last.iter().filter(|wish| wish.port).map(|wish| format!("tap{}", wish.number + 1)).collect();
+            assert!(wanted.iter().all(|tap| world.taps.contains_key(tap)), "{wanted:?}");
+            assert!(world.taps.keys().all(|tap| wanted.contains(tap) || used(tap)), "{wanted:?}");
             assert_eq!(world.ports.len(), world.taps.len());
         });
     }
@@ -366,10 +371,38 @@ fn a_machine_that_ended_by_itself_stays_down_until_told_to_start_and_a_reboot_br
         assert_eq!(agent.running(), [(machine_id(2), true)].into(), "the crashed one stays down");
         agent.settle(&spec(2, &[Wish { starts: 2, ..wish(1) }, wish(2)], &[])).await;
         assert_eq!(agent.running(), [(machine_id(1), true), (machine_id(2), true)].into());
-        // A process lost in the same boot is a crash, not a reason to start.
-        agent.sim.world().processes.remove(&machine_id(2));
-        agent.settle(&spec(3, &[Wish { starts: 2, ..wish(1) }, wish(2)], &[])).await;
-        assert_eq!(agent.running(), [(machine_id(1), true)].into());
+    });
+}
+
+#[test]
+fn a_machine_that_lost_its_process_comes_back_a_few_times_and_its_locks_are_in_nobodys_way() {
+    block_on(async {
+        let (_directory, mut agent) = Agent::new();
+        let one = spec(1, &[Wish { remote: true, ..wish(1) }, Wish { remote: true, ..wish(2) }], &[]);
+        agent.settle(&one).await;
+        let both: BTreeMap<_, _> = [(machine_id(1), true), (machine_id(2), true)].into();
+        let untouched = agent.sim.world().processes[&machine_id(2)].clone();
+        for loss in 1..=LOSSES_MAX {
+            agent.sim.world().processes.remove(&machine_id(1));
+            assert_eq!(agent.sim.world().locks.len(), 2, "the lock outlives the process");
+            agent.settle(&one).await;
+            assert_eq!(agent.running(), both, "after loss {loss}");
+            assert_eq!(agent.sim.world().processes[&machine_id(2)], untouched);
+        }
+        agent.sim.world().processes.remove(&machine_id(1));
+        agent.settle(&one).await;
+        assert_eq!(agent.running(), [(machine_id(2), true)].into(), "too many: it stays down");
+        assert_eq!(agent.sim.world().locks.len(), 1, "and keeps nobody from its volume");
+        let again = spec(2, &[Wish { remote: true, starts: 2, ..wish(1) }, Wish { remote: true, ..wish(2) }], &[]);
+        agent.settle(&again).await;
+        assert_eq!(agent.running(), both, "told to start");
+        // Losses long ago do not count, nor does what was counted before it was told to start.
+        for _ in 0..=LOSSES_MAX {
+            agent.now_ms += LOSSES_WINDOW_MS;
+            agent.sim.world().processes.remove(&machine_id(1));
+            agent.settle(&again).await;
+            assert_eq!(agent.running(), both);
+        }
     });
 }
 

@@ -8,6 +8,7 @@ use storage::rbd::{Pool, RbdError, Timeouts};
 
 use super::{Answer, Task, Trouble, Work};
 use crate::config::Ceph;
+use crate::record::Holder;
 
 /// The largest disk that an image may hold: what a volume can be at most is far beyond, this stops nonsense in a header.
 pub(crate) const IMAGE_BYTES_MAX: u64 = 16 << 40;
@@ -27,6 +28,8 @@ pub(super) fn perform(task: &Task) -> Result<Answer, Trouble> {
             Err(RbdError::NotFound { .. }) => Ok(()),
             other => other,
         }),
+        Work::Holders { images } => holders(&mut pools, images),
+        Work::Release { holders } => release(&mut pools, holders),
         Work::Import { path, qcow2, pool } => {
             let format = if *qcow2 { Format::Qcow2 } else { Format::Raw };
             let import = Import { path: path.clone(), format, sha256: None, size_bytes_max: IMAGE_BYTES_MAX };
@@ -81,6 +84,27 @@ fn look(pools: &mut Pools<'_>, images: &[(String, String)], bases: &[(String, St
         answer.bases.insert(format!("{pool}/{base}"), there);
     }
     Ok(answer)
+}
+
+fn holders(pools: &mut Pools<'_>, images: &[(String, String)]) -> Result<Answer, Trouble> {
+    let mut answer = Answer::default();
+    for (pool, image) in images {
+        let owner = pools.get(pool)?.lock_owner(image).map_err(|error| trouble(&error))?;
+        let holder = owner.map(|owner| Holder { pool: pool.clone(), image: image.clone(), address: owner.address });
+        answer.holders.extend(holder);
+    }
+    Ok(answer)
+}
+
+fn release(pools: &mut Pools<'_>, holders: &[Holder]) -> Result<Answer, Trouble> {
+    for holder in holders {
+        match pools.get(&holder.pool)?.fence_client(&holder.image, &holder.address) {
+            // What is gone is locked by nobody.
+            Ok(_) | Err(RbdError::NotFound { .. }) => {}
+            Err(error) => return Err(trouble(&error)),
+        }
+    }
+    Ok(Answer::default())
 }
 
 fn trouble(error: &RbdError) -> Trouble {

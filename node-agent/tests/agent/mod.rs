@@ -47,6 +47,17 @@ impl Agent {
         agent
     }
 
+    /// An agent that works on a switch from outside of its namespace, where it reaches what this machine reaches and can have no ports.
+    pub(crate) fn beside(switch: &Switch) -> Self {
+        let mut agent = Self::new(Some(switch));
+        agent.namespace = None;
+        let path = agent.path("agent.toml");
+        let inside = std::fs::read_to_string(&path).unwrap();
+        let outside = inside.replace(NAMESPACE_GROUPS, systemd::cgroup_root().unwrap().to_str().unwrap());
+        std::fs::write(path, outside).unwrap();
+        agent
+    }
+
     /// A path below the agent's directory.
     pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.directory.path().join(name)
@@ -126,6 +137,18 @@ impl Agent {
         let path = self.group.as_ref().unwrap().join(format!("vm-{}/cgroup.procs", uuid(1, number)));
         let text = std::fs::read_to_string(path).unwrap_or_default();
         text.lines().map(|line| line.parse().unwrap()).collect()
+    }
+
+    /// What a machine's guest wrote to its console, over all its processes.
+    pub(crate) fn console(&self, number: u32) -> String {
+        std::fs::read_to_string(self.path(&format!("run/vm/{}/console.log", uuid(1, number)))).unwrap_or_default()
+    }
+
+    /// Adds sections to the configuration.
+    pub(crate) fn add_config(&self, text: &str) {
+        let path = self.path("agent.toml");
+        let before = std::fs::read_to_string(&path).unwrap();
+        std::fs::write(path, format!("{before}\n{text}")).unwrap();
     }
 
     /// Names of the files in a directory of the agent.

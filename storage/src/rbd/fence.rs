@@ -65,6 +65,22 @@ impl Pool {
     }
 }
 
+impl Pool {
+    /// Fences the client at `address`, and no other, if it has the image's exclusive lock; says whether it had.
+    ///
+    /// Only for a caller that knows this client to be dead: another that took the image over meanwhile has another address and is left alone.
+    ///
+    /// # Errors
+    /// [`RbdError`].
+    pub fn fence_client(&self, image: &str, address: &str) -> Result<bool, RbdError> {
+        let open = self.open_to_change(image)?;
+        match owner_of(self, image, &open)? {
+            Some(owner) if owner.address == address => expel(self, image, &open, &owner).map(|()| true),
+            _ => Ok(false),
+        }
+    }
+}
+
 /// Takes the exclusive lock of an open image, as far as `takeover` allows.
 pub(super) fn acquire(pool: &Pool, image: &str, open: &ImageOwner, takeover: Takeover) -> Result<(), RbdError> {
     if let Some(owner) = owner_of(pool, image, open)? {
