@@ -128,6 +128,17 @@ impl Compiler {
         self.follow(moved)
     }
 
+    /// The edits that lead to other port numbers.
+    #[must_use]
+    pub fn plugs(&self, numbers: &PortNumbers) -> Vec<Edit> {
+        let (old, new) = (&self.numbers.ports, &numbers.ports);
+        let gone = old.keys().filter(|id| !new.contains_key(id)).map(|id| Edit::Plug(*id, None));
+        let others = new.iter().filter(|(id, number)| old.get(id) != Some(number));
+        let others = others.map(|(id, number)| Edit::Plug(*id, Some(*number)));
+        let tunnel = (self.numbers.vxlan != numbers.vxlan).then_some(Edit::PlugTunnel(numbers.vxlan));
+        gone.chain(others).chain(tunnel).collect()
+    }
+
     /// Another host altogether: nothing of what is known holds.
     fn restart(&mut self, network: HostNetwork, numbers: &PortNumbers) -> Touched {
         let before = self.flows().clone();

@@ -1,15 +1,17 @@
 //! From what is installed to what should be: the least list of changes, in an order in which no step needs a later one.
 //!
-//! Owns [`diff`] and [`Changes`]. Pure: what is installed was read by someone else, and someone else applies.
+//! Owns [`diff`], [`between`] and [`Changes`]. Pure: what is installed was read by someone else, and someone else applies.
 //! Invariant: applying the changes and looking again leaves nothing to change; a flow that is right is not touched; what is not ours is reported
-//! and not touched. Flows are ours by their cookie, groups by their number.
+//! and not touched unless [`Changes::remove_foreign`] is asked for. Flows are ours by their cookie, groups by their number, and every meter of the
+//! bridge is: nothing but our flows can use one.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, HashSet};
 
 use openflow::flow::{Flow, FlowKey, Group};
+use openflow::wire::Meter;
 
 use crate::cookie::is_ours;
-use crate::flow_set::{FlowSet, GroupNumber};
+use crate::flow_set::{FlowSet, GroupNumber, Touched};
 
 /// What a switch holds, as it was read.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -18,11 +20,37 @@ pub struct Installed {
     pub flows: Vec<Flow>,
     /// Groups.
     pub groups: Vec<Group>,
+    /// Meters.
+    pub meters: Vec<Meter>,
+}
+
+/// How much a switch holds.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Flows of all tables.
+    pub flows: usize,
+    /// Groups.
+    pub groups: usize,
+    /// Meters.
+    pub meters: usize,
+}
+
+/// What stands on the bridge and is not ours.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Foreign {
+    /// Flows.
+    pub flows: Vec<Flow>,
+    /// Groups.
+    pub groups: Vec<u32>,
 }
 
 /// What has to change, and what stays.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Changes {
+    /// Meters that are missing.
+    pub add_meters: Vec<Meter>,
+    /// Meters with another rate than they should have.
+    pub modify_meters: Vec<Meter>,
     /// Groups that are missing.
     pub add_groups: Vec<Group>,
     /// Groups with other buckets than they should have.
@@ -33,21 +61,25 @@ pub struct Changes {
     pub delete_flows: Vec<FlowKey>,
     /// Groups of ours that should not exist.
     pub delete_groups: Vec<u32>,
+    /// Meters that should not exist.
+    pub delete_meters: Vec<u32>,
     /// How many of `add_flows` replace one that says something else.
     pub replaced_flows: usize,
     /// How many flows are right.
     pub unchanged_flows: usize,
     /// How many groups are right.
     pub unchanged_groups: usize,
-    /// Flows that are not ours.
-    pub foreign_flows: Vec<Flow>,
-    /// Groups that are not ours.
-    pub foreign_groups: Vec<u32>,
+    /// What is not ours.
+    pub foreign: Foreign,
 }
 
 /// One step of a change.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Step<'a> {
+    /// Add this meter.
+    AddMeter(&'a Meter),
+    /// Give this meter this rate.
+    ModifyMeter(&'a Meter),
     /// Add this group.
     AddGroup(&'a Group),
     /// Give this group these buckets.
@@ -58,6 +90,22 @@ pub enum Step<'a> {
     DeleteFlow(&'a FlowKey),
     /// Delete this group.
     DeleteGroup(u32),
+    /// Delete this meter.
+    DeleteMeter(u32),
+}
+
+impl Foreign {
+    /// How many there are.
+    #[must_use]
+    pub const fn len(&self) -> usize {
+        self.flows.len() + self.groups.len()
+    }
+
+    /// Whether all is ours.
+    #[must_use]
+    pub const fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
 }
 
 impl Changes {
@@ -67,11 +115,22 @@ impl Changes {
         self.steps().next().is_none()
     }
 
-    /// The steps in the order in which they have to be taken: a group is there before a flow uses it, and goes after the last one did.
+    /// The steps in the order in which they have to be taken: a meter or a group is there before a flow uses it, and goes after the last one did.
     pub fn steps(&self) -> impl Iterator<Item = Step<'_>> {
+        let meters = self.add_meters.iter().map(Step::AddMeter).chain(self.modify_meters.iter().map(Step::ModifyMeter));
         let groups = self.add_groups.iter().map(Step::AddGroup).chain(self.modify_groups.iter().map(Step::ModifyGroup));
         let flows = self.add_flows.iter().map(Step::AddFlow).chain(self.delete_flows.iter().map(Step::DeleteFlow));
-        groups.chain(flows).chain(self.delete_groups.iter().copied().map(Step::DeleteGroup))
+        let groups_after = self.delete_groups.iter().copied().map(Step::DeleteGroup);
+        let meters_after = self.delete_meters.iter().copied().map(Step::DeleteMeter);
+        meters.chain(groups).chain(flows).chain(groups_after).chain(meters_after)
+    }
+
+    /// Also deletes what is not ours, and gives back what that is.
+    pub fn remove_foreign(&mut self) -> Foreign {
+        let foreign = std::mem::take(&mut self.foreign);
+        self.delete_flows.extend(foreign.flows.iter().map(Flow::key));
+        self.delete_groups.extend(&foreign.groups);
+        foreign
     }
 }
 
@@ -81,40 +140,91 @@ impl Installed {
     pub fn after(&self, changes: &Changes) -> Self {
         let mut flows: BTreeMap<FlowKey, Flow> = self.flows.iter().map(|flow| (flow.key(), flow.clone())).collect();
         let mut groups: BTreeMap<u32, Group> = self.groups.iter().map(|group| (group.id, group.clone())).collect();
+        let mut meters: BTreeMap<u32, Meter> = self.meters.iter().map(|meter| (meter.id, *meter)).collect();
         for step in changes.steps() {
             match step {
+                Step::AddMeter(meter) | Step::ModifyMeter(meter) => drop(meters.insert(meter.id, *meter)),
                 Step::AddGroup(group) | Step::ModifyGroup(group) => drop(groups.insert(group.id, group.clone())),
                 Step::AddFlow(flow) => drop(flows.insert(flow.key(), flow.clone())),
                 Step::DeleteFlow(key) => drop(flows.remove(key)),
                 Step::DeleteGroup(id) => drop(groups.remove(&id)),
+                Step::DeleteMeter(id) => drop(meters.remove(&id)),
             }
         }
-        Self { flows: flows.into_values().collect(), groups: groups.into_values().collect() }
+        let (flows, groups) = (flows.into_values().collect(), groups.into_values().collect());
+        Self { flows, groups, meters: meters.into_values().collect() }
+    }
+
+    /// How much that is.
+    #[must_use]
+    pub const fn counts(&self) -> Counts {
+        Counts { flows: self.flows.len(), groups: self.groups.len(), meters: self.meters.len() }
     }
 }
 
-/// What has to change for `installed` to hold all of `desired` and nothing else of ours.
+/// What has to change for `installed` to hold all of `desired` and nothing else of ours. Looks at each flow once.
 #[must_use]
 pub fn diff(desired: &FlowSet, installed: &Installed) -> Changes {
     let mut changes = Changes::default();
     diff_groups(desired, installed, &mut changes);
-    let mut there: BTreeSet<FlowKey> = BTreeSet::new();
+    diff_meters(desired, installed, &mut changes);
+    // Entries of a set do not move while it is borrowed, so where one stands in memory is its name, and no match is hashed.
+    let mut right: HashSet<usize> = HashSet::with_capacity(installed.flows.len());
     for flow in &installed.flows {
         let key = flow.key();
         match desired.entry(&key) {
             Some(entry) if entry.flow == *flow => {
                 changes.unchanged_flows += 1;
-                there.insert(key);
+                right.insert(std::ptr::from_ref(&entry.flow).addr());
             }
             // A flow at a place of ours is replaced whoever made it: both cannot stand.
             Some(_) => changes.replaced_flows += 1,
             None if is_ours(flow.cookie) => changes.delete_flows.push(key),
-            None => changes.foreign_flows.push(flow.clone()),
+            None => changes.foreign.flows.push(flow.clone()),
         }
     }
-    changes.add_flows = desired.flows().filter(|flow| !there.contains(&flow.key())).cloned().collect();
+    let is_right = |flow: &Flow| right.contains(&std::ptr::from_ref(flow).addr());
+    changes.add_flows = desired.flows().filter(|flow| !is_right(flow)).cloned().collect();
     changes.delete_flows.sort_unstable();
-    changes.foreign_flows.sort_unstable();
+    changes.foreign.flows.sort_unstable();
+    changes
+}
+
+/// What has to change for a switch that holds all of `before` to hold all of `after`, when they differ at the touched places and nowhere else.
+#[must_use]
+pub fn between(before: &FlowSet, after: &FlowSet, touched: &Touched) -> Changes {
+    let mut changes = Changes::default();
+    for key in &touched.flows {
+        match (before.entry(key), after.entry(key)) {
+            (Some(old), Some(new)) if old.flow == new.flow => {}
+            (old, Some(new)) => {
+                changes.replaced_flows += usize::from(old.is_some());
+                changes.add_flows.push(new.flow.clone());
+            }
+            (Some(_), None) => changes.delete_flows.push(key.clone()),
+            (None, None) => {}
+        }
+    }
+    for id in &touched.groups {
+        match (before.group(*id), after.group(*id)) {
+            (Some(old), Some(new)) if old == new => {}
+            (Some(_), Some(new)) => changes.modify_groups.push(new.clone()),
+            (None, Some(new)) => changes.add_groups.push(new.clone()),
+            (Some(_), None) => changes.delete_groups.push(*id),
+            (None, None) => {}
+        }
+    }
+    for id in &touched.meters {
+        match (before.meter(*id), after.meter(*id)) {
+            (Some(old), Some(new)) if old == new => {}
+            (Some(_), Some(new)) => changes.modify_meters.push(*new),
+            (None, Some(new)) => changes.add_meters.push(*new),
+            (Some(_), None) => changes.delete_meters.push(*id),
+            (None, None) => {}
+        }
+    }
+    changes.unchanged_flows = after.flows().len() - changes.add_flows.len();
+    changes.unchanged_groups = after.groups().len() - changes.add_groups.len() - changes.modify_groups.len();
     changes
 }
 
@@ -130,7 +240,19 @@ fn diff_groups(desired: &FlowSet, installed: &Installed, changes: &mut Changes) 
     for id in there.into_keys().filter(|id| desired.group(*id).is_none()) {
         match GroupNumber::from_wire(id) {
             Some(_) => changes.delete_groups.push(id),
-            None => changes.foreign_groups.push(id),
+            None => changes.foreign.groups.push(id),
         }
     }
+}
+
+fn diff_meters(desired: &FlowSet, installed: &Installed, changes: &mut Changes) {
+    let there: BTreeMap<u32, &Meter> = installed.meters.iter().map(|meter| (meter.id, meter)).collect();
+    for meter in desired.meters() {
+        match there.get(&meter.id) {
+            None => changes.add_meters.push(*meter),
+            Some(other) if **other == *meter => {}
+            Some(_) => changes.modify_meters.push(*meter),
+        }
+    }
+    changes.delete_meters.extend(there.into_keys().filter(|id| desired.meter(*id).is_none()));
 }

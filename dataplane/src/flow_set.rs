@@ -205,6 +205,12 @@ impl FlowSet {
         self.groups.get(&number).map(|group| &**group)
     }
 
+    /// How much there is.
+    #[must_use]
+    pub fn counts(&self) -> crate::diff::Counts {
+        crate::diff::Counts { flows: self.flows.size(), groups: self.groups.size(), meters: self.meters.size() }
+    }
+
     /// The meters, by number.
     pub fn meters(&self) -> impl ExactSizeIterator<Item = &Meter> {
         self.meters.values()

@@ -20,7 +20,7 @@ pub mod table;
 pub mod trace;
 pub mod zone;
 
-pub use compile::{PortNumbers, compile};
-pub use diff::{Changes, Installed, Step, diff};
-pub use flow_set::FlowSet;
+pub use compile::{Compiler, Edit, PortNumbers, compile};
+pub use diff::{Changes, Foreign, Installed, Step, diff};
+pub use flow_set::{FlowSet, Touched};
 pub use trace::trace;

@@ -146,6 +146,8 @@ pub struct Switch {
     pub bridge: String,
     /// Which datapath a new bridge gets.
     pub datapath: Datapath,
+    /// Whether flows and groups on the bridge that are not ours are removed; otherwise they are reported only.
+    pub remove_foreign: bool,
 }
 
 impl Default for Switch {
@@ -155,6 +157,7 @@ impl Default for Switch {
             run_dir: "/run/openvswitch".into(),
             bridge: "br-int".to_owned(),
             datapath: Datapath::System,
+            remove_foreign: false,
         }
     }
 }

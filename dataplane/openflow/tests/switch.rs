@@ -59,6 +59,7 @@ async fn what_is_installed_comes_back_equal() -> Result<()> {
     );
     let meter = Meter { id: 3, rate: 1000, burst: 100, unit: MeterUnit::Packets };
     connection.change_meter(MeterMod::Add(meter)).await?;
+    assert_eq!(connection.dump_meters().await?, [meter]);
     let groups: Vec<Group> =
         GROUPS.iter().map(|line| line.parse().unwrap_or_else(|error| panic!("{line}: {error}"))).collect();
     let mut wanted = flows(FLOWS);

@@ -53,13 +53,12 @@ fn port() -> impl Strategy<Value = Port> {
     )
 }
 
+fn meter() -> impl Strategy<Value = Meter> {
+    let numbers = (1..100_u32, any::<u32>(), any::<u32>());
+    numbers.prop_map(|(id, rate, burst)| Meter { id, rate, burst, unit: MeterUnit::Packets })
+}
+
 fn change() -> impl Strategy<Value = Message> {
-    let meter = (1..100_u32, any::<u32>(), any::<u32>()).prop_map(|(id, rate, burst)| Meter {
-        id,
-        rate,
-        burst,
-        unit: MeterUnit::Packets,
-    });
     let flow = (strategies::flow().boxed(), 0..5_u8, any::<bool>()).prop_map(|(flow, kind, flag)| {
         Message::FlowMod(match kind {
             0 => FlowMod { check_overlap: flag, ..FlowMod::add(flow) },
@@ -77,7 +76,7 @@ fn change() -> impl Strategy<Value = Message> {
             _ => GroupMod::Delete(group.id),
         })
     });
-    let meter = (meter, 0..3_u8).prop_map(|(meter, kind)| {
+    let meter = (meter(), 0..3_u8).prop_map(|(meter, kind)| {
         Message::MeterMod(match kind {
             0 => MeterMod::Add(meter),
             1 => MeterMod::Modify(meter),
@@ -130,6 +129,7 @@ fn reply() -> impl Strategy<Value = MultipartReply> {
         vec(port_counters, 0..4).prop_map(MultipartReply::PortStats),
         vec(group, 0..4).prop_map(MultipartReply::GroupStats),
         vec(strategies::group(), 0..4).prop_map(MultipartReply::Groups),
+        vec(meter(), 0..4).prop_map(MultipartReply::Meters),
         vec(port(), 0..4).prop_map(MultipartReply::Ports),
         description,
         (20..30_u16, vec(any::<u8>(), 0..20)).prop_map(|(kind, body)| MultipartReply::Unknown { kind, body }),
@@ -147,6 +147,7 @@ fn request() -> impl Strategy<Value = MultipartRequest> {
             ..openflow::wire::FlowFilter::default()
         }),
         MultipartRequest::all_groups(),
+        MultipartRequest::Meters(openflow::wire::METER_ALL),
         MultipartRequest::GroupStats(7),
         MultipartRequest::PortStats(PortNo::ANY),
         MultipartRequest::Ports(PortNo(4)),

@@ -23,6 +23,8 @@ pub enum Edit {
     RemovePort(PortId),
     /// Says at which OpenFlow port a port is plugged in, or that it is not.
     Plug(PortId, Option<PortNo>),
+    /// Says at which OpenFlow port the tunnel is plugged in, or that it is not.
+    PlugTunnel(Option<PortNo>),
     /// Adds a security group, or puts it in the place of the one with its identity.
     PutGroup(Box<SecurityGroup>),
     /// Takes a security group away.
@@ -34,6 +36,7 @@ pub enum Edit {
 pub(super) enum Before {
     Port(PortId, Option<Box<Port>>),
     Number(PortId),
+    Tunnel,
     Group(SecurityGroupId, Option<Box<SecurityGroup>>),
 }
 
@@ -49,6 +52,10 @@ impl Edit {
                     None => numbers.ports.remove(&id),
                 };
                 Before::Number(id)
+            }
+            Self::PlugTunnel(number) => {
+                numbers.vxlan = number;
+                Before::Tunnel
             }
             Self::PutGroup(group) => Before::Group(group.id, network.groups.insert(group.id, *group).map(Box::new)),
             Self::RemoveGroup(id) => Before::Group(id, network.groups.remove(&id).map(Box::new)),
@@ -91,6 +98,7 @@ impl<'a> Changed<'a> {
                 Before::Port(id, _) if changed.ports.iter().any(|(other, _)| other == id) => {}
                 Before::Port(id, before) => changed.ports.push((*id, (before.as_deref(), after.ports.get(id)))),
                 Before::Number(id) => changed.numbers.push(*id),
+                Before::Tunnel => changed.tunnel = true,
                 Before::Group(id, _) if changed.groups.iter().any(|(other, _)| other == id) => {}
                 Before::Group(id, before) => changed.groups.push((*id, (before.as_deref(), after.groups.get(id)))),
             }

@@ -9,7 +9,7 @@ use std::future::Future;
 use openflow::flow::PortNo;
 use thiserror::Error;
 
-use crate::diff::{Changes, Installed};
+use crate::diff::{Changes, Counts, Installed};
 
 /// Why a switch did not do what was asked.
 #[derive(Debug, Error)]
@@ -65,11 +65,14 @@ pub struct Reply {
 
 /// An OpenFlow connection to one bridge.
 pub trait Channel: Send {
-    /// Reads all flows and groups.
+    /// Reads all flows, groups and meters.
     fn read(&mut self) -> impl Future<Output = Result<Installed, ChannelError>> + Send;
 
-    /// Takes all steps at once or none, and returns how many messages that took.
-    fn apply(&mut self, changes: &Changes) -> impl Future<Output = Result<usize, ChannelError>> + Send;
+    /// Counts all flows, groups and meters.
+    fn count(&mut self) -> impl Future<Output = Result<Counts, ChannelError>> + Send;
+
+    /// Takes all steps of flows and groups at once or none, meters before and after them, and returns how many messages that took.
+    fn apply(&mut self, changes: Changes) -> impl Future<Output = Result<usize, ChannelError>> + Send;
 
     /// Waits for the next packet that a flow hands to us. Giving up waiting loses none.
     fn punted(&mut self) -> impl Future<Output = Result<Punted, ChannelError>> + Send;

@@ -3,26 +3,22 @@
 //! Thin: [`crate::punt`] reads what the flow said, [`crate::dhcp`] makes the answer. Never answers anybody but the port
 //! that asked.
 
-use std::sync::Arc;
-
-use model::spec::HostNetwork;
-use tokio::sync::watch;
 use tracing::debug;
 
 use super::channel::{Punted, Reply, Responder};
+use super::host::Shared;
 use crate::dhcp;
 use crate::punt::Punt;
 
 /// Answers from the newest networks of the host.
 #[derive(Debug, Clone)]
-pub struct DhcpResponder {
-    host: watch::Receiver<Arc<HostNetwork>>,
+pub(super) struct DhcpResponder {
+    host: Shared,
 }
 
 impl DhcpResponder {
     /// Answers from what `host` holds at the time of the question.
-    #[must_use]
-    pub fn new(host: watch::Receiver<Arc<HostNetwork>>) -> Self {
+    pub(super) const fn new(host: Shared) -> Self {
         Self { host }
     }
 }
@@ -36,8 +32,8 @@ impl Responder for DhcpResponder {
                 return None;
             }
         };
-        let host = self.host.borrow().clone();
-        match dhcp::answer(&host, port, &packet.frame) {
+        let answer = self.host.read(|host| dhcp::answer(host, port, &packet.frame));
+        match answer {
             Ok(frame) => frame.map(|frame| Reply { port: packet.in_port, frame }),
             Err(error) => {
                 debug!(in_port = %packet.in_port, %error, "dhcp request not answered");

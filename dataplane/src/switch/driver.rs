@@ -9,11 +9,12 @@
 //!
 //! One task owns the connection. On each connection it reads what is installed, because a switch daemon that was
 //! restarted has nothing left, and an agent that was restarted finds all it had: the difference decides, and traffic
-//! that is right goes on. While the connection holds, changes are computed against what was installed last, so one port
-//! costs one port; an audit reads everything again now and then, and finds what others did. Flows that are not ours are
-//! reported and left alone.
+//! that is right goes on. While the connection holds, what is wanted is held against what was installed last at the places
+//! that were touched since, so one port costs one port; an audit reads everything again now and then, and finds what others
+//! did. After a round that began with reading, the counts of flows, groups and meters must be right. Flows and groups that
+//! are not ours are reported, and left alone unless the settings say otherwise.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use ovsdb::backoff::Backoff;
@@ -24,8 +25,8 @@ use tokio::time::{Instant, sleep_until, timeout};
 use tracing::{debug, info, warn};
 
 use super::channel::{Channel, ChannelError, Connector, Punted, Responder};
-use crate::diff::{Changes, Installed, diff};
-use crate::flow_set::FlowSet;
+use crate::diff::{Changes, Counts, Foreign, Installed, between, diff};
+use crate::flow_set::{FlowSet, Touched};
 
 /// How often everything is read again while nothing else happens.
 const AUDIT_INTERVAL: Duration = Duration::from_secs(60);
@@ -83,10 +84,14 @@ pub struct Applied {
     pub unchanged_flows: usize,
     /// Groups added, changed or deleted.
     pub changed_groups: usize,
+    /// Meters added, changed or deleted.
+    pub changed_meters: usize,
     /// OpenFlow messages sent; none when all was right.
     pub messages: usize,
     /// How long reading, comparing and applying took.
     pub took: Duration,
+    /// How long the flows took to compile, where the driver's owner knows.
+    pub compile: Duration,
 }
 
 /// How the driver is.
@@ -119,10 +124,32 @@ pub struct DriverStatus {
 /// How long a problem may be in the status.
 const PROBLEM_CHARS_MAX: usize = 1000;
 
-#[derive(Debug, Clone, Default)]
+/// How the driver treats what it finds.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct DriverSettings {
+    /// Whether flows and groups on the bridge that are not ours are removed; otherwise they are reported only.
+    pub remove_foreign: bool,
+}
+
+#[derive(Debug, Default)]
 struct Wanted {
     version: u64,
-    flows: Option<Arc<FlowSet>>,
+    flows: Option<FlowSet>,
+    /// Where the flows may differ from those that the worker took last; none is everywhere. Changed with the flows, taken with them.
+    touched: Mutex<Option<Touched>>,
+}
+
+impl Wanted {
+    fn touched(&self) -> MutexGuard<'_, Option<Touched>> {
+        self.touched.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What the switch of this connection has, as far as we know.
+#[derive(Debug, Clone)]
+struct Known {
+    flows: FlowSet,
+    foreign: Foreign,
 }
 
 /// What is asked of the task.
@@ -156,6 +183,12 @@ impl Driver {
     /// Starts to connect; must be called inside a tokio runtime. Nothing is changed before the first [`Driver::set`].
     #[must_use]
     pub fn start(connector: impl Connector, responder: impl Responder) -> Self {
+        Self::start_with(DriverSettings::default(), connector, responder)
+    }
+
+    /// The same, with settings.
+    #[must_use]
+    pub fn start_with(settings: DriverSettings, connector: impl Connector, responder: impl Responder) -> Self {
         let (wanted, wanted_receiver) = watch::channel(Wanted::default());
         let (status_sender, status) = watch::channel(DriverStatus::default());
         let (requests, requests_receiver) = mpsc::channel(REQUESTS_MAX);
@@ -164,7 +197,8 @@ impl Driver {
             requests: requests_receiver,
             status: status_sender,
             responder,
-            installed: None,
+            settings,
+            known: None,
             has_installed: false,
             refused: Backoff::new(REFUSED_PAUSE_MIN, REFUSED_PAUSE_MAX),
         };
@@ -174,10 +208,25 @@ impl Driver {
 
     /// Wants these flows from now on, and returns the version by which [`Driver::applied`] knows them.
     pub fn set(&self, flows: Arc<FlowSet>) -> u64 {
+        self.want((*flows).clone(), None)
+    }
+
+    /// The same, for flows that differ from those wanted before at the touched places only: nothing else is looked at.
+    pub fn update(&self, flows: FlowSet, touched: Touched) -> u64 {
+        self.want(flows, Some(touched))
+    }
+
+    fn want(&self, flows: FlowSet, touched: Option<Touched>) -> u64 {
         let mut version = 0;
         self.wanted.send_modify(|wanted| {
             wanted.version += 1;
             wanted.flows = Some(flows);
+            let mut before = wanted.touched();
+            match (before.as_mut(), touched) {
+                (Some(before), Some(touched)) => before.extend(touched),
+                (_, None) | (None, _) => *before = None,
+            }
+            drop(before);
             version = wanted.version;
         });
         version
@@ -252,8 +301,9 @@ struct Worker<R> {
     requests: mpsc::Receiver<Request>,
     status: watch::Sender<DriverStatus>,
     responder: R,
-    /// What the switch of this connection has, as far as we know; none until it was read.
-    installed: Option<Installed>,
+    settings: DriverSettings,
+    /// None until it was read.
+    known: Option<Known>,
     /// Whether all of ours was in place once.
     has_installed: bool,
     refused: Backoff,
@@ -287,7 +337,7 @@ impl<R: Responder> Worker<R> {
 
     /// Works on one connection until it is lost; nothing is returned when the driver is dropped.
     async fn serve(&mut self, mut channel: impl Channel) -> Option<ChannelError> {
-        self.installed = None;
+        self.known = None;
         let mut due = Instant::now();
         loop {
             let event = tokio::select! {
@@ -303,7 +353,7 @@ impl<R: Responder> Worker<R> {
                 Event::Punted(Err(error)) => Err(error),
                 Event::Wanted => self.settle(&mut channel, &mut due).await,
                 Event::Due => {
-                    self.installed = None;
+                    self.known = None;
                     self.settle(&mut channel, &mut due).await
                 }
             };
@@ -315,29 +365,33 @@ impl<R: Responder> Worker<R> {
 
     /// Brings the switch to what is wanted. A refusal is noted and tried again later; only a lost connection is an error.
     async fn settle(&mut self, channel: &mut impl Channel, due: &mut Instant) -> Result<(), ChannelError> {
-        let wanted = self.wanted.borrow_and_update().clone();
-        let Some(flows) = &wanted.flows else {
+        let (version, flows, touched) = {
+            let wanted = self.wanted.borrow_and_update();
+            let touched = wanted.touched().replace(Touched::default());
+            (wanted.version, wanted.flows.clone(), touched)
+        };
+        let Some(flows) = flows else {
             *due = Instant::now() + AUDIT_INTERVAL;
             return Ok(());
         };
         let start = Instant::now();
-        match self.reconcile(channel, flows).await {
-            Ok((mut applied, foreign)) => {
+        match self.reconcile(channel, &flows, touched).await {
+            Ok(mut applied) => {
                 applied.took = start.elapsed();
                 self.refused.reset();
                 *due = Instant::now() + AUDIT_INTERVAL;
-                self.settled(&wanted, flows, applied, &foreign);
+                self.settled(version, applied);
                 Ok(())
             }
             Err(error @ (ChannelError::Lost { .. } | ChannelError::Connect { .. })) => Err(error),
             Err(error @ ChannelError::Refused { .. }) => {
                 // What the switch has now is not known for sure.
-                self.installed = None;
+                self.known = None;
                 *due = Instant::now() + self.refused.next_pause();
                 let problem = chain(&error);
-                warn!(version = wanted.version, problem, "flows refused");
+                warn!(version, problem, "flows refused");
                 self.status.send_modify(|status| {
-                    status.wanted = wanted.version;
+                    status.wanted = version;
                     status.problem = Some(problem);
                 });
                 Ok(())
@@ -345,44 +399,52 @@ impl<R: Responder> Worker<R> {
         }
     }
 
-    /// One round: read unless known, compare, apply, and read again when the round began with reading.
+    /// One round: from what is known, or from what is read.
     async fn reconcile(
         &mut self,
         channel: &mut impl Channel,
         flows: &FlowSet,
-    ) -> Result<(Applied, Changes), ChannelError> {
-        let known = self.installed.take();
-        let is_audit = known.is_none();
-        let before = match known {
-            Some(installed) => installed,
-            None => channel.read().await?,
-        };
-        let changes = diff(flows, &before);
-        let mut applied = summary(&changes);
-        if changes.is_empty() {
-            self.installed = Some(before);
-            return Ok((applied, changes));
-        }
-        applied.messages = channel.apply(&changes).await?;
-        if is_audit {
-            let after = channel.read().await?;
-            let left = diff(flows, &after);
-            if !left.is_empty() {
-                let source = format!("{} steps are left after all were applied", left.steps().count()).into();
-                return Err(ChannelError::Refused { what: "verify flows", source });
+        touched: Option<Touched>,
+    ) -> Result<Applied, ChannelError> {
+        // Until all is done it is not known what the switch has.
+        match self.known.take() {
+            Some(known) => {
+                let touched = touched.unwrap_or_else(|| known.flows.differences(flows));
+                let changes = between(&known.flows, flows, &touched);
+                let applied = apply(channel, changes).await?;
+                self.known = Some(Known { flows: flows.clone(), foreign: known.foreign });
+                Ok(applied)
             }
-            self.installed = Some(after);
-        } else {
-            self.installed = Some(before.after(&changes));
+            None => self.reconcile_all(channel, flows).await,
         }
-        Ok((applied, changes))
     }
 
-    fn settled(&mut self, wanted: &Wanted, flows: &FlowSet, applied: Applied, changes: &Changes) {
+    async fn reconcile_all(&mut self, channel: &mut impl Channel, flows: &FlowSet) -> Result<Applied, ChannelError> {
+        let mut changes = diff(flows, &channel.read().await?);
+        let foreign = if self.settings.remove_foreign {
+            let removed = changes.remove_foreign();
+            if !removed.is_empty() {
+                info!(flows = removed.flows.len(), groups = removed.groups.len(), "what is not ours is removed");
+            }
+            Foreign::default()
+        } else {
+            std::mem::take(&mut changes.foreign)
+        };
+        let is_changed = !changes.is_empty();
+        let applied = apply(channel, changes).await?;
+        if is_changed {
+            verify(channel, flows, &foreign).await?;
+        }
+        self.known = Some(Known { flows: flows.clone(), foreign });
+        Ok(applied)
+    }
+
+    fn settled(&mut self, version: u64, applied: Applied) {
+        let Some(known) = &self.known else { return };
         let changed = applied.messages > 0;
         if changed {
             info!(
-                version = wanted.version,
+                version,
                 added = applied.added_flows,
                 replaced = applied.replaced_flows,
                 deleted = applied.deleted_flows,
@@ -393,16 +455,16 @@ impl<R: Responder> Worker<R> {
         }
         let had_installed = std::mem::replace(&mut self.has_installed, true);
         self.status.send_modify(|status| {
-            let same_version = status.applied == wanted.version;
+            let same_version = status.applied == version;
             if had_installed && same_version && changed {
                 status.repairs += 1;
             }
-            status.wanted = wanted.version;
-            status.applied = wanted.version;
-            status.flows = flows.flows().len();
-            status.groups = flows.groups().len();
-            status.foreign_count = changes.foreign_flows.len() + changes.foreign_groups.len();
-            status.foreign = changes.foreign_flows.iter().take(FOREIGN_NAMED_MAX).map(ToString::to_string).collect();
+            status.wanted = version;
+            status.applied = version;
+            status.flows = known.flows.flows().len();
+            status.groups = known.flows.groups().len();
+            status.foreign_count = known.foreign.len();
+            status.foreign = known.foreign.flows.iter().take(FOREIGN_NAMED_MAX).map(ToString::to_string).collect();
             status.problem = None;
             // A round that found all in place says nothing new of the last change.
             if changed || status.last.is_none() || !same_version {
@@ -412,17 +474,21 @@ impl<R: Responder> Worker<R> {
     }
 
     async fn answer(&mut self, channel: &mut impl Channel, request: Request) -> Result<(), ChannelError> {
-        let known = match (&request, self.installed.take()) {
-            (Request::Compare(..), Some(installed)) => Ok(installed),
-            _ => channel.read().await,
-        };
-        match known {
+        if let (Request::Compare(flows, _), Some(known)) = (&request, &self.known) {
+            let mut changes = between(&known.flows, flows, &known.flows.differences(flows));
+            changes.foreign = known.foreign.clone();
+            if let Request::Compare(_, answer) = request {
+                // Whoever gave up waiting does not want to know.
+                let _ = answer.send(Ok(changes));
+            }
+            return Ok(());
+        }
+        match channel.read().await {
             Ok(installed) => {
                 match request {
-                    Request::Read(answer) => drop(answer.send(Ok(installed.clone()))),
+                    Request::Read(answer) => drop(answer.send(Ok(installed))),
                     Request::Compare(flows, answer) => drop(answer.send(Ok(diff(&flows, &installed)))),
                 }
-                self.installed = Some(installed);
                 Ok(())
             }
             Err(error @ ChannelError::Refused { .. }) => {
@@ -448,7 +514,7 @@ impl<R: Responder> Worker<R> {
     }
 
     fn lost(&mut self, error: &ChannelError) {
-        self.installed = None;
+        self.known = None;
         let problem = chain(error);
         let wanted = self.wanted.borrow().version;
         self.status.send_if_modified(|status| {
@@ -478,6 +544,30 @@ impl<R: Responder> Worker<R> {
     }
 }
 
+async fn apply(channel: &mut impl Channel, changes: Changes) -> Result<Applied, ChannelError> {
+    let mut applied = summary(&changes);
+    if !changes.is_empty() {
+        applied.messages = channel.apply(changes).await?;
+    }
+    Ok(applied)
+}
+
+/// Holds the counts of the switch against what should be there.
+async fn verify(channel: &mut impl Channel, flows: &FlowSet, foreign: &Foreign) -> Result<(), ChannelError> {
+    let ours = flows.counts();
+    let want = Counts {
+        flows: ours.flows + foreign.flows.len(),
+        groups: ours.groups + foreign.groups.len(),
+        meters: ours.meters,
+    };
+    let have = channel.count().await?;
+    if have == want {
+        return Ok(());
+    }
+    let source = format!("after all was applied the switch holds {have:?}, not {want:?}").into();
+    Err(ChannelError::Refused { what: "verify flows", source })
+}
+
 fn summary(changes: &Changes) -> Applied {
     Applied {
         added_flows: changes.add_flows.len() - changes.replaced_flows.min(changes.add_flows.len()),
@@ -485,8 +575,10 @@ fn summary(changes: &Changes) -> Applied {
         deleted_flows: changes.delete_flows.len(),
         unchanged_flows: changes.unchanged_flows,
         changed_groups: changes.add_groups.len() + changes.modify_groups.len() + changes.delete_groups.len(),
+        changed_meters: changes.add_meters.len() + changes.modify_meters.len() + changes.delete_meters.len(),
         messages: 0,
         took: Duration::ZERO,
+        compile: Duration::ZERO,
     }
 }
 

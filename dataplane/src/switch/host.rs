@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use model::spec::HostNetwork;
 use thiserror::Error;
@@ -16,10 +16,10 @@ use tracing::warn;
 use super::bridge::{Bridge, BridgeError, PortState, Settings, TapPort};
 use super::channel::Connector;
 use super::dhcp::DhcpResponder;
-use super::driver::{Applied, Driver, DriverError, DriverStatus};
-use crate::compile::{PortNumbers, compile};
+use super::driver::{Applied, Driver, DriverError, DriverSettings, DriverStatus};
+use crate::compile::{Compiler, Edit, compile};
 use crate::diff::{Changes, Installed};
-use crate::flow_set::FlowSet;
+use crate::flow_set::{FlowSet, Touched};
 
 /// Why the switch is not as it should be.
 #[derive(Debug, Error)]
@@ -42,21 +42,44 @@ pub struct Look {
 }
 
 /// What was last wanted, and what came of it.
-#[derive(Debug, Default)]
-struct Desired {
-    network: Option<Arc<HostNetwork>>,
-    numbers: PortNumbers,
-    flows: Arc<FlowSet>,
+#[derive(Debug)]
+pub(super) struct Desired {
+    compiler: Compiler,
+    /// Whether a network was ever asked for: before that the flows of nothing are not wanted either.
+    is_programmed: bool,
     version: u64,
+}
+
+/// What is wanted, in the hands of those who change it and of those who answer packets from it.
+#[derive(Debug, Clone)]
+pub(super) struct Shared(Arc<Mutex<Desired>>);
+
+impl Shared {
+    fn desired(&self) -> MutexGuard<'_, Desired> {
+        // The compiler's parts are replaced one by one; after a panic in it the process does not go on with what is left.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Looks at the networks.
+    pub(super) fn read<T>(&self, look: impl FnOnce(&HostNetwork) -> T) -> T {
+        look(self.desired().compiler.network())
+    }
 }
 
 #[derive(Debug)]
 struct Inner {
     bridge: Bridge,
     driver: Driver,
-    desired: Mutex<Desired>,
-    /// What the responder answers from.
-    network: watch::Sender<Arc<HostNetwork>>,
+    shared: Shared,
+}
+
+/// What came of a change of what is wanted.
+struct Wish {
+    /// The version wanted before.
+    before: u64,
+    /// The version wanted now.
+    version: u64,
+    compile: Duration,
 }
 
 /// A host's switch.
@@ -71,10 +94,22 @@ impl HostSwitch {
     /// changed before it is asked for. `nothing` is the host without any network.
     #[must_use]
     pub fn start(settings: Settings, connector: impl Connector, nothing: HostNetwork) -> Self {
-        let (network, answers) = watch::channel(Arc::new(nothing));
-        let driver = Driver::start(connector, DhcpResponder::new(answers));
+        Self::start_with(DriverSettings::default(), settings, connector, nothing)
+    }
+
+    /// The same, with settings for the flows.
+    #[must_use]
+    pub fn start_with(
+        flows: DriverSettings,
+        settings: Settings,
+        connector: impl Connector,
+        nothing: HostNetwork,
+    ) -> Self {
+        let desired = Desired { compiler: Compiler::new(nothing), is_programmed: false, version: 0 };
+        let shared = Shared(Arc::new(Mutex::new(desired)));
+        let driver = Driver::start_with(flows, connector, DhcpResponder::new(shared.clone()));
         let bridge = Bridge::start(settings);
-        let inner = Arc::new(Inner { bridge, driver, desired: Mutex::default(), network });
+        let inner = Arc::new(Inner { bridge, driver, shared });
         let task = tokio::spawn(follow_numbers(Arc::clone(&inner)));
         Self { inner, task }
     }
@@ -119,20 +154,28 @@ impl HostSwitch {
     /// # Errors
     /// When there is no bridge, or the flows are not in place within `limit`; they are still wanted then.
     pub async fn program(&self, network: HostNetwork, limit: Duration) -> Result<Applied, SwitchError> {
-        let network = Arc::new(network);
-        self.inner.network.send_replace(Arc::clone(&network));
-        let before = {
-            let mut desired = self.inner.desired();
-            desired.network = Some(network);
-            desired.version
-        };
-        let version = self.inner.refresh()?;
-        let applied = self.inner.driver.applied(version, limit).await?;
-        if version > before {
-            return Ok(applied);
+        let wish = self.inner.program(network)?;
+        self.installed_as(wish, limit).await
+    }
+
+    /// Changes a few objects of the network that was asked for last, and waits until the flows of that are installed. The edits are the caller's to
+    /// have checked, as [`Compiler::edit`] says.
+    ///
+    /// # Errors
+    /// As [`HostSwitch::program`].
+    pub async fn edit(&self, edits: Vec<Edit>, limit: Duration) -> Result<Applied, SwitchError> {
+        let wish = self.inner.edit(edits);
+        self.installed_as(wish, limit).await
+    }
+
+    /// Waits for a version; when it is the one from before, nothing was done for this call.
+    async fn installed_as(&self, wish: Wish, limit: Duration) -> Result<Applied, SwitchError> {
+        let applied = self.inner.driver.applied(wish.version, limit).await?;
+        let compile = wish.compile;
+        if wish.version > wish.before {
+            return Ok(Applied { compile, ..applied });
         }
-        // The same flows as before: what was done for them then was not done for this call.
-        Ok(Applied { unchanged_flows: self.flows().flows().len(), ..Applied::default() })
+        Ok(Applied { unchanged_flows: self.flows().flows().len(), compile, ..Applied::default() })
     }
 
     /// What the switch is, held against what `network` wants.
@@ -144,17 +187,17 @@ impl HostSwitch {
         let numbers = self.inner.bridge.numbers()?;
         let flows = {
             let desired = self.inner.desired();
-            let same = desired.network.as_deref() == Some(network) && desired.numbers == numbers;
-            if same { Arc::clone(&desired.flows) } else { Arc::new(compile(network, &numbers)) }
+            let same = desired.compiler.network() == network && *desired.compiler.numbers() == numbers;
+            if same { desired.compiler.flows().clone() } else { compile(network, &numbers) }
         };
-        let changes = self.inner.driver.pending(flows).await?;
+        let changes = self.inner.driver.pending(Arc::new(flows)).await?;
         Ok(Look { ports, changes })
     }
 
-    /// The flows wanted now; none before the first [`HostSwitch::program`].
+    /// The flows wanted now.
     #[must_use]
-    pub fn flows(&self) -> Arc<FlowSet> {
-        Arc::clone(&self.inner.desired().flows)
+    pub fn flows(&self) -> FlowSet {
+        self.inner.desired().compiler.flows().clone()
     }
 
     /// Reads what is installed now.
@@ -180,26 +223,54 @@ impl Drop for HostSwitch {
 
 impl Inner {
     fn desired(&self) -> MutexGuard<'_, Desired> {
-        // What is wanted is replaced as a whole; a panic elsewhere cannot leave half of it.
-        self.desired.lock().unwrap_or_else(PoisonError::into_inner)
+        self.shared.desired()
     }
 
-    /// Compiles again when networks or numbers are others than before, and returns the version that is wanted now.
-    fn refresh(&self) -> Result<u64, BridgeError> {
+    /// Wants the flows of a network, with the numbers that there are.
+    fn program(&self, network: HostNetwork) -> Result<Wish, BridgeError> {
+        let numbers = self.bridge.numbers()?;
+        Ok(self.wish(|compiler| compiler.update(network, &numbers)))
+    }
+
+    fn edit(&self, edits: Vec<Edit>) -> Wish {
+        self.wish(|compiler| compiler.edit(edits))
+    }
+
+    fn wish(&self, change: impl FnOnce(&mut Compiler) -> Touched) -> Wish {
+        let mut desired = self.desired();
+        let before = desired.version;
+        let start = Instant::now();
+        let touched = change(&mut desired.compiler);
+        let compile = start.elapsed();
+        desired.is_programmed = true;
+        Wish { before, version: self.want(&mut desired, touched), compile }
+    }
+
+    /// Compiles again when the numbers are others than before.
+    fn refresh(&self) -> Result<(), BridgeError> {
         let numbers = self.bridge.numbers()?;
         let mut desired = self.desired();
-        let Some(network) = desired.network.clone() else { return Ok(0) };
-        let flows = compile(&network, &numbers);
-        desired.numbers = numbers;
-        if desired.version == 0 || *desired.flows != flows {
-            desired.flows = Arc::new(flows);
-            desired.version = self.driver.set(Arc::clone(&desired.flows));
+        let plugs = desired.compiler.plugs(&numbers);
+        let touched = desired.compiler.edit(plugs);
+        if desired.is_programmed {
+            self.want(&mut desired, touched);
         }
-        Ok(desired.version)
+        Ok(())
+    }
+
+    /// Has the driver install what was compiled, unless that is what it installs already.
+    fn want(&self, desired: &mut Desired, touched: Touched) -> u64 {
+        let flows = desired.compiler.flows().clone();
+        if desired.version == 0 {
+            desired.version = self.driver.set(Arc::new(flows));
+        } else if !touched.is_empty() {
+            desired.version = self.driver.update(flows, touched);
+        }
+        desired.version
     }
 
     fn has_other_numbers(&self) -> Result<bool, BridgeError> {
-        Ok(self.bridge.numbers()? != self.desired().numbers)
+        Ok(self.bridge.numbers()? != *self.desired().compiler.numbers())
     }
 }
 
@@ -208,7 +279,7 @@ async fn follow_numbers(inner: Arc<Inner>) {
     let mut changes = inner.bridge.changes();
     while changes.changed().await.is_ok() {
         let refreshed = match inner.has_other_numbers() {
-            Ok(true) => inner.refresh().map(drop),
+            Ok(true) => inner.refresh(),
             Ok(false) => Ok(()),
             // A bridge that is not there yet has no numbers.
             Err(BridgeError::NoBridge(_)) => Ok(()),

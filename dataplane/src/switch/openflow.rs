@@ -1,6 +1,6 @@
 //! The real channel: OpenFlow 1.5 over the bridge's own socket.
 //!
-//! Translates, and decides nothing: steps become one ordered atomic bundle, packet-ins become [`Punted`], replies become
+//! Translates, and decides nothing: steps become one ordered atomic bundle (but for meters), packet-ins become [`Punted`], replies become
 //! packet-outs that go out of a port without meeting a flow.
 
 use std::error::Error;
@@ -9,11 +9,11 @@ use std::path::PathBuf;
 use openflow::connection::{ApplyError, Connection, Incoming, Options, RequestError, Target, Unasked};
 use openflow::flow::{Action, PortNo};
 use openflow::session::Change;
-use openflow::wire::{FlowMod, GroupMod, PacketOut};
+use openflow::wire::{FlowFilter, FlowMod, GroupMod, MeterMod, PacketOut};
 use tracing::{debug, warn};
 
 use super::channel::{Channel, ChannelError, Connector, Punted, Reply};
-use crate::diff::{Changes, Installed, Step};
+use crate::diff::{Changes, Counts, Installed};
 
 /// Connects to one bridge.
 #[derive(Debug, Clone)]
@@ -52,21 +52,40 @@ impl Channel for OpenFlowChannel {
     async fn read(&mut self) -> Result<Installed, ChannelError> {
         let flows = self.connection.dump_flows().await.map_err(|error| failed("read flows", error))?;
         let groups = self.connection.dump_groups().await.map_err(|error| failed("read groups", error))?;
-        Ok(Installed { flows, groups })
+        let meters = self.connection.dump_meters().await.map_err(|error| failed("read meters", error))?;
+        Ok(Installed { flows, groups, meters })
     }
 
-    async fn apply(&mut self, changes: &Changes) -> Result<usize, ChannelError> {
-        let steps: Vec<Change> = changes.steps().map(change).collect();
-        let count = steps.len();
-        match self.connection.apply_bundle(steps).await {
-            Ok(()) => Ok(count),
-            Err(ApplyError::Bundle(error)) => {
-                Err(ChannelError::Refused { what: "change flows", source: Box::new(error) })
-            }
-            Err(error @ ApplyError::Unknown(_)) => {
-                Err(ChannelError::Lost { what: "change flows", source: Box::new(error) })
-            }
+    async fn count(&mut self) -> Result<Counts, ChannelError> {
+        let all = FlowFilter::default();
+        let flows = self.connection.aggregate(all).await.map_err(|error| failed("count flows", error))?.flows;
+        let groups = self.connection.dump_groups().await.map_err(|error| failed("count groups", error))?.len();
+        let meters = self.connection.dump_meters().await.map_err(|error| failed("count meters", error))?.len();
+        let flows = flows.and_then(|flows| usize::try_from(flows).ok()).unwrap_or(usize::MAX);
+        Ok(Counts { flows, groups, meters })
+    }
+
+    async fn apply(&mut self, changes: Changes) -> Result<usize, ChannelError> {
+        let mut count = 0;
+        let added = changes.add_meters.iter().copied().map(MeterMod::Add);
+        for meter in added.chain(changes.modify_meters.iter().copied().map(MeterMod::Modify)) {
+            self.change_meter(meter).await?;
+            count += 1;
         }
+        let unused = changes.delete_meters.clone();
+        let steps = bundled(changes);
+        count += steps.len();
+        if !steps.is_empty() {
+            self.connection.apply_bundle(steps).await.map_err(|error| match error {
+                ApplyError::Bundle(error) => ChannelError::Refused { what: "change flows", source: Box::new(error) },
+                error @ ApplyError::Unknown(_) => ChannelError::Lost { what: "change flows", source: Box::new(error) },
+            })?;
+        }
+        for meter in unused {
+            self.change_meter(MeterMod::Delete(meter)).await?;
+            count += 1;
+        }
+        Ok(count)
     }
 
     async fn punted(&mut self) -> Result<Punted, ChannelError> {
@@ -91,6 +110,10 @@ impl Channel for OpenFlowChannel {
 }
 
 impl OpenFlowChannel {
+    async fn change_meter(&self, change: MeterMod) -> Result<(), ChannelError> {
+        self.connection.change_meter(change).await.map_err(|error| failed("change a meter", error))
+    }
+
     async fn over(&self, what: &'static str) -> ChannelError {
         let source: Box<dyn Error + Send + Sync> = match self.connection.over().await {
             Some(error) => Box::new(error),
@@ -100,14 +123,14 @@ impl OpenFlowChannel {
     }
 }
 
-fn change(step: Step<'_>) -> Change {
-    match step {
-        Step::AddGroup(group) => GroupMod::Add(group.clone()).into(),
-        Step::ModifyGroup(group) => GroupMod::Modify(group.clone()).into(),
-        Step::AddFlow(flow) => FlowMod::add(flow.clone()).into(),
-        Step::DeleteFlow(key) => FlowMod::delete_strict(key.clone()).into(),
-        Step::DeleteGroup(id) => GroupMod::Delete(id).into(),
-    }
+/// The steps that go into one bundle, in the order of [`Changes::steps`]; Open vSwitch takes no meters in bundles.
+fn bundled(changes: Changes) -> Vec<Change> {
+    let added = changes.add_groups.into_iter().map(GroupMod::Add);
+    let groups = added.chain(changes.modify_groups.into_iter().map(GroupMod::Modify)).map(Change::from);
+    let flows = changes.add_flows.into_iter().map(FlowMod::add);
+    let flows = flows.chain(changes.delete_flows.into_iter().map(FlowMod::delete_strict)).map(Change::from);
+    let after = changes.delete_groups.into_iter().map(GroupMod::Delete).map(Change::from);
+    groups.chain(flows).chain(after).collect()
 }
 
 /// Whether the connection is of further use decides which error it is.

@@ -82,6 +82,7 @@ impl Rig {
         Ok(Installed {
             flows: flows.lines().filter(|line| line.contains("actions=")).map(flow).collect::<Result<_>>()?,
             groups: groups.lines().filter(|line| line.contains("group_id=")).map(group).collect::<Result<_>>()?,
+            meters: Vec::new(),
         })
     }
 

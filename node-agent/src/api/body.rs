@@ -326,20 +326,22 @@ impl FlowsDiff {
         let (mut missing, mut surplus) = (Vec::new(), Vec::new());
         for step in changes.steps() {
             match step {
+                Step::AddMeter(meter) | Step::ModifyMeter(meter) => missing.push(format!("meter {meter:?}")),
                 Step::AddGroup(group) | Step::ModifyGroup(group) => missing.push(format!("group {group}")),
                 Step::AddFlow(flow) => missing.push(flow.to_string()),
                 Step::DeleteFlow(key) => {
                     surplus.push(format!("table={}, priority={}, {}", key.table, key.priority, key.matching));
                 }
                 Step::DeleteGroup(id) => surplus.push(format!("group {id}")),
+                Step::DeleteMeter(id) => surplus.push(format!("meter {id}")),
             }
         }
-        let groups = changes.foreign_groups.iter().map(|id| format!("group {id}"));
+        let groups = changes.foreign.groups.iter().map(|id| format!("group {id}"));
         Self {
             same: changes.is_empty(),
             missing,
             surplus,
-            foreign: changes.foreign_flows.iter().map(ToString::to_string).chain(groups).collect(),
+            foreign: changes.foreign.flows.iter().map(ToString::to_string).chain(groups).collect(),
             unchanged: changes.unchanged_flows,
         }
     }

@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use dataplane::switch::bridge::{BridgeError, Datapath, Settings, TapPort};
 use dataplane::switch::channel::Connector;
+use dataplane::switch::driver::DriverSettings;
 use dataplane::switch::host::{HostSwitch, SwitchError};
 use model::spec::HostNetwork;
 use model::{HostId, PortId};
@@ -53,7 +54,8 @@ impl HostNetworking {
             tunnel_ip: config.underlay.ip,
         };
         let nothing = HostNetwork::empty(HostId::from_uuid(uuid::Uuid::nil()), Ipv4Addr::UNSPECIFIED);
-        let switch = HostSwitch::start(settings, connector, nothing);
+        let flows = DriverSettings { remove_foreign: config.switch.remove_foreign };
+        let switch = HostSwitch::start_with(flows, settings, connector, nothing);
         Ok(Self { taps: Taps::open()?, switch, database: config.switch.database.clone(), programmed: Mutex::default() })
     }
 

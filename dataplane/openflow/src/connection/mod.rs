@@ -18,8 +18,9 @@ use crate::{
     session::{AskError, BundleError, Change, Limits, SessionError},
     wire::{
         AsyncConfig, DecodeError, Description, EncodeError, Features, FlowCounters, FlowFilter, FlowRemoved, FlowStats,
-        GROUP_ALL, GroupCounters, Message, MeterMod, MultipartReply, MultipartRequest, PacketIn, PacketInFormat,
-        PacketOut, Port, PortCounters, PortStatus, Resume, SwitchConfig, SwitchError, TableCounters, Xid,
+        GROUP_ALL, GroupCounters, METER_ALL, Message, Meter, MeterMod, MultipartReply, MultipartRequest, PacketIn,
+        PacketInFormat, PacketOut, Port, PortCounters, PortStatus, Resume, SwitchConfig, SwitchError, TableCounters,
+        Xid,
     },
 };
 
@@ -436,6 +437,9 @@ questions! {
     /// Every group.
     dump_groups() -> Vec<Group>, MultipartRequest::all_groups()
         => MultipartReply::Groups(groups) => groups;
+    /// Every meter.
+    dump_meters() -> Vec<Meter>, MultipartRequest::Meters(METER_ALL)
+        => MultipartReply::Meters(meters) => meters;
     /// What every group counted.
     group_stats() -> Vec<GroupCounters>, MultipartRequest::GroupStats(GROUP_ALL)
         => MultipartReply::GroupStats(groups) => groups;

@@ -237,10 +237,45 @@ pub enum MeterMod {
 }
 
 const METER_KILOBITS: u16 = 1;
+/// Stands for every meter in a question.
+pub const METER_ALL: u32 = 0xffff_ffff;
+
 const METER_PACKETS: u16 = 2;
 const METER_BURST: u16 = 4;
 const BAND_DROP: u16 = 1;
 const BAND_OCTETS: u16 = 16;
+/// Octets of a meter in an answer, without its bands.
+const DESCRIPTION_OCTETS: u16 = 8;
+
+impl Meter {
+    /// One meter in an answer: OpenFlow 1.5.1 §7.3.5.14.
+    pub(super) fn encode_description(&self, to: &mut Writer) {
+        let unit = if self.unit == MeterUnit::Packets { METER_PACKETS } else { METER_KILOBITS };
+        to.u16(DESCRIPTION_OCTETS + BAND_OCTETS);
+        to.u16(unit | if self.burst == 0 { 0 } else { METER_BURST });
+        to.u32(self.id);
+        to.u16(BAND_DROP);
+        to.u16(BAND_OCTETS);
+        to.u32(self.rate);
+        to.u32(self.burst);
+        to.zeros(4);
+    }
+
+    /// Reads one meter. Of a meter of another kind than ours (several bands, or none that drops) the rate of its first band is taken.
+    pub(super) fn decode_description(from: &mut Reader<'_>) -> Result<Self, DecodeError> {
+        let length = from.u16()?;
+        let mut body = from.body(length, 2, "meter description")?;
+        let (flags, id) = (body.u16()?, body.u32()?);
+        let (mut rate, mut burst) = (0, 0);
+        if length > DESCRIPTION_OCTETS {
+            body.skip(4)?;
+            (rate, burst) = (body.u32()?, body.u32()?);
+        }
+        let burst = if flags & METER_BURST == 0 { 0 } else { burst };
+        let unit = if flags & METER_PACKETS == 0 { MeterUnit::Kilobits } else { MeterUnit::Packets };
+        Ok(Self { id, rate, burst, unit })
+    }
+}
 
 impl MeterMod {
     pub(super) fn encode(&self, to: &mut Writer) {

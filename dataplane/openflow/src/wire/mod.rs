@@ -25,7 +25,7 @@ pub use bundle::{BundleAdd, BundleControl, BundleFlags, BundleStep};
 pub use control::{AsyncConfig, Features, Hello, Role, RoleKind, SwitchConfig, VERSION};
 pub use error::{DecodeError, EncodeError, SwitchError};
 pub use flow_mod::{FlowCommand, FlowMod, FlowRemoved, GROUP_ANY, RemovedReason, TABLE_ALL};
-pub use group_mod::{GROUP_ALL, GroupMod, Meter, MeterMod, MeterUnit};
+pub use group_mod::{GROUP_ALL, GroupMod, METER_ALL, Meter, MeterMod, MeterUnit};
 pub use multipart::{
     Description, FlowFilter, FlowStats, GroupCounters, MultipartReply, MultipartRequest, TableCounters,
 };

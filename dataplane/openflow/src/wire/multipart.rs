@@ -11,7 +11,7 @@ use super::{
     buffer::{Reader, Writer},
     error::{DecodeError, EncodeError},
     flow_mod::{GROUP_ANY, TABLE_ALL},
-    group_mod::{GROUP_ALL, kind_number, put_buckets_and_properties, take_buckets_and_properties},
+    group_mod::{GROUP_ALL, Meter, kind_number, put_buckets_and_properties, take_buckets_and_properties},
     oxm,
     port::{Port, PortCounters},
     stats::FlowCounters,
@@ -28,6 +28,7 @@ mod kind {
     pub(super) const PORT_STATS: u16 = 4;
     pub(super) const GROUP_STATS: u16 = 6;
     pub(super) const GROUP_DESCRIPTION: u16 = 7;
+    pub(super) const METER_DESCRIPTION: u16 = 10;
     pub(super) const PORT_DESCRIPTION: u16 = 13;
 }
 
@@ -101,6 +102,8 @@ pub enum MultipartRequest {
     GroupStats(u32),
     /// Groups; [`GROUP_ALL`] is every group.
     Groups(u32),
+    /// Meters; [`METER_ALL`] is every meter.
+    Meters(u32),
     /// Ports; `ANY` is every port.
     Ports(PortNo),
 }
@@ -127,6 +130,7 @@ impl MultipartRequest {
             Self::PortStats(port) => (kind::PORT_STATS, Some(port.0)),
             Self::GroupStats(group) => (kind::GROUP_STATS, Some(*group)),
             Self::Groups(group) => (kind::GROUP_DESCRIPTION, Some(*group)),
+            Self::Meters(meter) => (kind::METER_DESCRIPTION, Some(*meter)),
             Self::Ports(port) => (kind::PORT_DESCRIPTION, Some(port.0)),
         };
         to.u16(number);
@@ -152,6 +156,7 @@ impl MultipartRequest {
             kind::PORT_STATS => Self::PortStats(PortNo(from.u32()?)),
             kind::GROUP_STATS => Self::GroupStats(from.u32()?),
             kind::GROUP_DESCRIPTION => Self::Groups(from.u32()?),
+            kind::METER_DESCRIPTION => Self::Meters(from.u32()?),
             kind::PORT_DESCRIPTION => Self::Ports(PortNo(from.u32()?)),
             other => return Err(DecodeError::BadValue { what: "multipart request", value: other.into() }),
         })
@@ -229,6 +234,8 @@ pub enum MultipartReply {
     GroupStats(Vec<GroupCounters>),
     /// Groups.
     Groups(Vec<Group>),
+    /// Meters.
+    Meters(Vec<Meter>),
     /// Ports.
     Ports(Vec<Port>),
     /// Something else, as octets.
@@ -249,6 +256,7 @@ impl MultipartReply {
             (Self::PortStats(all), Self::PortStats(mut next)) => all.append(&mut next),
             (Self::GroupStats(all), Self::GroupStats(mut next)) => all.append(&mut next),
             (Self::Groups(all), Self::Groups(mut next)) => all.append(&mut next),
+            (Self::Meters(all), Self::Meters(mut next)) => all.append(&mut next),
             (Self::Ports(all), Self::Ports(mut next)) => all.append(&mut next),
             (Self::Unknown { kind, body }, Self::Unknown { kind: next_kind, body: mut next }) if *kind == next_kind => {
                 body.append(&mut next);
@@ -267,6 +275,7 @@ impl MultipartReply {
             Self::PortStats(_) => kind::PORT_STATS,
             Self::GroupStats(_) => kind::GROUP_STATS,
             Self::Groups(_) => kind::GROUP_DESCRIPTION,
+            Self::Meters(_) => kind::METER_DESCRIPTION,
             Self::Ports(_) => kind::PORT_DESCRIPTION,
             Self::Unknown { kind, .. } => *kind,
         };
@@ -289,6 +298,10 @@ impl MultipartReply {
             Self::PortStats(ports) => ports.iter().try_for_each(|port| port.encode(to)),
             Self::GroupStats(groups) => groups.iter().try_for_each(|group| group.encode(to)),
             Self::Groups(groups) => groups.iter().try_for_each(|group| encode_group(group, to)),
+            Self::Meters(meters) => {
+                meters.iter().for_each(|meter| meter.encode_description(to));
+                Ok(())
+            }
             Self::Ports(ports) => ports.iter().try_for_each(|port| port.encode(to)),
             Self::Unknown { body, .. } => {
                 to.bytes(body);
@@ -309,6 +322,7 @@ impl MultipartReply {
             kind::PORT_STATS => Self::PortStats(all(from, PortCounters::decode)?),
             kind::GROUP_STATS => Self::GroupStats(all(from, GroupCounters::decode)?),
             kind::GROUP_DESCRIPTION => Self::Groups(all(from, decode_group)?),
+            kind::METER_DESCRIPTION => Self::Meters(all(from, Meter::decode_description)?),
             kind::PORT_DESCRIPTION => Self::Ports(all(from, Port::decode)?),
             kind => Self::Unknown { kind, body: from.rest().to_vec() },
         };
