@@ -11,6 +11,8 @@
 pub const LOW_MEMORY_END: u64 = 0x9_fc00;
 /// Where ACPI tables start: the area that legacy code searches for the RSDP.
 pub const ACPI_START: u64 = 0xe_0000;
+/// Where a processor in real mode starts after a reset, at ffff:0 as a PC has it: a guest that finds no other way to restart jumps there.
+pub const RESET_VECTOR: u64 = 0xf_fff0;
 /// The end of the ACPI area, and the least address a kernel may be loaded at.
 pub const HIGH_MEMORY_START: u64 = 0x10_0000;
 /// RAM below this address; the rest goes to [`RAM_ABOVE_4G`].
@@ -59,6 +61,8 @@ pub const SERIAL_PORT: u16 = 0x3f8;
 pub const SERIAL_PORTS: u16 = 8;
 /// The keyboard controller's command port: 0xfe written here resets an old machine.
 pub const I8042_COMMAND_PORT: u16 = 0x64;
+/// The reset control register of PC chip sets.
+pub const RESET_CONTROL_PORT: u16 = 0xcf9;
 /// ACPI sleep control register (ACPI 6.5 §4.8.3.7).
 pub const SLEEP_CONTROL_PORT: u16 = 0x600;
 /// ACPI sleep status register.

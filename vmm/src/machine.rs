@@ -4,7 +4,7 @@
 //! is fixed: threads end, devices let go of guest memory, then KVM and memory go.
 
 use crate::acpi;
-use crate::boot::BootError;
+use crate::boot::{BootError, reset_vector};
 use crate::bus::Bus;
 use crate::config::ConsoleDevice;
 use crate::control::Metrics;
@@ -17,7 +17,7 @@ use crate::memory::{self, MapError, Ram};
 use crate::overhead::Overhead;
 use crate::pci::bus::{Ecam, PciBus, Slot, Window};
 use crate::poll::{Interest, Poller};
-use crate::power::{self, KeyboardController, Power};
+use crate::power::{self, KeyboardController, Power, ResetControl};
 use crate::report::{Report, Reporter};
 use crate::resources::Resources;
 use crate::serial::SerialPort;
@@ -56,6 +56,9 @@ pub enum MachineError {
     /// ACPI tables.
     #[error("write the ACPI tables")]
     Acpi(#[source] vm_memory::GuestMemoryError),
+    /// The code at the reset vector.
+    #[error("write the reset vector")]
+    ResetVector(#[source] vm_memory::GuestMemoryError),
     /// A descriptor of our own.
     #[error("{attempt}")]
     Io {
@@ -117,12 +120,13 @@ impl Machine {
         let ram = memory::map(config.memory_mib)?;
         let vm = Arc::new(Vm::new(&resources.kvm, Arc::clone(&ram))?);
         let rsdp = acpi::write(&ram, config.vcpus).map_err(MachineError::Acpi)?;
+        reset_vector::write(&ram).map_err(MachineError::ResetVector)?;
         let entry = resources.image.load(&ram, config.memory_mib, rsdp)?;
         let devices = build_devices(resources, &ram, &vm)?;
         let clone = || reporter.try_clone().map_err(io_error("copy an eventfd"));
         let power = Arc::new(Power::new(clone()?, vm.line(layout::EVENT_GSI)?));
         let serial = Arc::new(SerialPort::new(vm.line(layout::SERIAL_GSI)?, resources.hub_for(ConsoleDevice::Serial)));
-        let buses = Arc::new(wire(&devices, &serial, &power, clone()?));
+        let buses = Arc::new(wire(&devices, &serial, &power, [clone()?, clone()?]));
         let gate = Arc::new(Gate::new(usize::from(config.vcpus) + 1));
         let exits = Arc::new(Exits::default());
 
@@ -355,13 +359,15 @@ fn build_devices(resources: &Resources, ram: &Arc<Ram>, vm: &Arc<Vm>) -> Result<
 }
 
 /// Puts every device on its bus.
-fn wire(devices: &[SharedDevice], serial: &Arc<SerialPort>, power: &Arc<Power>, reporter: Reporter) -> Buses {
+fn wire(devices: &[SharedDevice], serial: &Arc<SerialPort>, power: &Arc<Power>, reporters: [Reporter; 2]) -> Buses {
     let slots = devices.iter().map(|device| Arc::clone(device) as Slot);
     let pci = Arc::new(PciBus::new(slots));
     let (mut ports, mut memory) = (Bus::default(), Bus::default());
     ports.insert(layout::SERIAL_PORT.into(), layout::SERIAL_PORTS.into(), Arc::clone(serial) as _);
     ports.insert(layout::SLEEP_CONTROL_PORT.into(), power::PORTS, Arc::clone(power) as _);
-    ports.insert(layout::I8042_COMMAND_PORT.into(), 1, Arc::new(KeyboardController(reporter)));
+    let [keyboard, chip_set] = reporters;
+    ports.insert(layout::I8042_COMMAND_PORT.into(), 1, Arc::new(KeyboardController(keyboard)));
+    ports.insert(layout::RESET_CONTROL_PORT.into(), 1, Arc::new(ResetControl(chip_set)));
     memory.insert(layout::ECAM, layout::ECAM_BYTES, Arc::new(Ecam(Arc::clone(&pci))));
     memory.insert(layout::PCI_WINDOW, layout::PCI_WINDOW_BYTES, Arc::new(Window(pci)));
     Buses { ports, memory }

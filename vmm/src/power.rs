@@ -1,4 +1,5 @@
-//! Power and reset: the ACPI sleep, reset and event registers, and the keyboard controller's reset line for guests that know nothing newer.
+//! Power and reset: the ACPI sleep, reset and event registers, and for guests that know nothing newer the reset lines of the keyboard controller and
+//! of PC chip sets.
 
 use crate::bus::BusDevice;
 use crate::layout;
@@ -10,6 +11,9 @@ use vmm_sys_util::eventfd::EventFd;
 const SLEEP_ENABLE: u8 = 1 << 5;
 /// The keyboard controller's command that pulls the reset line.
 const I8042_RESET: u8 = 0xfe;
+
+/// The reset control register's bit that resets; the others choose how (Intel ICH10 datasheet §13.7.5).
+const RESET_CPU: u8 = 1 << 2;
 
 /// The four ACPI registers from [`layout::SLEEP_CONTROL_PORT`] on.
 #[derive(Debug)]
@@ -77,6 +81,22 @@ impl BusDevice for KeyboardController {
     }
 }
 
+/// The reset control register, of which nothing is kept: each way to reset is the same.
+#[derive(Debug)]
+pub struct ResetControl(pub Reporter);
+
+impl BusDevice for ResetControl {
+    fn read(&self, _offset: u64, data: &mut [u8]) {
+        data.fill(0);
+    }
+
+    fn write(&self, _offset: u64, data: &[u8]) {
+        if matches!(data, [value] if value & RESET_CPU != 0) {
+            self.0.report(Report::Reset);
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -99,6 +119,13 @@ mod tests {
         assert_eq!(reports.first(), None);
         keyboard.write(0, &[0xfe]);
         assert_eq!(reports.first(), Some(Report::Reset));
+        let control = ResetControl(keyboard.0);
+        for (data, report) in
+            [(&[2][..], None), (&[6], Some(Report::Reset)), (&[0xe], Some(Report::Reset)), (&[6, 0], None)]
+        {
+            control.write(0, data);
+            assert_eq!(reports.first(), report, "{data:?}");
+        }
     }
 
     #[test]

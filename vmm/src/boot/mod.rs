@@ -8,6 +8,7 @@ pub mod entry;
 pub mod linux64;
 pub mod native;
 pub mod pvh;
+pub mod reset_vector;
 
 use crate::config::{BootConfig, BootProtocol};
 use crate::layout;
