@@ -12,6 +12,7 @@ pub mod dhcp;
 pub mod diff;
 pub mod feature;
 pub mod flow_set;
+pub mod graph;
 pub mod identity;
 pub mod punt;
 pub mod register;

@@ -12,11 +12,13 @@ use std::time::Duration;
 use anyhow::Result;
 use basalt_tests::require;
 use basalt_tests::skip::Need;
+use dataplane::switch::counters;
 use hosts::{Host, Machine};
 use model::spec::HostNetwork;
 use topology::{Cloud, endpoint, host_id, two_subnets};
 
 const LIMIT: Duration = Duration::from_secs(30);
+const COUNT_READINGS: u32 = 20;
 
 /// A cloud of two hosts whose machines run.
 struct Running {
@@ -100,6 +102,7 @@ async fn two_subnets_on_two_hosts() -> Result<()> {
         ]);
         assert!(spoofed.is_err(), "{spoofed:?}");
     }
+    counted(&running).await?;
     // web-1 leaves its group: the remote-group rule no longer covers it.
     running.cloud.ports[0].groups.clear();
     running.program().await?;
@@ -108,6 +111,29 @@ async fn two_subnets_on_two_hosts() -> Result<()> {
     let postgres = db_2.listen(5432)?;
     assert!(!web_1.intrudes(db_2_at, &postgres)?, "web-1 is no member of web any more");
     Ok(())
+}
+
+/// What went before is found in the counters: web-1's port carried packets both ways, and the two spoofed pings, or the ARP requests for them, were
+/// dropped by the flows that judge senders.
+async fn counted(running: &Running) -> Result<()> {
+    let host = &running.hosts[0];
+    // The switch sums up what its data path counted once a second or so.
+    let mut seen = String::new();
+    for _ in 0..COUNT_READINGS {
+        let counters = counters::read(&host.switch.bridge_socket("br-int")).await?;
+        let number = host.switch.ofport(&running.cloud.ports[0].tap_name())?;
+        let port = counters.ports.iter().find(|port| port.number.0 == number);
+        let (sent, received) = port.map_or((0, 0), |port| port.packets);
+        let is_refusal = |flow: &openflow::flow::Flow| flow.table == 0 && flow.actions.is_empty();
+        let refusals = counters.flows.iter().filter(|stats| is_refusal(&stats.flow));
+        let refused: u64 = refusals.filter_map(|stats| stats.counters.packets).sum();
+        if sent >= 3 && received >= 3 && refused >= 2 {
+            return Ok(());
+        }
+        seen = format!("web-1 sent {sent} and received {received}, {refused} were refused");
+        tokio::time::sleep(Duration::from_millis(500)).await;
+    }
+    anyhow::bail!("the counters do not tell what went before: {seen}")
 }
 
 /// The switch daemon of one host is killed: ports keep their numbers, flows come back, and so does the traffic.

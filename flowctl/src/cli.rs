@@ -16,6 +16,7 @@ use crate::noun::{self, Session};
 use crate::output::{self, Format};
 use crate::question::{self, FlowVerb, Trace, Why};
 use crate::scheduler::Scheduler;
+use crate::top::{self, Top};
 
 /// Asks Basalt's scheduler and agents, and tells them what should be.
 #[derive(Debug, Parser)]
@@ -75,6 +76,8 @@ pub enum Noun {
     Trace(Trace),
     /// Say in one line what stops a packet or a VM.
     Why(Why),
+    /// Show what the ports of this host carry, and what is dropped and why, live.
+    Top(Top),
     /// Check this host: KVM, Open vSwitch, Ceph, MTU, time, certificates, each with the way out.
     Doctor,
     /// How this host's agent is: specification, link to the scheduler, problems.
@@ -116,6 +119,7 @@ async fn dispatch(cli: Cli) -> Result<(), Failure> {
         Noun::Flow(verb) => return question::flow(&agent, cli.output, verb).await,
         Noun::Trace(trace) => return question::trace(&agent, cli.output, trace).await,
         Noun::Why(why) => return question::why(&agent, cli.output, why).await,
+        Noun::Top(watch) => return top::run(&agent, cli.output, watch).await,
         Noun::Doctor => return question::doctor(&agent, cli.output).await,
         noun => return of_the_cloud(&cli, noun).await,
     };
@@ -140,6 +144,7 @@ async fn of_the_cloud(cli: &Cli, noun: &Noun) -> Result<(), Failure> {
         Noun::Flow(_)
         | Noun::Trace(_)
         | Noun::Why(_)
+        | Noun::Top(_)
         | Noun::Doctor
         | Noun::Status
         | Noun::Completion { .. }

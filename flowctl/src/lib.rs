@@ -12,5 +12,7 @@ pub mod failure;
 pub mod manual;
 pub mod noun;
 pub mod output;
+pub mod picture;
 pub mod question;
 pub mod scheduler;
+pub mod top;

@@ -3,6 +3,8 @@
 //! A bad answer (flows that differ, a model and a switch that disagree, a packet that is stopped, a fault) is printed in full and ends with its
 //! own exit code.
 
+use std::path::PathBuf;
+
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 
@@ -10,6 +12,7 @@ use crate::agent::Agent;
 use crate::failure::Failure;
 use crate::noun::{body, written};
 use crate::output::{self, Column, Format};
+use crate::picture;
 
 /// What a check of a host shows.
 const CHECKS: &[Column] = &[("CHECK", "/name"), ("OK", "/ok"), ("EVIDENCE", "/evidence"), ("WAY OUT", "/remedy")];
@@ -28,6 +31,12 @@ pub enum FlowVerb {
     },
     /// Hold what is in the switch against what should be.
     Diff,
+    /// Draw the pipeline with the flows and packets of each way through it, as SVG.
+    Graph {
+        /// Write the picture here, rather than to standard output.
+        #[arg(long, value_name = "FILE")]
+        to: Option<PathBuf>,
+    },
 }
 
 /// A packet.
@@ -108,6 +117,7 @@ pub async fn flow(agent: &Agent, format: Format, verb: &FlowVerb) -> Result<(), 
                 Format::Table => written(output::text(&dump(&answer))),
             }
         }
+        FlowVerb::Graph { to } => picture::graph(agent, format, to.as_deref()).await,
         FlowVerb::Diff => {
             let answer = agent.get("/v1/flows/diff").await?;
             match format {

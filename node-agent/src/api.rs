@@ -15,6 +15,7 @@ use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
+use dataplane::switch::counters::Counters;
 use dataplane::{Changes, FlowSet, PortNumbers};
 use model::agent::{ErrorBody, ErrorDetail};
 use model::observed::Report;
@@ -37,8 +38,10 @@ use crate::metrics;
 use crate::reconcile::{Command, Snapshot};
 
 mod body;
+mod counted;
 
 pub use body::{FlowsBody, FlowsDiff, Status, WhyQuestion};
+pub use counted::{CountersBody, FlowCounted};
 
 /// The longest request body: a spec.
 const BODY_MAX: usize = model::agent::SPEC_BYTES_MAX;
@@ -151,6 +154,16 @@ impl Api {
             .map_err(|error| self.network.failure("read the ports of the bridge", error.into()))?;
         Ok((dataplane::compile(spec.network(), &numbers), numbers))
     }
+
+    /// What the switch counted, and the flows that should be, for their meaning.
+    async fn counted(&self) -> Result<(Counters, FlowSet), ApiError> {
+        let counters = dataplane::switch::counters::read(&self.config.switch.socket()).await.map_err(|error| {
+            let remedy = "is ovs-vswitchd running? look into its log";
+            ApiError::from(Failure::caused("read the switch's counters", remedy, error))
+        })?;
+        let set = self.spec().and_then(|spec| self.flows(&spec)).map(|(set, _)| set).unwrap_or_default();
+        Ok((counters, set))
+    }
 }
 
 #[derive(OpenApi)]
@@ -167,6 +180,8 @@ impl Api {
         flows,
         flows_installed,
         flows_diff,
+        flows_counted,
+        counters,
         trace,
         why,
         doctor,
@@ -194,6 +209,8 @@ pub fn router(api: Arc<Api>) -> Router {
         .route("/v1/flows", get(flows))
         .route("/v1/flows/installed", get(flows_installed))
         .route("/v1/flows/diff", get(flows_diff))
+        .route("/v1/flows/counted", get(flows_counted))
+        .route("/v1/counters", get(counters))
         .route("/v1/trace", post(trace))
         .route("/v1/why", post(why))
         .route("/v1/doctor", get(doctor))
@@ -336,6 +353,20 @@ async fn flows_diff(State(api): Shared) -> Result<Json<FlowsDiff>, ApiError> {
     let installed = installed.map_err(|error| api.network.failure("read the installed flows", error))?;
     let changes: Changes = dataplane::diff(&set, &installed);
     Ok(Json(FlowsDiff::new(&changes)))
+}
+
+/// The flows that are installed, with the packets that each counted.
+#[utoipa::path(get, path = "/v1/flows/counted", responses((status = 200, body = [FlowCounted]), (status = 503, description = "the switch does not answer")))]
+async fn flows_counted(State(api): Shared) -> Result<Json<Vec<FlowCounted>>, ApiError> {
+    let (counters, set) = api.counted().await?;
+    Ok(Json(counted::flows(&counters, &set)))
+}
+
+/// Packets of each port of this host, and packets dropped, by reason.
+#[utoipa::path(get, path = "/v1/counters", responses((status = 200, body = CountersBody), (status = 503, description = "the switch does not answer")))]
+async fn counters(State(api): Shared) -> Result<Json<CountersBody>, ApiError> {
+    let (counters, set) = api.counted().await?;
+    Ok(Json(CountersBody::new(&counters, &set, &body::ports(&api.snapshot()))))
 }
 
 /// Which way a packet goes.

@@ -162,6 +162,14 @@ impl Default for Switch {
     }
 }
 
+impl Switch {
+    /// The bridge's management socket, where it speaks OpenFlow.
+    #[must_use]
+    pub fn socket(&self) -> PathBuf {
+        self.run_dir.join(format!("{}.mgmt", self.bridge))
+    }
+}
+
 /// A datapath of Open vSwitch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]

@@ -111,7 +111,7 @@ async fn serve(config: Arc<Config>) -> Result<()> {
         None => None,
     };
     let changed = Arc::new(Notify::new());
-    let socket = config.switch.run_dir.join(format!("{}.mgmt", config.switch.bridge));
+    let socket = config.switch.socket();
     let network = Arc::new(HostNetworking::start(&config, OpenFlow::unix(socket))?);
     let volumes = VolumeStore::new(Arc::clone(&config))?;
     let host = Host {

@@ -2,11 +2,13 @@
 //!
 //! [`bridge`] sees to the bridge, its tunnel port and the machines' ports through the database; [`driver`] keeps the
 //! flows as [`crate::compile()`] wants them, over a [`channel`]; `dhcp` answers what the flows hand over; [`host`] has
-//! all of it in one hand; [`handlers`] knows the one way in which a running switch forwards nothing. Nothing here decides
+//! all of it in one hand; [`counters`] reads what was counted; [`handlers`] knows the one way in which a running switch
+//! forwards nothing. Nothing here decides
 //! what traffic may do.
 
 pub mod bridge;
 pub mod channel;
+pub mod counters;
 mod dhcp;
 pub mod driver;
 pub mod handlers;

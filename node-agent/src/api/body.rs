@@ -214,9 +214,9 @@ pub(super) fn vms(config: &Config, snapshot: &Snapshot) -> Vec<Vm> {
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct PortBody {
     id: String,
-    name: String,
+    pub(super) name: String,
     vm: String,
-    hostname: String,
+    pub(super) hostname: String,
     network: String,
     vni: u32,
     mac: String,
@@ -225,7 +225,7 @@ pub(super) struct PortBody {
     key: u32,
     tap: String,
     /// The OpenFlow port number, once it works.
-    ofport: Option<u32>,
+    pub(super) ofport: Option<u32>,
 }
 
 /// The local ports of a snapshot.
@@ -276,7 +276,19 @@ pub struct FlowBody {
     pub meaning: String,
 }
 
-fn table_name(number: u8) -> String {
+impl FlowBody {
+    /// A flow that is installed, in the words of the set that wants it, if it does.
+    pub(super) fn installed(flow: &openflow::flow::Flow, set: &FlowSet) -> Self {
+        Self {
+            table: flow.table,
+            name: table_name(flow.table),
+            flow: flow.to_string(),
+            meaning: set.describe(flow, set.entry(&flow.key()).and_then(|entry| entry.note.as_deref())),
+        }
+    }
+}
+
+pub(super) fn table_name(number: u8) -> String {
     let info = dataplane::table::TABLES.iter().find(|info| info.number == number);
     info.map_or_else(|| number.to_string(), |info| info.name.to_owned())
 }
@@ -293,14 +305,8 @@ impl FlowsBody {
     }
 
     pub(super) fn installed(installed: &Installed, set: &FlowSet) -> Self {
-        let body = |flow: &openflow::flow::Flow| FlowBody {
-            table: flow.table,
-            name: table_name(flow.table),
-            flow: flow.to_string(),
-            meaning: set.describe(flow, set.entry(&flow.key()).and_then(|entry| entry.note.as_deref())),
-        };
         Self {
-            flows: installed.flows.iter().map(body).collect(),
+            flows: installed.flows.iter().map(|flow| FlowBody::installed(flow, set)).collect(),
             groups: installed.groups.iter().map(ToString::to_string).collect(),
         }
     }
