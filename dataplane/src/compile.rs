@@ -20,7 +20,7 @@ use model::spec::HostNetwork;
 use openflow::flow::PortNo;
 
 use crate::cookie::Object;
-use crate::feature::{arp, canary, classify, deliver, dhcp, forward, identity, router, security, tunnel};
+use crate::feature::{arp, canary, classify, deliver, dhcp, forward, identity, neighbour, router, security, tunnel};
 use crate::flow_set::{Assembly, FlowSet, Part, Touched};
 use crate::identity::{Groups, NOBODY};
 
@@ -206,6 +206,7 @@ impl Compiler {
                 part.name(Object::Router(router.key.into()), format!("router {}", router.name));
                 if view.is_near_router(*id) {
                     arp::router(view, router, &mut part);
+                    neighbour::router(view, router, &mut part);
                     forward::router(view, router, &mut part);
                     router::router(view, router, &mut part);
                 }
@@ -240,6 +241,7 @@ fn host(view: &View<'_>, part: &mut Part) {
     classify::host(part);
     identity::host(part);
     arp::host(part);
+    neighbour::host(part);
     dhcp::host(part);
     forward::host(part);
     router::host(part);
@@ -254,11 +256,13 @@ fn port(view: &View<'_>, id: PortId, part: &mut Part) -> Option<()> {
     let spot = view.spot(port);
     if spot.place == Place::Here {
         classify::port(view, spot, part);
+        neighbour::local(view, spot, part);
         dhcp::port(view, spot, part);
         deliver::port(view, spot, part);
     }
     identity::port(view, spot, part);
     arp::port(view, spot, part);
+    neighbour::port(spot, part);
     forward::port(view, spot, part);
     router::port(view, spot, part);
     Some(())

@@ -11,6 +11,7 @@ pub(crate) mod deliver;
 pub(crate) mod dhcp;
 pub(crate) mod forward;
 pub(crate) mod identity;
+pub(crate) mod neighbour;
 pub(crate) mod router;
 pub(crate) mod security;
 pub(crate) mod tunnel;
@@ -24,7 +25,7 @@ pub enum Feature {
     Identity,
     /// ARP answers.
     Arp,
-    /// DHCP requests, handed to the agent.
+    /// DHCP requests and router solicitations, handed to the agent.
     Dhcp,
     /// Layer 2.
     Forward,
@@ -36,6 +37,8 @@ pub enum Feature {
     Deliver,
     /// VXLAN, in and out.
     Tunnel,
+    /// Neighbour discovery: what guests may say, and answers.
+    Neighbour,
     /// The flow that tells the version.
     Canary,
 }
@@ -62,6 +65,7 @@ pub const FEATURES: &[FeatureInfo] = &[
     FeatureInfo { feature: Feature::Security, number: 7, name: "security" },
     FeatureInfo { feature: Feature::Deliver, number: 8, name: "deliver" },
     FeatureInfo { feature: Feature::Tunnel, number: 9, name: "tunnel" },
+    FeatureInfo { feature: Feature::Neighbour, number: 10, name: "neighbour" },
     FeatureInfo { feature: Feature::Canary, number: 15, name: "canary" },
 ];
 

@@ -1,7 +1,7 @@
 //! What flows should exist on a host and why: compile, diff, trace, and the switch driver.
 //!
 //! [`compile`](compile::compile) makes a [`FlowSet`] from a host's networks, [`diff`](diff::diff) holds it against what is installed,
-//! [`trace::trace`] says what flows do with a packet and why, [`dhcp::answer`] answers what the switch hands over. All of that is pure. The tables stand in [`table::TABLES`], what registers mean in
+//! [`trace::trace`] says what flows do with a packet and why, [`respond::answer`] answers what the switch hands over. All of that is pure. The tables stand in [`table::TABLES`], what registers mean in
 //! [`register::REGISTERS`], features one module each in [`feature`].
 
 #![forbid(unsafe_code)]
@@ -9,13 +9,17 @@
 pub mod compile;
 pub mod cookie;
 pub mod dhcp;
+pub mod dhcp6;
 pub mod diff;
+mod family;
 pub mod feature;
 pub mod flow_set;
 pub mod graph;
 pub mod identity;
 pub mod punt;
 pub mod register;
+pub mod respond;
+pub mod router_advert;
 pub mod switch;
 pub mod table;
 pub mod trace;

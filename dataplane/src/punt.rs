@@ -1,17 +1,16 @@
 //! What the switch hands to the agent, and how a packet-in says what it is: the user data of our controller actions.
 //!
+//! The user data names the port that asks; what it asks is in the packet.
+//!
 //! ```text
-//! octet 0: kind (1 = DHCPv4)   octets 1 to 4: key of the port, big-endian
+//! octet 0: kind (1 = a question of a port)   octets 1 to 4: key of the port, big-endian
 //! ```
 
 /// A packet that the agent is asked to answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Punt {
-    /// A DHCPv4 message of the port with this key.
-    Dhcp {
-        /// The port's key.
-        port: u32,
-    },
+pub struct Punt {
+    /// The key of the port that asks.
+    pub port: u32,
 }
 
 /// User data that none of our controller actions carries.
@@ -19,15 +18,14 @@ pub enum Punt {
 #[error("read packet-in: its user data {0:02x?} is not ours")]
 pub struct PuntError(pub Vec<u8>);
 
-const DHCP: u8 = 1;
+const QUESTION: u8 = 1;
 
 impl Punt {
     /// The user data that the controller action carries.
     #[must_use]
     pub fn to_user_data(self) -> Vec<u8> {
-        let Self::Dhcp { port } = self;
-        let mut data = vec![DHCP];
-        data.extend(port.to_be_bytes());
+        let mut data = vec![QUESTION];
+        data.extend(self.port.to_be_bytes());
         data
     }
 
@@ -37,9 +35,7 @@ impl Punt {
     /// [`PuntError`] when it is not of our making.
     pub fn from_user_data(data: &[u8]) -> Result<Self, PuntError> {
         match data {
-            [DHCP, port @ ..] => {
-                <[u8; 4]>::try_from(port).map(|port| Self::Dhcp { port: u32::from_be_bytes(port) }).ok()
-            }
+            [QUESTION, port @ ..] => <[u8; 4]>::try_from(port).map(|port| Self { port: u32::from_be_bytes(port) }).ok(),
             _ => None,
         }
         .ok_or_else(|| PuntError(data.iter().copied().take(16).collect()))
@@ -52,7 +48,7 @@ mod tests {
 
     #[test]
     fn user_data_reads_as_it_was_written() {
-        let punt = Punt::Dhcp { port: 0x0102_0304 };
+        let punt = Punt { port: 0x0102_0304 };
         assert_eq!(punt.to_user_data(), [1, 1, 2, 3, 4]);
         assert_eq!(Punt::from_user_data(&punt.to_user_data()), Ok(punt));
         for data in [&[][..], &[2], &[1, 2, 3], &[1, 0, 0, 0, 0, 0]] {

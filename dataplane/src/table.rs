@@ -5,9 +5,11 @@
 //! A packet crosses the connection tracker at most once, in [`Table::Track`], after its destination is known.
 //!
 //! ```text
-//! classify -> identity (from tunnels) -> arp -> forward -> route -> host -> track -> state -> egress -> ingress -> commit -> output
-//!                                                                            |                  \---------\-> deny
-//!                                                                            \-> output (nothing to police)
+//! classify -> guard (IPv6) -> neighbour -> ask ---\--> punt
+//!        \--> identity (from tunnels) --> arp ------> forward -> route -> host -> track
+//! track -> state -> egress -> ingress -> commit -> output
+//!     |                  \---------\-> deny
+//!     \-> output (nothing to police)
 //! ```
 
 use crate::feature::Feature;
@@ -17,10 +19,20 @@ use crate::feature::Feature;
 pub enum Table {
     /// Which port or network a packet is from, and whether it may say so.
     Classify,
+    /// What a guarded port may say in IPv6's own messages.
+    Guard,
     /// Which groups the sender behind a tunnel is in.
     Identity,
     /// Answers to ARP requests.
     Arp,
+    /// Answers to neighbour solicitations.
+    Neighbour,
+    /// What is a question to the agent.
+    Ask,
+    /// Handing it over.
+    Punt,
+    /// Sending the advertisement that a solicitation became.
+    Advert,
     /// The destination on the packet's own network.
     Forward,
     /// The subnet to route to.
@@ -73,6 +85,14 @@ pub const TABLES: &[TableInfo] = &[
         miss: "the sender may not use this source address, or its port or network is not known here",
     },
     TableInfo {
+        table: Table::Guard,
+        number: 1,
+        name: "guard",
+        feature: Feature::Neighbour,
+        doc: "holds neighbour discovery of guarded ports to their own addresses",
+        miss: "it is no neighbour message",
+    },
+    TableInfo {
         table: Table::Identity,
         number: 2,
         name: "identity",
@@ -87,6 +107,38 @@ pub const TABLES: &[TableInfo] = &[
         feature: Feature::Arp,
         doc: "answers ARP requests for every known port and router",
         miss: "no path for ARP is installed",
+    },
+    TableInfo {
+        table: Table::Neighbour,
+        number: 5,
+        name: "neighbour",
+        feature: Feature::Neighbour,
+        doc: "answers neighbour solicitations for every known port and router",
+        miss: "nobody known is asked for",
+    },
+    TableInfo {
+        table: Table::Ask,
+        number: 6,
+        name: "ask",
+        feature: Feature::Dhcp,
+        doc: "knows what the agent answers: router solicitations and DHCPv6",
+        miss: "no question to the agent",
+    },
+    TableInfo {
+        table: Table::Punt,
+        number: 7,
+        name: "punt",
+        feature: Feature::Dhcp,
+        doc: "hands questions to the agent, with the port that asks",
+        miss: "the agent answers no such question of this port",
+    },
+    TableInfo {
+        table: Table::Advert,
+        number: 8,
+        name: "advert",
+        feature: Feature::Neighbour,
+        doc: "sends back the advertisement that a neighbour solicitation has become",
+        miss: "it is no advertisement",
     },
     TableInfo {
         table: Table::Forward,
@@ -216,6 +268,6 @@ mod tests {
             assert_eq!(Table::by_number(info.number), Some(info.table));
             assert!(TABLES[..index].iter().all(|other| other.number < info.number && other.name != info.name));
         }
-        assert_eq!(Table::by_number(1), None);
+        assert_eq!(Table::by_number(9), None);
     }
 }

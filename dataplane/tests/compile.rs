@@ -33,6 +33,13 @@ fn two_subnets_and_two_groups() {
     }
 }
 
+/// The same with IPv6 as well.
+#[test]
+fn dual_stack_on_one_host() {
+    let cloud = topology::dual_stack();
+    golden("dual-stack-host-1.flows", &compile(&cloud.host(0), &cloud.numbers(0)).to_text());
+}
+
 /// A group of many members in several sets, many masks: a conjunction instead of the product.
 #[test]
 fn a_remote_group_of_many_sets_is_a_conjunction() {

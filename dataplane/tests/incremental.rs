@@ -4,10 +4,11 @@
 mod topology;
 
 use std::collections::BTreeSet;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use dataplane::compile::{Compiler, Edit};
 use dataplane::{PortNumbers, compile};
+use model::network::Port;
 use model::spec::HostNetwork;
 use model::{Mac, PortId, Vni};
 use openflow::flow::{FlowKey, PortNo};
@@ -81,8 +82,8 @@ impl World {
             12 => self.renumber(),
             _ => {
                 self.added += 1;
-                self.cloud.ports[port].addresses[0].address = with_last(self.cloud.address(port), 100 + self.added);
-                "the address of a port"
+                readdress(&mut self.cloud.ports[port], 100 + self.added);
+                "the addresses of a port"
             }
         }
     }
@@ -93,7 +94,7 @@ impl World {
         port.id = PortId::from_uuid(Uuid::from_u128(9 << 64 | u128::from(self.added)));
         port.key = 200 + u32::from(self.added);
         port.mac = Mac::new([2, 2, 9, 0, 0, self.added]);
-        port.addresses[0].address = with_last(self.cloud.address(template), 100 + self.added);
+        readdress(&mut port, 100 + self.added);
         self.cloud.ports.push(port);
         "a port more"
     }
@@ -168,9 +169,20 @@ fn vni(number: u8) -> Option<Vni> {
     Vni::try_from(9000 + u32::from(number)).ok()
 }
 
-fn with_last(address: Ipv4Addr, last: u8) -> IpAddr {
-    let [a, b, c, _] = address.octets();
-    Ipv4Addr::new(a, b, c, last).into()
+/// Gives a port the addresses of its subnets that end in this number.
+fn readdress(port: &mut Port, last: u8) {
+    for fixed in &mut port.addresses {
+        fixed.address = match fixed.address {
+            IpAddr::V4(address) => {
+                let [a, b, c, _] = address.octets();
+                Ipv4Addr::new(a, b, c, last).into()
+            }
+            IpAddr::V6(address) => {
+                let [a, b, c, d, ..] = address.segments();
+                Ipv6Addr::new(a, b, c, d, 0, 0, 0, last.into()).into()
+            }
+        };
+    }
 }
 
 fn nothing(host: usize) -> HostNetwork {
@@ -213,8 +225,12 @@ fn an_edit_costs_what_it_changes() {
     assert_eq!(*compiler.flows(), compile(&cloud.host(0), &cloud.numbers(0)));
     assert_eq!((touched.flows.len(), touched.groups.len()), (9, 2), "{touched:#?}");
     let text = |key: &FlowKey| compiler.flows().entry(key).map(|entry| entry.flow.to_string()).unwrap_or_default();
-    let web_3 =
-        |text: String| text.contains("10.0.1.33") || text.contains("02:02:00:00:00:06") || text.contains("reg2=0x6");
+    let web_3 = |text: String| {
+        text.contains("10.0.1.33")
+            || text.contains("reg1=0x6")
+            || text.contains("02:02:00:00:00:06")
+            || text.contains("reg2=0x6")
+    };
     assert!(touched.flows.iter().all(|key| web_3(text(key))));
 
     cloud.groups[1].rules.pop();

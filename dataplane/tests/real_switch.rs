@@ -5,16 +5,19 @@ mod rig;
 #[cfg(test)]
 mod topology;
 
+use std::net::{Ipv4Addr, Ipv6Addr};
+
 use basalt_tests::require;
 use basalt_tests::skip::Need;
 use dataplane::trace::ofproto::{Report, arguments, compare};
 use dataplane::trace::{Connection, Packet, Payload};
 use dataplane::{FlowSet, diff, trace};
 use model::Mac;
+use model::security::Ethertype;
 use openflow::flow::Field;
 use rig::{BRIDGE, Rig};
 use topology::random::{self, Random};
-use topology::{Cloud, VXLAN, two_subnets};
+use topology::{Cloud, VXLAN, dual_stack, two_subnets};
 
 /// Asks both about a packet and says where they part.
 #[cfg(test)]
@@ -66,7 +69,8 @@ fn the_model_and_the_switch_agree_on_known_packets() {
         let port = &cloud.ports[from];
         let number = rig.number(&cloud, from);
         let others = (0..cloud.ports.len()).map(|port| cloud.address(port));
-        let routers = ["10.0.1.1", "10.0.2.1", "10.0.2.99", "8.8.8.8"].map(|address| address.parse().unwrap());
+        let routers =
+            ["10.0.1.1", "10.0.2.1", "10.0.2.99", "8.8.8.8"].map(|address| address.parse::<Ipv4Addr>().unwrap());
         for to in others.chain(routers) {
             ask_both(&rig, &set, &Packet::arp_request(number, (port.mac, cloud.address(from)), to), Connection::New);
             for payload in payloads {
@@ -78,14 +82,64 @@ fn the_model_and_the_switch_agree_on_known_packets() {
             }
         }
         ask_both(&rig, &set, &Packet::dhcp_discover(number, port.mac), Connection::New);
-        let broadcast = Packet::ipv4(
+        let broadcast = Packet::ip(
             number,
             (port.mac, Mac::BROADCAST),
-            (cloud.address(from), "10.0.1.255".parse().unwrap()),
+            (cloud.address(from), Ipv4Addr::new(10, 0, 1, 255)),
             payloads[3],
         );
         ask_both(&rig, &set, &broadcast, Connection::New);
         ask_both(&rig, &set, &broadcast.with(Field::EthSrc, [2, 0, 0, 0, 0, 9]), Connection::New);
+    }
+}
+
+/// The same over IPv6: packets to neighbours, through the router and to it, neighbour discovery true and false, questions to the agent.
+#[test]
+fn the_model_and_the_switch_agree_on_ipv6_packets() {
+    require!(Need::Root, Need::OpenVswitch);
+    let cloud = dual_stack();
+    let rig = Rig::start(&cloud, 0).unwrap();
+    let set = rig.install(&cloud).unwrap();
+    let changes = diff(&set, &rig.installed().unwrap());
+    assert!(changes.is_empty(), "{changes:#?}");
+    let (network, numbers) = (cloud.host(0), cloud.numbers(0));
+    let new = Connection::New;
+    let payloads = [
+        Payload::Tcp { source: 1, target: 80 },
+        Payload::Tcp { source: 1, target: 5432 },
+        Payload::Udp { source: 547, target: 546 },
+        Payload::Udp { source: 9, target: 8500 },
+        Payload::Icmp { kind: 128, code: 0 },
+        Payload::Icmp { kind: 143, code: 0 },
+        Payload::Protocol(47),
+    ];
+    for from in [0, 2, 4] {
+        let (port, number) = (&cloud.ports[from], rig.number(&cloud, from));
+        let (mac, own) = (port.mac, port.mac.link_local());
+        let others =
+            (0..cloud.ports.len()).flat_map(|other| [cloud.address6(other).unwrap(), cloud.mac(other).link_local()]);
+        let feet = cloud.routers[0].interfaces.iter().flat_map(|foot| foot.ipv6_addresses());
+        let nobody = ["fd00:0:0:1::99", "fd00:0:0:2::99", "2001:db8::1"].map(|address| address.parse().unwrap());
+        for to in others.chain(feet).chain(nobody) {
+            for sender in [own, cloud.address6(from).unwrap(), Ipv6Addr::UNSPECIFIED, cloud.mac(1).link_local()] {
+                let solicit = Packet::neighbour_solicit(number, (mac, sender), to);
+                ask_both(&rig, &set, &solicit, new);
+                ask_both(&rig, &set, &solicit.with(Field::NdSll, [2, 9, 9, 9, 9, 9]), new);
+                ask_both(&rig, &set, &Packet::neighbour_advert(number, (mac, sender), to), new);
+            }
+            for payload in payloads {
+                let packet = Packet::from_port(&network, &numbers, port, to, payload).unwrap();
+                for connection in [new, Connection::Established, Connection::Reply] {
+                    ask_both(&rig, &set, &packet, connection);
+                }
+                ask_both(&rig, &set, &packet.with(Field::IpTtl, 1), new);
+            }
+        }
+        for sender in [own, Ipv6Addr::UNSPECIFIED] {
+            ask_both(&rig, &set, &Packet::router_solicit(number, (mac, sender)), new);
+            ask_both(&rig, &set, &Packet::router_advert(number, (mac, sender)), new);
+        }
+        ask_both(&rig, &set, &Packet::dhcp6_solicit(number, mac), new);
     }
 }
 
@@ -119,11 +173,20 @@ fn random_packet(cloud: &Cloud, rig: &Rig, random: &mut Random) -> Packet {
     let target = if random.once_in(2) { cloud.mac(to) } else { *random.pick(&macs) };
     let source = if random.once_in(6) { *random.pick(&macs[..macs.len() - 1]) } else { cloud.mac(from) };
     let number = rig.numbers.ports.get(&cloud.ports[from].id).copied().unwrap_or(VXLAN);
-    let addresses = (cloud.address(from), cloud.address(to));
-    let packet = if random.once_in(6) {
-        Packet::arp_request(number, (source, addresses.0), addresses.1)
-    } else {
-        Packet::ipv4(number, (source, target), addresses, random.payload())
+    let plain = (cloud.address(from), cloud.address(to));
+    let six = cloud.address6(from).zip(cloud.address6(to)).filter(|_| random.once_in(2));
+    let packet = match six {
+        Some((_, at)) if random.once_in(4) => {
+            let sender = *random.pick(&[Ipv6Addr::UNSPECIFIED, source.link_local(), cloud.mac(from).link_local()]);
+            match random.below(4) {
+                0 => Packet::neighbour_advert(number, (source, sender), at),
+                1 => Packet::router_solicit(number, (source, sender)),
+                _ => Packet::neighbour_solicit(number, (source, sender), at),
+            }
+        }
+        Some(addresses) => Packet::ip(number, (source, target), addresses, random.payload(Ethertype::IPv6)),
+        None if random.once_in(6) => Packet::arp_request(number, (source, plain.0), plain.1),
+        None => Packet::ip(number, (source, target), plain, random.payload(Ethertype::IPv4)),
     };
     let vni = random.pick(&cloud.networks).vni.get();
     if number == VXLAN { packet.out_of_tunnel(VXLAN, vni) } else { packet }

@@ -8,7 +8,7 @@ use std::net::Ipv4Addr;
 use dataplane::trace::{Connection, Origin, Packet, Path, Payload, Question, Verdict, explain};
 use dataplane::{FlowSet, compile, trace};
 use model::Mac;
-use model::security::{Direction, Protocol, Remote};
+use model::security::{Direction, Ethertype, Protocol, Remote};
 use openflow::flow::{Field, PortNo};
 use proptest::prelude::{any, proptest};
 use topology::random::{self, HOSTS, Random, is_allowed};
@@ -119,7 +119,7 @@ fn arp_dhcp_spoofing_and_broadcast() {
     assert_eq!(says(arp(Ipv4Addr::new(10, 0, 1, 1))), "answered by router main");
     assert_eq!(says(arp(mine)), "dropped in arp: port web-1: it asks for its own address");
     let probe = Packet::arp_request(number, (mac, Ipv4Addr::UNSPECIFIED), mine);
-    assert_eq!(says(probe), "dropped in arp: port web-1: it asks for its own address");
+    assert_eq!(says(probe), "dropped in classify: it asks whether an address is taken, which the switch knows better");
     let unknown = trace(&world.sets[0], &arp(Ipv4Addr::new(10, 0, 1, 99)), Connection::New);
     assert!(unknown.reaches(5) && !unknown.reaches(1), "{unknown}");
     assert_eq!(
@@ -130,9 +130,9 @@ fn arp_dhcp_spoofing_and_broadcast() {
     let spoofed =
         "dropped in classify: the sender may not use this source address, or its port or network is not known here";
     let gateway = Mac::new([2, 1, 0, 0, 0, 0]);
-    let stolen = Packet::ipv4(number, (mac, gateway), (cloud.address(WEB_2), cloud.address(DB_1)), SQL);
+    let stolen = Packet::ip(number, (mac, gateway), (cloud.address(WEB_2), cloud.address(DB_1)), SQL);
     assert_eq!(says(stolen), spoofed);
-    let stolen = Packet::ipv4(number, (cloud.mac(WEB_2), gateway), (mine, cloud.address(DB_1)), SQL);
+    let stolen = Packet::ip(number, (cloud.mac(WEB_2), gateway), (mine, cloud.address(DB_1)), SQL);
     assert_eq!(says(stolen), spoofed);
     assert_eq!(says(arp(cloud.address(WEB_2)).with(Field::ArpSpa, cloud.address(OPEN_1))), spoofed);
     let expired = world.packet(WEB_1, cloud.address(DB_1), SQL).with(Field::IpTtl, 1);
@@ -175,14 +175,14 @@ fn a_question_follows_a_packet_from_host_to_host() {
     };
     let port = cloud.ports[WEB_1].id;
     let target = cloud.address(DB_2);
-    let origin = |pretend| Origin::Port { port, target, payload: SQL, pretend };
+    let origin = |pretend| Origin::Port { port, target: target.into(), payload: SQL, pretend };
     let connection = Connection::New;
     let sent = ask(0, &Question { origin: origin(None), connection });
     let Verdict::Tunnelled { vni, .. } = sent.outcomes[0].verdict else { panic!("{sent}") };
     assert_eq!(sent.why_not(), None);
     let packet = sent.outcomes[0].leaving.clone();
     assert!(ask(1, &Question { origin: Origin::Tunnel { packet, vni }, connection }).reaches(4));
-    let spoofed = ask(0, &Question { origin: origin(Some(cloud.address(WEB_2))), connection });
+    let spoofed = ask(0, &Question { origin: origin(Some(cloud.address(WEB_2).into())), connection });
     assert!(matches!(spoofed.why_not(), Some(Verdict::Dropped { table, .. }) if table == "classify"), "{spoofed}");
     let arp = ask(0, &Question { origin: Origin::Arp { port, target: cloud.address(WEB_2) }, connection });
     assert_eq!(words(&arp), "answered by this host for port web-2");
@@ -212,7 +212,7 @@ fn rules_and_memberships_hold_at_once() {
     cloud.allow(1, Protocol::Any, Remote::Group(cloud.groups[0].id));
     let sql_from_web_2 = |cloud: &Cloud| {
         let world = World::new(cloud.clone(), 2);
-        let packet = Packet::ipv4(VXLAN, (Mac::new([2, 1, 0, 0, 0, 1]), cloud.mac(DB_1)), (web_2, db_1), SQL);
+        let packet = Packet::ip(VXLAN, (Mac::new([2, 1, 0, 0, 0, 1]), cloud.mac(DB_1)), (web_2, db_1), SQL);
         world.arrivals(0, &packet.out_of_tunnel(VXLAN, 5002), Connection::New)
     };
     assert_eq!(sql_from_web_2(&cloud), [0; 0]);
@@ -232,20 +232,21 @@ proptest! {
             if from == to {
                 continue;
             }
-            let payload = random.payload();
+            let at = random.pick(&world.cloud.ports[to].addresses).address;
+            let payload = random.payload(random::version(at));
             let host = world.host_of(from);
             let (network, numbers) = (world.cloud.host(host), world.cloud.numbers(host));
-            let packet = Packet::from_port(&network, &numbers, &world.cloud.ports[from], world.cloud.address(to), payload);
+            let packet = Packet::from_port(&network, &numbers, &world.cloud.ports[from], at, payload);
             let Ok(packet) = packet else { continue };
             let keys = world.arrivals(host, &packet, Connection::New);
             // The other tenant has the same addresses: what the sender's own tenant has there is meant.
             let meant = (0..world.cloud.ports.len()).find(|port| {
                 *port != from
-                    && world.cloud.address(*port) == world.cloud.address(to)
+                    && world.cloud.ports[*port].addresses.iter().any(|fixed| fixed.address == at)
                     && world.cloud.ports[*port].name.split('-').next() == world.cloud.ports[from].name.split('-').next()
             });
             let want: Vec<u32> = meant
-                .filter(|port| is_allowed(&world.cloud, from, *port, payload))
+                .filter(|port| is_allowed(&world.cloud, from, (*port, at), payload))
                 .map(|port| world.cloud.ports[port].key)
                 .into_iter()
                 .collect();
@@ -267,14 +268,24 @@ proptest! {
             let from = random.below(world.cloud.ports.len());
             let host = world.host_of(from);
             let number = world.cloud.numbers(host).ports[&world.cloud.ports[from].id];
-            let to = world.cloud.address(random.below(world.cloud.ports.len()));
+            let to = random.below(world.cloud.ports.len());
             let source = if random.once_in(2) { from } else { random.below(world.cloud.ports.len()) };
             let mac = *random.pick(&macs);
-            let (source, target) = ((world.cloud.mac(source), mac), (world.cloud.address(source), to));
-            let packet = if random.once_in(5) {
-                Packet::arp_request(number, (source.0, target.0), to)
-            } else {
-                Packet::ipv4(number, source, target, random.payload())
+            let macs = (world.cloud.mac(source), mac);
+            let six = world.cloud.address6(source).zip(world.cloud.address6(to)).filter(|_| random.once_in(2));
+            let packet = match six {
+                Some((_, target)) if random.once_in(5) => {
+                    Packet::neighbour_solicit(number, (macs.0, macs.0.link_local()), target)
+                }
+                Some(addresses) => Packet::ip(number, macs, addresses, random.payload(Ethertype::IPv6)),
+                None if random.once_in(5) => {
+                    let target = world.cloud.address(to);
+                    Packet::arp_request(number, (macs.0, world.cloud.address(source)), target)
+                }
+                None => {
+                    let addresses = (world.cloud.address(source), world.cloud.address(to));
+                    Packet::ip(number, macs, addresses, random.payload(Ethertype::IPv4))
+                }
             };
             let connection = *random.pick(&[Connection::New, Connection::Established, Connection::Reply, Connection::Related]);
             for key in world.arrivals(host, &packet, connection) {

@@ -3,6 +3,7 @@
 //! IP addresses and prefixes are `std::net` and `ipnet` types, which are checked already.
 
 use std::fmt;
+use std::net::Ipv6Addr;
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
@@ -55,6 +56,20 @@ impl Mac {
     /// [`AddressError::MacNotUnicast`] for a group address or all zeros.
     pub const fn unicast(self) -> Result<Self, AddressError> {
         if self.is_unicast() { Ok(self) } else { Err(AddressError::MacNotUnicast(self)) }
+    }
+
+    /// The link-local IPv6 address that a station makes from this address (RFC 4862 §5.3).
+    #[must_use]
+    pub fn link_local(self) -> Ipv6Addr {
+        self.autoconfigured(Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 0))
+    }
+
+    /// The address that a station makes from this address in a prefix of 64 bits (RFC 4291 appendix A).
+    #[must_use]
+    pub fn autoconfigured(self, prefix: Ipv6Addr) -> Ipv6Addr {
+        let [a, b, c, d, e, g] = self.0;
+        let interface = u64::from_be_bytes([a ^ 2, b, c, 0xff, 0xfe, d, e, g]);
+        Ipv6Addr::from_bits(prefix.to_bits() >> 64 << 64 | u128::from(interface))
     }
 }
 
@@ -167,6 +182,14 @@ mod tests {
         assert!(Mac::BROADCAST.unicast().is_err());
         assert!(Mac::new([0; 6]).unicast().is_err());
         assert!(Mac::new([0xfa, 0x16, 0x3e, 0, 0, 1]).unicast().is_ok());
+    }
+
+    #[test]
+    fn the_link_local_address_is_made_as_stations_do() {
+        let mac = Mac::new([0x02, 0, 0, 0x12, 0x34, 0x56]);
+        assert_eq!(mac.link_local().to_string(), "fe80::ff:fe12:3456");
+        let prefix = "2001:db8:1:2::77".parse().unwrap();
+        assert_eq!(mac.autoconfigured(prefix).to_string(), "2001:db8:1:2:0:ff:fe12:3456");
     }
 
     #[test]

@@ -3,7 +3,7 @@
 //! The numbers that flows carry (VNI, router and port keys) are given once by the scheduler and stay with the object, so that two hosts, or one
 //! host before and after a restart, say the same.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
@@ -39,9 +39,9 @@ pub struct Subnet {
     pub cidr: IpNet,
     /// The address of the default gateway, inside `cidr`; none: no way out is announced.
     pub gateway: Option<IpAddr>,
-    /// Whether DHCP answers on this subnet.
+    /// Whether DHCP answers on this subnet: DHCPv4, or DHCPv6 with its addresses. Routers are advertised either way.
     pub dhcp: bool,
-    /// Name servers announced by DHCP.
+    /// Name servers announced by DHCP and in router advertisements.
     #[serde(default)]
     pub dns: Vec<IpAddr>,
 }
@@ -120,7 +120,28 @@ pub struct Binding {
     pub tunnel: Ipv4Addr,
 }
 
+impl RouterInterface {
+    /// The IPv6 addresses that the router has there: its own and the link-local one; none in an IPv4 subnet.
+    pub fn ipv6_addresses(&self) -> impl Iterator<Item = Ipv6Addr> {
+        with_link_local([self.address].into_iter(), self.mac)
+    }
+}
+
+/// The IPv6 addresses among these, with the link-local address of the interface first; nothing when there is none.
+fn with_link_local(addresses: impl Iterator<Item = IpAddr>, mac: Mac) -> impl Iterator<Item = Ipv6Addr> {
+    let plain = addresses.filter_map(|address| if let IpAddr::V6(address) = address { Some(address) } else { None });
+    let mut plain = plain.peekable();
+    let link_local = plain.peek().map(|_| mac.link_local());
+    link_local.into_iter().chain(plain)
+}
+
 impl Port {
+    /// The IPv6 addresses that this port may use: its own, and the link-local one that its MAC address makes. A port without an IPv6 address of its
+    /// own has no link-local one either: it does not speak IPv6.
+    pub fn ipv6_addresses(&self) -> impl Iterator<Item = Ipv6Addr> {
+        with_link_local(self.addresses.iter().map(|fixed| fixed.address), self.mac)
+    }
+
     /// Whether this port is plugged in on `host`.
     #[must_use]
     pub fn is_on(&self, host: HostId) -> bool {

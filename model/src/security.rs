@@ -40,6 +40,14 @@ pub enum Ethertype {
     IPv6,
 }
 
+impl Ethertype {
+    /// Whether a prefix is of this version.
+    #[must_use]
+    pub const fn holds(self, prefix: IpNet) -> bool {
+        matches!((self, prefix), (Self::IPv4, IpNet::V4(_)) | (Self::IPv6, IpNet::V6(_)))
+    }
+}
+
 /// One kind of traffic that is allowed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

@@ -4,8 +4,9 @@
 //! [`NodeSpec::check`] and, from bytes, [`wire`]. A spec of an older generation than the one accepted is the agent's to refuse.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 
+use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use crate::id::{HostId, ImageId, MachineId, NetworkId, PortId, RouterId, SecurityGroupId, SubnetId, VolumeId};
@@ -16,6 +17,9 @@ use crate::security::{Remote, SecurityGroup};
 use crate::volume::{Volume, VolumeSource};
 
 pub mod wire;
+
+/// The least MTU of a link that carries IPv6 (RFC 8200 §5).
+const IPV6_MTU_MIN: u16 = 1280;
 
 /// Counts the specs made for one host: a larger number is newer.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -302,7 +306,11 @@ impl HostNetwork {
         }
         for subnet in self.subnets.values() {
             let object = format!("{:?}", subnet.id);
-            refer(&self.networks, &object, subnet.network)?;
+            let network = refer(&self.networks, &object, subnet.network)?;
+            if matches!(subnet.cidr, IpNet::V6(_)) && network.mtu < IPV6_MTU_MIN {
+                let problem = format!("its network has an MTU of {}, IPv6 needs {IPV6_MTU_MIN}", network.mtu);
+                return Err(SpecError::Unfit { object, problem });
+            }
             if subnet.cidr != subnet.cidr.trunc() {
                 return Err(SpecError::Unfit { object, problem: format!("{} has host bits set", subnet.cidr) });
             }
@@ -349,8 +357,16 @@ impl HostNetwork {
             let object = format!("{:?}", group.id);
             unique(&mut keys, group.key, &object, || format!("security group key {}", group.key))?;
             for rule in &group.rules {
-                if let Remote::Group(remote) = rule.remote {
-                    refer(&self.groups, &object, remote)?;
+                match rule.remote {
+                    Remote::Any => {}
+                    Remote::Group(remote) => {
+                        refer(&self.groups, &object, remote)?;
+                    }
+                    Remote::Prefix(prefix) if rule.ethertype.holds(prefix) => {}
+                    Remote::Prefix(prefix) => {
+                        let problem = format!("its {:?} is of {:?} and names {prefix}", rule.id, rule.ethertype);
+                        return Err(SpecError::Unfit { object, problem });
+                    }
                 }
             }
         }
@@ -368,6 +384,10 @@ impl HostNetwork {
                 return Err(SpecError::Unfit { object, problem: format!("{} is no unicast MAC address", port.mac) });
             }
             for fixed in &port.addresses {
+                let no_station = fixed.address.is_multicast() || fixed.address.is_unspecified();
+                if no_station || matches!(fixed.address, IpAddr::V6(address) if address.is_unicast_link_local()) {
+                    return Err(SpecError::Unfit { object, problem: format!("it cannot own {}", fixed.address) });
+                }
                 let subnet = refer(&self.subnets, &object, fixed.subnet)?;
                 unique(&mut addresses, (subnet.network, fixed.address), &object, || {
                     format!("address {}", fixed.address)
@@ -389,7 +409,7 @@ impl HostNetwork {
     }
 }
 
-fn overlap(a: ipnet::IpNet, b: ipnet::IpNet) -> bool {
+fn overlap(a: IpNet, b: IpNet) -> bool {
     a.contains(&b.network()) || b.contains(&a.network())
 }
 

@@ -1,10 +1,11 @@
 //! Which port and network a packet from this host is of, and whether its sender may say so.
 //!
-//! One lookup settles both: a guarded port passes with its own MAC address and one of its own IPv4 addresses (in ARP the sender's hardware and
-//! protocol addresses are held to the same), and with the address 0.0.0.0 for an ARP probe (RFC 5227 §2.1.1). Everything else of a guarded port is
-//! dropped. A port with port security off passes with anything.
+//! One lookup settles both: a guarded port passes with its own MAC address and one of its own addresses (in ARP the sender's hardware and
+//! protocol addresses are held to the same), and with :: for the probes and router solicitations of ICMPv6. ARP probes (RFC 5227 §2.1.1) get no
+//! answer, which says that the address is free. A port with an IPv6 address owns the link-local one that its MAC address makes, too. Everything
+//! else of a guarded port is dropped. A port with port security off passes with anything. What is IPv6 goes by way of neighbour discovery.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use model::network::Port;
 use openflow::flow::{Action, Field, Match, PortNo};
@@ -17,12 +18,17 @@ use crate::register::{FLAG_BITS, NETWORK, SOURCE, SOURCE_GUARDED, SOURCE_IDENTIT
 use crate::table::Table;
 
 const GUARDED: u16 = 100;
-const OPEN_ARP: u16 = 90;
+const OPEN_SPECIAL: u16 = 90;
 const OPEN: u16 = 80;
+const PROBE: u16 = 70;
 const ARP_REQUEST: u16 = 1;
 
 pub(crate) fn host(part: &mut Part) {
     part.add_miss(Table::Classify);
+    let probe = Match::new().arp().with(Field::ArpSpa, Ipv4Addr::UNSPECIFIED).with(Field::ArpOp, ARP_REQUEST);
+    let note = "it asks whether an address is taken, which the switch knows better".to_owned();
+    let cookie = Cookie { feature: Feature::Classify, object: Object::Pipeline };
+    part.add_noted(Table::Classify, PROBE, probe, Vec::new(), (cookie, note));
 }
 
 /// A port that is plugged in here.
@@ -41,25 +47,33 @@ fn add_guarded(view: &View<'_>, segment: Segment<'_>, port: &Port, number: PortN
     let sender = || Match::new().in_port(number).eth_src(mac);
     let arp = |address: Ipv4Addr| sender().arp().with(Field::ArpSpa, address).with(Field::ArpSha, mac);
     let to = |table: Table| steps(view, segment, port, table);
-    let probe = arp(Ipv4Addr::UNSPECIFIED).with(Field::ArpOp, ARP_REQUEST);
-    part.add(Table::Classify, GUARDED, probe, to(Table::Arp), cookie);
     for fixed in &port.addresses {
         let IpAddr::V4(address) = fixed.address else { continue };
         part.add(Table::Classify, GUARDED, arp(address), to(Table::Arp), cookie);
         let ip = sender().ip().with(Field::Ipv4Src, address);
         part.add(Table::Classify, GUARDED, ip, to(Table::Forward), cookie);
     }
+    let mut addresses = port.ipv6_addresses().peekable();
+    if addresses.peek().is_some() {
+        let homeless = sender().icmp6().with(Field::Ipv6Src, Ipv6Addr::UNSPECIFIED);
+        part.add(Table::Classify, GUARDED, homeless, to(Table::Guard), cookie);
+    }
+    for address in addresses {
+        let ip = sender().ipv6().with(Field::Ipv6Src, address);
+        part.add(Table::Classify, GUARDED, ip, to(Table::Guard), cookie);
+    }
 }
 
 fn add_open(view: &View<'_>, segment: Segment<'_>, port: &Port, number: PortNo, part: &mut Part) {
     let cookie = Cookie { feature: Feature::Classify, object: Object::Port(port.key) };
     let sender = || Match::new().in_port(number);
-    part.add(Table::Classify, OPEN_ARP, sender().arp(), steps(view, segment, port, Table::Arp), cookie);
+    part.add(Table::Classify, OPEN_SPECIAL, sender().arp(), steps(view, segment, port, Table::Arp), cookie);
+    part.add(Table::Classify, OPEN_SPECIAL, sender().ipv6(), steps(view, segment, port, Table::Neighbour), cookie);
     part.add(Table::Classify, OPEN, sender(), steps(view, segment, port, Table::Forward), cookie);
 }
 
 /// What a packet knows of itself from here on.
-fn steps(view: &View<'_>, segment: Segment<'_>, port: &Port, next: Table) -> Vec<Action> {
+pub(crate) fn steps(view: &View<'_>, segment: Segment<'_>, port: &Port, next: Table) -> Vec<Action> {
     let mut steps = vec![
         Action::set(NETWORK.field, segment.vni()),
         Action::set(SOURCE.field, port.key),

@@ -1,47 +1,83 @@
-//! DHCPv4 requests, handed to the agent with the key of the port they are from; and no DHCP servers in guests.
+//! Questions to the agent, handed over with the key of the port that asks: DHCPv4 and DHCPv6 requests, router solicitations. And no DHCP servers
+//! in guests.
 //!
-//! Requests of a guarded port must carry its MAC address as their Ethernet source. Ports without an address on a subnet with DHCP are not punted:
-//! what they send is ordinary traffic.
+//! DHCPv4 requests of a guarded port must carry its MAC address as their Ethernet source; they come from no address and are met where ports are.
+//! IPv6 questions come from addresses that were checked before. What a port asks that the agent has no answer for is ordinary traffic.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 
 use model::network::Port;
-use openflow::flow::{Action, Controller, Field, Match};
+use openflow::flow::{Action, Controller, Field, Match, ip_proto};
 
 use crate::compile::view::{Spot, View};
 use crate::cookie::{Cookie, Object};
-use crate::feature::Feature;
+use crate::family::{FAMILIES, Family};
+use crate::feature::neighbour::ROUTER_SOLICIT;
+use crate::feature::{Feature, classify};
 use crate::flow_set::Part;
 use crate::punt::Punt;
-use crate::register::{FLAG_BITS, SOURCE_GUARDED};
+use crate::register::{FLAG_BITS, SOURCE, SOURCE_GUARDED};
 use crate::table::Table;
 
 const REQUEST: u16 = 120;
+const QUESTION: u16 = 100;
 const NO_SERVER: u16 = 300;
-const CLIENT_PORT: u16 = 68;
-const SERVER_PORT: u16 = 67;
 
+/// The group of all DHCPv6 servers of a link (RFC 8415 §7.1).
+const SERVERS: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 1, 2);
+
+const PIPELINE: Cookie = Cookie { feature: Feature::Dhcp, object: Object::Pipeline };
+
+/// UDP ports of clients and servers.
+const fn ports(family: Family) -> (u16, u16) {
+    match family {
+        Family::V4 => (68, 67),
+        Family::V6 => (546, 547),
+    }
+}
+
+/// What holds for every port.
 pub(crate) fn host(part: &mut Part) {
-    let cookie = Cookie { feature: Feature::Dhcp, object: Object::Pipeline };
-    let served = Match::new()
-        .udp()
-        .with_masked(FLAG_BITS.field, SOURCE_GUARDED.mask, SOURCE_GUARDED.mask)
-        .with(Field::UdpSrc, SERVER_PORT)
-        .with(Field::UdpDst, CLIENT_PORT);
-    let deny = vec![Action::GotoTable(Table::Deny.number())];
-    part.add_noted(Table::Egress, NO_SERVER, served, deny, (cookie, "guests may not serve DHCP".to_owned()));
+    let punt = || vec![Action::GotoTable(Table::Punt.number())];
+    let routers = Match::new().icmp6().with(Field::Icmpv6Type, ROUTER_SOLICIT);
+    part.add_noted(Table::Ask, QUESTION, routers, punt(), (PIPELINE, "it asks for routers".to_owned()));
+    let (client, server) = ports(Family::V6);
+    let request =
+        Match::new().udp6().with(Field::Ipv6Dst, SERVERS).with(Field::UdpSrc, client).with(Field::UdpDst, server);
+    part.add_noted(Table::Ask, QUESTION, request, punt(), (PIPELINE, "a DHCPv6 request".to_owned()));
+    part.add_miss_to(Table::Ask, Table::Forward);
+    part.add_miss_to(Table::Punt, Table::Forward);
+    for family in FAMILIES {
+        let (client, server) = ports(family);
+        let served = family
+            .packets()
+            .ip_proto(ip_proto::UDP)
+            .with_masked(FLAG_BITS.field, SOURCE_GUARDED.mask, SOURCE_GUARDED.mask)
+            .with(Field::UdpSrc, server)
+            .with(Field::UdpDst, client);
+        let deny = vec![Action::GotoTable(Table::Deny.number())];
+        part.add_noted(Table::Egress, NO_SERVER, served, deny, (PIPELINE, "guests may not serve DHCP".to_owned()));
+    }
 }
 
 /// A port that is plugged in here.
 pub(crate) fn port(view: &View<'_>, spot: Spot<'_>, part: &mut Part) {
     let port = spot.port;
-    let (Some(_), Some(number), true) = (spot.segment, view.number(port.id), is_served(view, port)) else { return };
+    let (Some(segment), Some(number)) = (spot.segment, view.number(port.id)) else { return };
     let cookie = Cookie { feature: Feature::Dhcp, object: Object::Port(port.key) };
-    let request = Match::new().udp().in_port(number).with(Field::UdpSrc, CLIENT_PORT).with(Field::UdpDst, SERVER_PORT);
-    let request = if port.port_security { request.eth_src(port.mac.bytes()) } else { request };
-    let punt = Punt::Dhcp { port: port.key };
-    let steps = vec![Action::Controller(Controller::new().with_userdata(punt.to_user_data()))];
-    part.add(Table::Classify, REQUEST, request, steps, cookie);
+    let plain = is_served(view, port);
+    if plain {
+        let (client, server) = ports(Family::V4);
+        let request = Match::new().udp().in_port(number).with(Field::UdpSrc, client).with(Field::UdpDst, server);
+        let request = if port.port_security { request.eth_src(port.mac.bytes()) } else { request };
+        part.add(Table::Classify, REQUEST, request, classify::steps(view, segment, port, Table::Punt), cookie);
+    }
+    if plain || port.ipv6_addresses().next().is_some() {
+        let asked = Match::new().with(SOURCE.field, port.key);
+        let punt = Punt { port: port.key };
+        let steps = vec![Action::Controller(Controller::new().with_userdata(punt.to_user_data()))];
+        part.add(Table::Punt, QUESTION, asked, steps, cookie);
+    }
 }
 
 fn is_served(view: &View<'_>, port: &Port) -> bool {

@@ -9,6 +9,7 @@ use openflow::flow::{Action, Field, Match};
 
 use crate::compile::view::{Place, Segment, Spot, View};
 use crate::cookie::{Cookie, Object};
+use crate::family::Family;
 use crate::feature::Feature;
 use crate::flow_set::{GroupNumber, Part};
 use crate::register::{
@@ -44,7 +45,8 @@ pub(crate) fn router(view: &View<'_>, router: &Router, part: &mut Part) {
     let cookie = Cookie { feature: Feature::Forward, object: Object::Router(router.key.into()) };
     for foot in &router.interfaces {
         let Some(segment) = view.subnet_of(foot).and_then(|(_, network)| view.segment(network.id)) else { continue };
-        let to = Match::new().ip().with(NETWORK.field, segment.vni()).eth_dst(foot.mac.bytes()).with_masked(
+        let family = Family::of(foot.address);
+        let to = family.packets().with(NETWORK.field, segment.vni()).eth_dst(foot.mac.bytes()).with_masked(
             FLAG_BITS.field,
             0,
             FROM_TUNNEL.mask,

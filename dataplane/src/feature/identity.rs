@@ -5,14 +5,15 @@
 //! them. Where two ports that routers join have the same address, the network and the MAC address the packet came with tell them apart.
 
 use std::collections::BTreeSet;
-use std::net::IpAddr;
+use std::net::Ipv6Addr;
 
 use model::network::{FixedIp, Port};
 use model::{Mac, NetworkId};
-use openflow::flow::{Action, Field, Match};
+use openflow::flow::{Action, Match};
 
 use crate::compile::view::{Place, Spot, View};
 use crate::cookie::{Cookie, Object};
+use crate::family;
 use crate::feature::Feature;
 use crate::flow_set::Part;
 use crate::register::{NETWORK, SOURCE_IDENTITY, ZONE};
@@ -43,13 +44,18 @@ pub(crate) fn port(view: &View<'_>, spot: Spot<'_>, part: &mut Part) {
         return;
     }
     for fixed in &port.addresses {
-        let IpAddr::V4(address) = fixed.address else { continue };
-        let source = Match::new().ip().with(Field::Ipv4Src, address);
+        let source = family::from(fixed.address);
         if is_alone(view, fixed, zone) {
             part.add(Table::Identity, MEMBER, source.with(ZONE.field, zone), steps(view, port), cookie(port));
         } else {
             add_ambiguous(view, port, fixed, &source, part);
         }
+    }
+    // A link-local address belongs to one network: another may have the same one.
+    let link_local = port.ipv6_addresses().find(Ipv6Addr::is_unicast_link_local);
+    if let (Some(segment), Some(address)) = (spot.segment, link_local) {
+        let source = family::from(address.into()).with(NETWORK.field, segment.vni());
+        part.add(Table::Identity, MEMBER, source, steps(view, port), cookie(port));
     }
 }
 

@@ -20,6 +20,7 @@ use openflow::flow::{Action, Ct, CtZone, Field, Match, Subfield, ct_state};
 
 use crate::compile::view::View;
 use crate::cookie::{Cookie, Object};
+use crate::family::FAMILIES;
 use crate::feature::Feature;
 use crate::flow_set::Part;
 use crate::register::{
@@ -31,6 +32,11 @@ mod rule;
 
 use rule::{RemoteRule, plain_rules, remote_rules};
 
+/// Neighbour discovery and multicast listeners (RFC 4890 §4.4): no rule is asked, for without them there is no IPv6. What a guest may say of
+/// them is the guard's to judge.
+const ESSENTIAL: [u8; 8] = [130, 131, 132, 133, 134, 135, 136, 143];
+
+const NO_RULES: u16 = 210;
 const FIRST: u16 = 200;
 const SECOND: u16 = 190;
 const UNGUARDED: u16 = 200;
@@ -104,9 +110,16 @@ fn add_tracking(part: &mut Part) {
     let goto = |table: Table| vec![Action::GotoTable(table.number())];
     let sides = [(FIRST, SOURCE_GUARDED, "the sender is guarded"), (SECOND, TARGET_GUARDED, "the receiver is guarded")];
     for (priority, flag, why) in sides {
-        let track = Match::new().ip().with_masked(FLAG_BITS.field, flag.mask, flag.mask);
-        let steps = vec![Action::ct(Ct::track(zone(), Table::State.number()))];
-        part.add_noted(Table::Track, priority, track, steps, note(why));
+        for family in FAMILIES {
+            let track = family.packets().with_masked(FLAG_BITS.field, flag.mask, flag.mask);
+            let steps = vec![Action::ct(Ct::track(zone(), Table::State.number()))];
+            part.add_noted(Table::Track, priority, track, steps, note(why));
+        }
+    }
+    for kind in ESSENTIAL {
+        let essential = Match::new().icmp6().with(Field::Icmpv6Type, kind);
+        let why = note("neighbours are always allowed to find each other");
+        part.add_noted(Table::Track, NO_RULES, essential, goto(Table::Output), why);
     }
     part.add_noted(Table::Track, 0, Match::new(), goto(Table::Output), note("neither side is guarded here"));
 
@@ -124,16 +137,17 @@ fn add_tracking(part: &mut Part) {
         let write = Action::set_masked(Field::CtMark, value, MARK_DEAD);
         Action::ct(Ct { actions: vec![write], ..Ct::commit(zone()) })
     };
-    let new = Match::new().ip().ct_state(TRACKED | NEW, 0);
-    let commit = vec![Action::ct(Ct::commit(zone())), Action::GotoTable(Table::Output.number())];
-    part.add_noted(Table::Commit, 100, new, commit, note("a new connection, remembered for its replies"));
-    let again = dead(Match::new().ip().ct_state(TRACKED | ESTABLISHED, REPLY));
-    let revive = vec![mark(0), Action::GotoTable(Table::Output.number())];
-    part.add_noted(Table::Commit, 100, again, revive, note("allowed again"));
+    for family in FAMILIES {
+        let new = family.packets().ct_state(TRACKED | NEW, 0);
+        let commit = vec![Action::ct(Ct::commit(zone())), Action::GotoTable(Table::Output.number())];
+        part.add_noted(Table::Commit, 100, new, commit, note("a new connection, remembered for its replies"));
+        let again = dead(family.packets().ct_state(TRACKED | ESTABLISHED, REPLY));
+        let revive = vec![mark(0), Action::GotoTable(Table::Output.number())];
+        part.add_noted(Table::Commit, 100, again, revive, note("allowed again"));
+        let lived = alive(family.packets().ct_state(TRACKED | ESTABLISHED, REPLY));
+        part.add_noted(Table::Deny, 100, lived, vec![mark(MARK_DEAD)], note("allowed before, not any more"));
+    }
     part.add_noted(Table::Commit, 0, Match::new(), goto(Table::Output), note("known already"));
-
-    let lived = alive(Match::new().ip().ct_state(TRACKED | ESTABLISHED, REPLY));
-    part.add_noted(Table::Deny, 100, lived, vec![mark(MARK_DEAD)], note("allowed before, not any more"));
     part.add_miss(Table::Deny);
 }
 
@@ -188,15 +202,15 @@ impl Pair<'_> {
         let (table, cookie) = (self.side.table, self.cookie());
         let clause = |clause: u8| vec![Action::Conjunction { id, clause, clauses: 3 }];
         for mine in self.own {
-            part.add(table, CONJUNCTION, Match::new().ip().with(self.side.own, *mine), clause(1), cookie);
+            part.add(table, CONJUNCTION, Match::new().with(self.side.own, *mine), clause(1), cookie);
         }
         for other in others {
-            part.add(table, CONJUNCTION, Match::new().ip().with(self.side.other, *other), clause(2), cookie);
+            part.add(table, CONJUNCTION, Match::new().with(self.side.other, *other), clause(2), cookie);
         }
         for (selector, note) in &self.remote.selectors {
             part.add_noted(table, CONJUNCTION, selector.clone(), clause(3), (cookie, note.clone()));
         }
-        let met = Match::new().ip().with(Field::ConjId, id);
+        let met = Match::new().with(Field::ConjId, id);
         let note = format!("a rule between it and {}", self.remote.group.name);
         part.add_noted(table, CONJUNCTION, met, self.allow(), (cookie, note));
     }

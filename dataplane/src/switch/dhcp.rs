@@ -1,14 +1,14 @@
-//! Answers the packets that our flows hand over: DHCPv4 requests of local ports.
+//! Answers the packets that our flows hand over: DHCP requests and router solicitations of local ports.
 //!
-//! Thin: [`crate::punt`] reads what the flow said, [`crate::dhcp`] makes the answer. Never answers anybody but the port
+//! Thin: [`crate::punt`] reads what the flow said, [`crate::respond`] makes the answer. Never answers anybody but the port
 //! that asked.
 
 use tracing::debug;
 
 use super::channel::{Punted, Reply, Responder};
 use super::host::Shared;
-use crate::dhcp;
 use crate::punt::Punt;
+use crate::respond;
 
 /// Answers from the newest networks of the host.
 #[derive(Debug, Clone)]
@@ -26,17 +26,17 @@ impl DhcpResponder {
 impl Responder for DhcpResponder {
     fn respond(&mut self, packet: &Punted) -> Option<Reply> {
         let port = match Punt::from_user_data(&packet.user_data) {
-            Ok(Punt::Dhcp { port }) => port,
+            Ok(Punt { port }) => port,
             Err(error) => {
                 debug!(in_port = %packet.in_port, %error, "packet-in not understood");
                 return None;
             }
         };
-        let answer = self.host.read(|host| dhcp::answer(host, port, &packet.frame));
+        let answer = self.host.read(|host| respond::answer(host, port, &packet.frame));
         match answer {
             Ok(frame) => frame.map(|frame| Reply { port: packet.in_port, frame }),
             Err(error) => {
-                debug!(in_port = %packet.in_port, %error, "dhcp request not answered");
+                debug!(in_port = %packet.in_port, %error, "question not answered");
                 None
             }
         }

@@ -4,15 +4,16 @@
 //! Invariant: wide registers are held as the plain ones that they cover; a field that is absent reads as zero.
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use model::Mac;
-use model::network::Port;
+use model::network::{Port, RouterInterface};
 use model::spec::HostNetwork;
 use openflow::flow::{Field, FieldValue, Format, PortNo, Subfield, eth_type, ip_proto};
 use serde::{Deserialize, Serialize};
 
 use crate::compile::PortNumbers;
+use crate::family::{self, Family};
 
 /// What a packet carries above IP.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -32,9 +33,9 @@ pub enum Payload {
         /// Destination port.
         target: u16,
     },
-    /// ICMP with its type and code.
+    /// ICMP, or ICMPv6 between IPv6 addresses, with its type and code.
     Icmp {
-        /// Type: 8 is an echo request.
+        /// Type: 8 is an echo request, 128 in ICMPv6.
         kind: u8,
         /// Code.
         code: u8,
@@ -43,15 +44,23 @@ pub enum Payload {
     Protocol(u8),
 }
 
+impl Payload {
+    /// An echo request to an address.
+    #[must_use]
+    pub const fn ping(target: IpAddr) -> Self {
+        Self::Icmp { kind: Family::of(target).echo().0, code: 0 }
+    }
+}
+
 /// A packet can not be made as asked.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum PacketError {
     /// The sender is not plugged into this switch.
     #[error("make a packet from port {0}: it is not plugged in on this host")]
     NotHere(String),
-    /// The sender has no IPv4 address.
-    #[error("make a packet from port {0}: it has no IPv4 address")]
-    NoAddress(String),
+    /// The sender has no address of the version asked for.
+    #[error("make a packet from port {0}: it has no IPv{1} address")]
+    NoAddress(String, u8),
     /// There is no tunnel to come out of.
     #[error("make a packet from the tunnel: this host has no tunnel port")]
     NoTunnel,
@@ -61,12 +70,23 @@ pub enum PacketError {
         /// The sender.
         port: String,
         /// The destination.
-        target: Ipv4Addr,
+        target: IpAddr,
     },
 }
 
 /// The TTL that packets start with.
 const TTL: u8 = 64;
+/// The hop limit of neighbour discovery: no router has passed it on (RFC 4861 §3.1).
+const NEIGHBOUR_TTL: u8 = 255;
+const ROUTER_SOLICIT: u8 = 133;
+const ROUTER_ADVERT: u8 = 134;
+const NEIGHBOUR_SOLICIT: u8 = 135;
+const NEIGHBOUR_ADVERT: u8 = 136;
+const ALL_NODES: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1);
+const ALL_ROUTERS: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 2);
+const DHCP_SERVERS: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 1, 2);
+/// The group of an address is this and its last 24 bits (RFC 4291 §2.7.1).
+const SOLICITED_NODE: u128 = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 1, 0xff00, 0).to_bits();
 /// What nobody has: where a packet goes to whose destination no ARP request would find.
 const UNKNOWN_MAC: Mac = Mac::new([0x02, 0, 0, 0, 0, 0xff]);
 
@@ -78,12 +98,20 @@ pub struct Packet {
 }
 
 impl Packet {
-    /// An IPv4 packet that comes in on a port.
+    /// A packet that comes in on a port, of the version of its destination.
     #[must_use]
-    pub fn ipv4(in_port: PortNo, macs: (Mac, Mac), addresses: (Ipv4Addr, Ipv4Addr), payload: Payload) -> Self {
-        let packet = Self::ethernet(in_port, macs, eth_type::IPV4)
-            .with(Field::Ipv4Src, addresses.0)
-            .with(Field::Ipv4Dst, addresses.1)
+    pub fn ip(
+        in_port: PortNo,
+        macs: (Mac, Mac),
+        addresses: (impl Into<IpAddr>, impl Into<IpAddr>),
+        payload: Payload,
+    ) -> Self {
+        let (source, target) = (addresses.0.into(), addresses.1.into());
+        let family = Family::of(target);
+        let kind = if family == Family::V4 { eth_type::IPV4 } else { eth_type::IPV6 };
+        let packet = Self::ethernet(in_port, macs, kind)
+            .with(family.source(), family::value(source))
+            .with(family.target(), family::value(target))
             .with(Field::IpTtl, TTL);
         match payload {
             Payload::Tcp { source, target } => {
@@ -93,10 +121,52 @@ impl Packet {
                 packet.with(Field::IpProto, ip_proto::UDP).with(Field::UdpSrc, source).with(Field::UdpDst, target)
             }
             Payload::Icmp { kind, code } => {
-                packet.with(Field::IpProto, ip_proto::ICMP).with(Field::IcmpType, kind).with(Field::IcmpCode, code)
+                packet.with(Field::IpProto, family.icmp()).with(family.icmp_type(), kind).with(family.icmp_code(), code)
             }
             Payload::Protocol(number) => packet.with(Field::IpProto, number),
         }
+    }
+
+    /// A neighbour solicitation of `sender` (MAC and address) for `target`, to the group that the target listens on (RFC 4861 §4.3). From the
+    /// unspecified address it asks whether the target is taken, and says no MAC address.
+    #[must_use]
+    pub fn neighbour_solicit(in_port: PortNo, sender: (Mac, Ipv6Addr), target: Ipv6Addr) -> Self {
+        let [.., a, b, c] = target.octets();
+        let group = Ipv6Addr::from_bits(SOLICITED_NODE | u128::from(u32::from_be_bytes([0, a, b, c])));
+        let packet = Self::neighbour(in_port, (sender.0, group_mac(group)), (sender.1, group), NEIGHBOUR_SOLICIT)
+            .with(Field::NdTarget, target);
+        if sender.1.is_unspecified() { packet } else { packet.with(Field::NdSll, sender.0.bytes()) }
+    }
+
+    /// A neighbour advertisement that nobody asked for: `sender` (MAC and address) says that it has `target` (RFC 4861 §7.2.6).
+    #[must_use]
+    pub fn neighbour_advert(in_port: PortNo, sender: (Mac, Ipv6Addr), target: Ipv6Addr) -> Self {
+        Self::neighbour(in_port, (sender.0, group_mac(ALL_NODES)), (sender.1, ALL_NODES), NEIGHBOUR_ADVERT)
+            .with(Field::NdTarget, target)
+            .with(Field::NdTll, sender.0.bytes())
+    }
+
+    /// A router solicitation of `sender` (RFC 4861 §4.1).
+    #[must_use]
+    pub fn router_solicit(in_port: PortNo, sender: (Mac, Ipv6Addr)) -> Self {
+        Self::neighbour(in_port, (sender.0, group_mac(ALL_ROUTERS)), (sender.1, ALL_ROUTERS), ROUTER_SOLICIT)
+    }
+
+    /// A router advertisement of `sender` to every station (RFC 4861 §4.2).
+    #[must_use]
+    pub fn router_advert(in_port: PortNo, sender: (Mac, Ipv6Addr)) -> Self {
+        Self::neighbour(in_port, (sender.0, group_mac(ALL_NODES)), (sender.1, ALL_NODES), ROUTER_ADVERT)
+    }
+
+    /// A DHCPv6 message of a client (RFC 9915 §7.1).
+    #[must_use]
+    pub fn dhcp6_solicit(in_port: PortNo, client: Mac) -> Self {
+        let macs = (client, group_mac(DHCP_SERVERS));
+        Self::ip(in_port, macs, (client.link_local(), DHCP_SERVERS), Payload::Udp { source: 546, target: 547 })
+    }
+
+    fn neighbour(in_port: PortNo, macs: (Mac, Mac), addresses: (Ipv6Addr, Ipv6Addr), kind: u8) -> Self {
+        Self::ip(in_port, macs, addresses, Payload::Icmp { kind, code: 0 }).with(Field::IpTtl, NEIGHBOUR_TTL)
     }
 
     /// An ARP request of `sender` (MAC and address) for `target`, broadcast.
@@ -113,7 +183,7 @@ impl Packet {
     #[must_use]
     pub fn dhcp_discover(in_port: PortNo, client: Mac) -> Self {
         let addresses = (Ipv4Addr::UNSPECIFIED, Ipv4Addr::BROADCAST);
-        Self::ipv4(in_port, (client, Mac::BROADCAST), addresses, Payload::Udp { source: 68, target: 67 })
+        Self::ip(in_port, (client, Mac::BROADCAST), addresses, Payload::Udp { source: 68, target: 67 })
     }
 
     /// The packet that a port here would send to an address: straight to a neighbour, by its router to everybody else.
@@ -124,14 +194,18 @@ impl Packet {
         host: &HostNetwork,
         numbers: &PortNumbers,
         port: &Port,
-        target: Ipv4Addr,
+        target: impl Into<IpAddr>,
         payload: Payload,
     ) -> Result<Self, PacketError> {
+        let target = target.into();
         let number = numbers.ports.get(&port.id).ok_or_else(|| PacketError::NotHere(port.name.clone()))?;
-        let address = first_ipv4(port)?;
-        let subnet = port.addresses.iter().find(|fixed| fixed.address == IpAddr::V4(address));
+        if let Some(mac) = link_local_neighbour(host, port, target) {
+            return Ok(Self::ip(*number, (port.mac, mac), (port.mac.link_local(), target), payload));
+        }
+        let address = first_address(port, Family::of(target))?;
+        let subnet = port.addresses.iter().find(|fixed| fixed.address == address);
         let subnet = subnet.and_then(|fixed| host.subnets.get(&fixed.subnet));
-        let mac = if subnet.is_some_and(|subnet| subnet.cidr.contains(&IpAddr::V4(target))) {
+        let mac = if subnet.is_some_and(|subnet| subnet.cidr.contains(&target)) {
             neighbour(host, port, target).unwrap_or(UNKNOWN_MAC)
         } else {
             let gateway = subnet.and_then(|subnet| {
@@ -141,7 +215,7 @@ impl Packet {
             });
             gateway.ok_or_else(|| PacketError::NoGateway { port: port.name.clone(), target })?.mac
         };
-        Ok(Self::ipv4(*number, (port.mac, mac), (address, target), payload))
+        Ok(Self::ip(*number, (port.mac, mac), (address, target), payload))
     }
 
     /// This packet as it comes out of a tunnel at another host: what the other host's switch sees of it.
@@ -214,6 +288,10 @@ impl Packet {
             (Ok(eth_type::IPV4), Ok(ip_proto::UDP)) => "udp".to_owned(),
             (Ok(eth_type::IPV4), Ok(ip_proto::ICMP)) => "icmp".to_owned(),
             (Ok(eth_type::IPV4), Ok(number)) => format!("ip,nw_proto={number}"),
+            (Ok(eth_type::IPV6), Ok(ip_proto::TCP)) => "tcp6".to_owned(),
+            (Ok(eth_type::IPV6), Ok(ip_proto::UDP)) => "udp6".to_owned(),
+            (Ok(eth_type::IPV6), Ok(ip_proto::ICMPV6)) => "icmp6".to_owned(),
+            (Ok(eth_type::IPV6), Ok(number)) => format!("ipv6,nw_proto={number}"),
             (kind, _) => format!("dl_type={:#06x}", kind.unwrap_or(0)),
         };
         let shown = self.fields.iter().filter(|(field, value)| {
@@ -253,19 +331,25 @@ fn print(field: Field, value: u128) -> String {
             let [.., a, b, c, d, e, g] = value.to_be_bytes();
             Mac::new([a, b, c, d, e, g]).to_string()
         }
+        Format::Ipv6 => Ipv6Addr::from_bits(value).to_string(),
         Format::Ipv4 => u32::try_from(value).map_or(Ipv4Addr::UNSPECIFIED, Ipv4Addr::from_bits).to_string(),
         Format::Hexadecimal => format!("{value:#x}"),
         _ => value.to_string(),
     }
 }
 
+/// The port's first address of a version.
+pub(super) fn first_address(port: &Port, family: Family) -> Result<IpAddr, PacketError> {
+    let mut addresses = port.addresses.iter().map(|fixed| fixed.address).filter(|a| Family::of(*a) == family);
+    addresses.next().ok_or_else(|| PacketError::NoAddress(port.name.clone(), family.number()))
+}
+
 /// The port's first IPv4 address.
 pub(super) fn first_ipv4(port: &Port) -> Result<Ipv4Addr, PacketError> {
-    let mut addresses = port.addresses.iter().filter_map(|fixed| match fixed.address {
-        IpAddr::V4(address) => Some(address),
-        IpAddr::V6(_) => None,
-    });
-    addresses.next().ok_or_else(|| PacketError::NoAddress(port.name.clone()))
+    let addresses = port.addresses.iter().map(|fixed| fixed.address);
+    let mut plain =
+        addresses.filter_map(|address| if let IpAddr::V4(address) = address { Some(address) } else { None });
+    plain.next().ok_or_else(|| PacketError::NoAddress(port.name.clone(), Family::V4.number()))
 }
 
 /// Text that names no field, or no value of it.
@@ -303,15 +387,33 @@ impl From<Packet> for BTreeMap<String, String> {
     }
 }
 
-/// The MAC address that ARP would find for an address on the port's network.
-fn neighbour(host: &HostNetwork, port: &Port, target: Ipv4Addr) -> Option<Mac> {
-    let target = IpAddr::V4(target);
+/// The MAC address that ARP or neighbour discovery would find for an address on the port's network.
+fn neighbour(host: &HostNetwork, port: &Port, target: IpAddr) -> Option<Mac> {
     let has =
         |other: &&Port| other.network == port.network && other.addresses.iter().any(|fixed| fixed.address == target);
-    let router = || {
-        let feet = host.routers.values().flat_map(|router| &router.interfaces);
-        let mut near = feet.filter(|foot| host.subnets.get(&foot.subnet).is_some_and(|s| s.network == port.network));
-        near.find(|foot| foot.address == target).map(|foot| foot.mac)
-    };
+    let router = || near_feet(host, port).find(|foot| foot.address == target).map(|foot| foot.mac);
     host.ports.values().find(has).map(|other| other.mac).or_else(router)
+}
+
+/// The same for a link-local address; none for any other.
+fn link_local_neighbour(host: &HostNetwork, port: &Port, target: IpAddr) -> Option<Mac> {
+    let IpAddr::V6(target) = target else { return None };
+    if !target.is_unicast_link_local() {
+        return None;
+    }
+    let near = host.ports.values().filter(|other| other.network == port.network).map(|other| other.mac);
+    let mut macs = near.chain(near_feet(host, port).map(|foot| foot.mac));
+    Some(macs.find(|mac| mac.link_local() == target).unwrap_or(UNKNOWN_MAC))
+}
+
+/// The feet of routers on the port's network.
+fn near_feet<'a>(host: &'a HostNetwork, port: &'a Port) -> impl Iterator<Item = &'a RouterInterface> {
+    let feet = host.routers.values().flat_map(|router| &router.interfaces);
+    feet.filter(|foot| host.subnets.get(&foot.subnet).is_some_and(|subnet| subnet.network == port.network))
+}
+
+/// The Ethernet group of an IPv6 group (RFC 2464 §7).
+fn group_mac(group: Ipv6Addr) -> Mac {
+    let [.., a, b, c, d] = group.octets();
+    Mac::new([0x33, 0x33, a, b, c, d])
 }

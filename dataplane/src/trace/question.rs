@@ -2,15 +2,15 @@
 //!
 //! Owns [`Question`] and [`explain`]. What comes out of the tunnel on another host is asked there as [`Origin::Tunnel`], with the packet as it left.
 
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use model::PortId;
 use model::spec::HostNetwork;
-use openflow::flow::Field;
 use serde::{Deserialize, Serialize};
 
 use super::{Connection, Packet, PacketError, Path, Payload, trace};
 use crate::compile::PortNumbers;
+use crate::family::{self, Family};
 use crate::flow_set::FlowSet;
 
 /// What is asked.
@@ -42,12 +42,12 @@ pub enum Origin {
         /// The port.
         port: PortId,
         /// The destination.
-        target: Ipv4Addr,
+        target: IpAddr,
         /// What it carries.
         payload: Payload,
         /// The source address to pretend; left out: the port's own.
         #[serde(default, skip_serializing_if = "Option::is_none")]
-        pretend: Option<Ipv4Addr>,
+        pretend: Option<IpAddr>,
     },
     /// A port of this host asks who has an address.
     Arp {
@@ -56,8 +56,25 @@ pub enum Origin {
         /// The address that it asks for.
         target: Ipv4Addr,
     },
+    /// A port of this host asks who has an IPv6 address.
+    Neighbour {
+        /// The port.
+        port: PortId,
+        /// The address that it asks for.
+        target: Ipv6Addr,
+    },
     /// A port of this host asks for its own address.
     Dhcp {
+        /// The port.
+        port: PortId,
+    },
+    /// A port of this host asks for its own IPv6 address.
+    Dhcp6 {
+        /// The port.
+        port: PortId,
+    },
+    /// A port of this host asks for routers.
+    RouterSolicit {
         /// The port.
         port: PortId,
     },
@@ -84,12 +101,23 @@ impl Question {
         match &self.origin {
             Origin::Port { port, target, payload, pretend } => {
                 let packet = Packet::from_port(host, numbers, known(port)?.0, *target, *payload)?;
-                Ok(pretend.map_or_else(|| packet.clone(), |source| packet.clone().with(Field::Ipv4Src, source)))
+                Ok(match pretend {
+                    Some(source) => packet.with(Family::of(*source).source(), family::value(*source)),
+                    None => packet,
+                })
             }
             Origin::Arp { port, target } => {
                 let (port, number) = known(port)?;
                 let address = super::packet::first_ipv4(port)?;
                 Ok(Packet::arp_request(number, (port.mac, address), *target))
+            }
+            Origin::Neighbour { port, target } => {
+                let (port, number) = known(port)?;
+                Ok(Packet::neighbour_solicit(number, (port.mac, port.mac.link_local()), *target))
+            }
+            Origin::Dhcp6 { port } => known(port).map(|(port, number)| Packet::dhcp6_solicit(number, port.mac)),
+            Origin::RouterSolicit { port } => {
+                known(port).map(|(port, number)| Packet::router_solicit(number, (port.mac, port.mac.link_local())))
             }
             Origin::Dhcp { port } => known(port).map(|(port, number)| Packet::dhcp_discover(number, port.mac)),
             Origin::Tunnel { packet, vni } => {

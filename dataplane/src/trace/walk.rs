@@ -40,12 +40,14 @@ struct Traveller {
     stack: Vec<u128>,
     /// The table that sent it to be dropped, and why.
     blame: Option<(u8, String)>,
+    /// Who owns the last flow it met that is somebody's.
+    owner: Option<String>,
 }
 
 pub(super) fn walk(set: &FlowSet, packet: &Packet, connection: Connection) -> Path {
     let path = Path { packet: packet.to_text(), connection, hops: Vec::new(), outcomes: Vec::new() };
     let mut walk = Walk { set, connection, path, copies: 0, steps: 0 };
-    let mut traveller = Traveller { copy: 0, packet: packet.clone(), stack: Vec::new(), blame: None };
+    let mut traveller = Traveller { copy: 0, packet: packet.clone(), stack: Vec::new(), blame: None, owner: None };
     walk.enter(Table::Classify.number(), &mut traveller);
     walk.path
 }
@@ -78,7 +80,10 @@ impl Walk<'_> {
         if entry.flow.actions == [Action::GotoTable(Table::Deny.number())] {
             traveller.blame = Some((table, words::blame(self.set, table, &traveller.packet, &meaning)));
         }
-        let by = words::owner(self.set, &entry.flow);
+        if let Some(owner) = words::owner(self.set, &entry.flow) {
+            traveller.owner = Some(owner);
+        }
+        let by = traveller.owner.clone().unwrap_or_else(|| "the pipeline".to_owned());
         if !self.run(&entry.flow.actions, traveller, hop, &by) {
             let (table, why) = traveller.blame.clone().unwrap_or((table, meaning));
             self.drop(traveller, table, why);
@@ -120,7 +125,7 @@ impl Walk<'_> {
                 Action::Output(port) => settled |= self.output(*port, traveller, by),
                 Action::Controller(controller) => {
                     let what = Punt::from_user_data(&controller.userdata)
-                        .map_or_else(|error| error.to_string(), |punt| words::punt(self.set, punt));
+                        .map_or_else(|error| error.to_string(), |punt| words::punt(self.set, punt, &traveller.packet));
                     self.end(traveller, Verdict::Punted { what });
                     settled = true;
                 }

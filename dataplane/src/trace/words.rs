@@ -20,11 +20,11 @@ pub(super) fn port(set: &FlowSet, key: u32) -> String {
     name(set, Object::Port(key))
 }
 
-/// Who owns a flow.
-pub(super) fn owner(set: &FlowSet, flow: &Flow) -> String {
-    let object = Cookie::from_wire(flow.cookie).map_or(Object::Pipeline, |cookie| cookie.object);
+/// Who owns a flow; nobody owns those of the pipeline itself.
+pub(super) fn owner(set: &FlowSet, flow: &Flow) -> Option<String> {
+    let object = Cookie::from_wire(flow.cookie).map(|cookie| cookie.object).filter(|o| *o != Object::Pipeline)?;
     let name = name(set, object);
-    if matches!(object, Object::Port(_)) { format!("this host for {name}") } else { name }
+    Some(if matches!(object, Object::Port(_)) { format!("this host for {name}") } else { name })
 }
 
 /// Why a table sent a packet to be dropped, with the guarded side that it was judged for.
@@ -39,9 +39,15 @@ pub(super) fn blame(set: &FlowSet, table: u8, packet: &Packet, meaning: &str) ->
     format!("{meaning} ({port}: {groups})")
 }
 
-pub(super) fn punt(set: &FlowSet, punt: Punt) -> String {
-    let Punt::Dhcp { port: key } = punt;
-    format!("DHCP request of {}", port(set, key))
+/// What the agent is asked.
+pub(super) fn punt(set: &FlowSet, punt: Punt, packet: &Packet) -> String {
+    let what = match (packet.get(Field::UdpDst), packet.get(Field::Icmpv6Type)) {
+        (67, _) => "DHCP request",
+        (547, _) => "DHCPv6 request",
+        (_, 133) => "router solicitation",
+        _ => "question",
+    };
+    format!("{what} of {}", port(set, punt.port))
 }
 
 pub(super) fn group(set: &FlowSet, number: u32) -> String {
@@ -103,14 +109,18 @@ fn header(write: SetField) -> String {
     let what = match write.field() {
         Field::EthSrc => "source MAC address",
         Field::EthDst => "destination MAC address",
-        Field::Ipv4Src => "source address",
-        Field::Ipv4Dst => "destination address",
+        Field::Ipv4Src | Field::Ipv6Src => "source address",
+        Field::Ipv4Dst | Field::Ipv6Dst => "destination address",
         Field::IpTtl => "time to live",
         Field::TunDst => "tunnel to",
         Field::ArpOp => "ARP operation",
         Field::ArpSpa => "ARP sender address",
         Field::ArpSha => "ARP sender MAC address",
         Field::IcmpType => "ICMP type",
+        Field::Icmpv6Type => "ICMPv6 type",
+        Field::NdSll => "neighbour's MAC address",
+        Field::NdReserved => "neighbour flags",
+        Field::NdOptionsType => "neighbour option",
         other => other.info().name,
     };
     format!("{what}: {value}")

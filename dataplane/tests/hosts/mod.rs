@@ -6,9 +6,11 @@
 
 #![allow(dead_code, unreachable_pub, reason = "each test program uses a part of it, as a module of its own")]
 
+mod dhcp6;
+
 use std::fs;
 use std::io::{Read, Write};
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
 use std::os::unix::fs::PermissionsExt;
 use std::time::Duration;
 
@@ -115,32 +117,52 @@ impl Machine {
         Ok(())
     }
 
+    #[expect(clippy::disallowed_methods, reason = "a bounded poll: the kernel tells nobody that a namespace has a route")]
+    /// Takes what the router advertisement and DHCPv6 say: gives the addresses granted and the name servers.
+    pub fn ask_ipv6(&self) -> Result<(Vec<Ipv6Addr>, Vec<Ipv6Addr>)> {
+        // A link that comes up solicits routers at once.
+        self.namespace.run(&["ip", "link", "set", "dev", "eth0", "down"])?;
+        self.namespace.up("eth0")?;
+        let deadline = 100;
+        let mut looks = 0;
+        while !self.namespace.run(&["ip", "-6", "route", "show", "default"])?.contains("via fe80::") {
+            looks += 1;
+            anyhow::ensure!(looks < deadline, "no default route by router advertisement");
+            std::thread::sleep(Duration::from_millis(200));
+        }
+        let (addresses, servers) = dhcp6::lease(&self.namespace, "eth0")?;
+        for address in &addresses {
+            self.namespace.add_address("eth0", &format!("{address}/128"))?;
+        }
+        Ok((addresses, servers))
+    }
+
     /// How many of three pings were answered.
-    pub fn pings(&self, target: Ipv4Addr) -> Result<u32> {
+    pub fn pings(&self, target: impl Into<IpAddr>) -> Result<u32> {
         self.namespace.ping(target.into(), 3, REACH_TIMEOUT)
     }
 
     /// Whether one of two pings got through, for targets that should be out of reach.
-    pub fn leaks(&self, target: Ipv4Addr) -> Result<bool> {
+    pub fn leaks(&self, target: impl Into<IpAddr>) -> Result<bool> {
         Ok(self.namespace.ping(target.into(), 2, SILENCE)? > 0)
     }
 
-    /// A server inside, on this port.
+    /// A server inside, on this port, for both versions of IP.
     pub fn listen(&self, port: u16) -> Result<TcpListener> {
-        self.namespace.enter(|| TcpListener::bind((Ipv4Addr::UNSPECIFIED, port)))?.context("listen inside a machine")
+        self.namespace.enter(|| TcpListener::bind((Ipv6Addr::UNSPECIFIED, port)))?.context("listen inside a machine")
     }
 
     /// Whether a connection to a server inside another machine comes about and carries bytes both ways.
-    pub fn reaches(&self, target: Ipv4Addr, listener: &TcpListener) -> Result<bool> {
-        self.connects(target, listener, REACH_TIMEOUT)
+    pub fn reaches(&self, target: impl Into<IpAddr>, listener: &TcpListener) -> Result<bool> {
+        self.connects(target.into(), listener, REACH_TIMEOUT)
     }
 
     /// The same, for targets that should be out of reach.
-    pub fn intrudes(&self, target: Ipv4Addr, listener: &TcpListener) -> Result<bool> {
-        self.connects(target, listener, SILENCE)
+    pub fn intrudes(&self, target: impl Into<IpAddr>, listener: &TcpListener) -> Result<bool> {
+        self.connects(target.into(), listener, SILENCE)
     }
 
-    fn connects(&self, target: Ipv4Addr, listener: &TcpListener, timeout: Duration) -> Result<bool> {
+    fn connects(&self, target: IpAddr, listener: &TcpListener, timeout: Duration) -> Result<bool> {
         let address = SocketAddr::from((target, listener.local_addr()?.port()));
         let Ok(mut client) = self.namespace.enter(|| TcpStream::connect_timeout(&address, timeout))? else {
             return Ok(false);

@@ -4,7 +4,7 @@
 
 #![allow(dead_code, unreachable_pub, reason = "each test program uses a part of it, as a module of its own")]
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 pub mod random;
 
@@ -23,7 +23,10 @@ pub const VXLAN: PortNo = PortNo(1);
 #[derive(Debug, Clone, Default)]
 pub struct Cloud {
     pub networks: Vec<Network>,
+    /// The IPv4 subnet of each network, in the same order.
     pub subnets: Vec<Subnet>,
+    /// The IPv6 subnets of those networks that have one.
+    pub subnets6: Vec<Subnet>,
     pub routers: Vec<Router>,
     pub groups: Vec<SecurityGroup>,
     pub ports: Vec<Port>,
@@ -72,17 +75,36 @@ impl Cloud {
         number
     }
 
-    /// Adds a router with a foot at the gateway of each of these subnets.
-    pub fn router(&mut self, name: &str, subnets: &[usize]) -> usize {
+    /// Gives a network an IPv6 subnet, and its gateway the first address. Ports made after that have an address of it, too.
+    pub fn ipv6(&mut self, network: usize, cidr: &str) {
+        let cidr: ipnet::Ipv6Net = cidr.parse().unwrap();
+        self.subnets6.push(Subnet {
+            id: SubnetId::from_uuid(id(3, 1000 + network)),
+            name: format!("{}-subnet6", self.networks[network].name),
+            network: self.networks[network].id,
+            cidr: cidr.into(),
+            gateway: Some(nth(cidr, 1).into()),
+            dhcp: true,
+            dns: vec!["2620:fe::9".parse().unwrap()],
+        });
+    }
+
+    /// The IPv6 subnet of a network.
+    pub fn subnet6(&self, network: usize) -> Option<&Subnet> {
+        self.subnets6.iter().find(|subnet| subnet.network == self.networks[network].id)
+    }
+
+    /// Adds a router with a foot at the gateway of each subnet of these networks.
+    pub fn router(&mut self, name: &str, networks: &[usize]) -> usize {
         let number = self.routers.len();
-        let interfaces = subnets
-            .iter()
-            .map(|subnet| RouterInterface {
-                subnet: self.subnets[*subnet].id,
-                address: self.subnets[*subnet].gateway.unwrap(),
-                mac: Mac::new([2, 1, 0, 0, u8::try_from(number).unwrap(), u8::try_from(*subnet).unwrap()]),
-            })
-            .collect();
+        let foot = |kind: u8, subnet: &Subnet, network: usize| RouterInterface {
+            subnet: subnet.id,
+            address: subnet.gateway.unwrap(),
+            mac: Mac::new([2, 1, 0, kind, u8::try_from(number).unwrap(), u8::try_from(network).unwrap()]),
+        };
+        let plain = networks.iter().map(|network| foot(0, &self.subnets[*network], *network));
+        let six = networks.iter().filter_map(|network| Some(foot(6, self.subnet6(*network)?, *network)));
+        let interfaces = plain.chain(six).collect();
         let key = u16::try_from(number + 1).unwrap();
         self.routers.push(Router { id: RouterId::from_uuid(id(4, number)), name: name.to_owned(), key, interfaces });
         number
@@ -98,15 +120,32 @@ impl Cloud {
         number
     }
 
-    /// Adds a rule to a group.
+    /// Adds an IPv4 rule to a group.
     pub fn rule(&mut self, group: usize, direction: Direction, protocol: Protocol, remote: Remote) {
+        self.rule_of(Ethertype::IPv4, group, direction, protocol, remote);
+    }
+
+    /// Adds a rule to a group.
+    pub fn rule_of(
+        &mut self,
+        ethertype: Ethertype,
+        group: usize,
+        direction: Direction,
+        protocol: Protocol,
+        remote: Remote,
+    ) {
         let number = self.groups.iter().map(|group| group.rules.len()).sum::<usize>() + 1;
         let id = RuleId::from_uuid(Uuid::from_u128((number as u128) << 96));
-        self.groups[group].rules.push(Rule { id, direction, ethertype: Ethertype::IPv4, protocol, remote });
+        self.groups[group].rules.push(Rule { id, direction, ethertype, protocol, remote });
     }
 
     pub fn allow(&mut self, group: usize, protocol: Protocol, remote: Remote) {
         self.rule(group, Direction::Ingress, protocol, remote);
+    }
+
+    /// Lets in by IPv6.
+    pub fn allow6(&mut self, group: usize, protocol: Protocol, remote: Remote) {
+        self.rule_of(Ethertype::IPv6, group, Direction::Ingress, protocol, remote);
     }
 
     /// The remote side "members of this group".
@@ -120,13 +159,18 @@ impl Cloud {
         let IpAddr::V4(first) = self.subnets[network].cidr.network() else { panic!("IPv4 only") };
         let [a, b, c, _] = first.octets();
         let key = u32::try_from(number + 1).unwrap();
+        let fixed = FixedIp { subnet: self.subnets[network].id, address: Ipv4Addr::new(a, b, c, last).into() };
+        let six = self.subnet6(network).map(|subnet| {
+            let ipnet::IpNet::V6(prefix) = subnet.cidr else { panic!("{}: no IPv6", subnet.cidr) };
+            FixedIp { subnet: subnet.id, address: nth(prefix, last.into()).into() }
+        });
         self.ports.push(Port {
             id: PortId::from_uuid(id(6, number)),
             name: name.to_owned(),
             network: self.networks[network].id,
             key,
             mac: Mac::new([2, 2, 0, 0, 0, u8::try_from(number + 1).unwrap()]),
-            addresses: vec![FixedIp { subnet: self.subnets[network].id, address: Ipv4Addr::new(a, b, c, last).into() }],
+            addresses: [fixed].into_iter().chain(six).collect(),
             groups: groups.iter().map(|group| self.groups[*group].id).collect(),
             port_security: true,
             binding: Some(Binding {
@@ -145,7 +189,7 @@ impl Cloud {
             host: host_id(host),
             tunnel: endpoint(host),
             networks: self.networks.iter().map(|network| (network.id, network.clone())).collect(),
-            subnets: self.subnets.iter().map(|subnet| (subnet.id, subnet.clone())).collect(),
+            subnets: self.subnets.iter().chain(&self.subnets6).map(|subnet| (subnet.id, subnet.clone())).collect(),
             routers: self.routers.iter().map(|router| (router.id, router.clone())).collect(),
             groups: self.groups.iter().map(|group| (group.id, group.clone())).collect(),
             ports: self.ports.iter().map(|port| (port.id, port.clone())).collect(),
@@ -167,9 +211,22 @@ impl Cloud {
         }
     }
 
+    /// The IPv6 address of a port on its subnet.
+    pub fn address6(&self, port: usize) -> Option<Ipv6Addr> {
+        self.ports[port].addresses.iter().find_map(|fixed| match fixed.address {
+            IpAddr::V6(address) => Some(address),
+            IpAddr::V4(_) => None,
+        })
+    }
+
     pub fn mac(&self, port: usize) -> Mac {
         self.ports[port].mac
     }
+}
+
+/// The address with this number in a prefix.
+fn nth(prefix: ipnet::Ipv6Net, number: u128) -> Ipv6Addr {
+    Ipv6Addr::from_bits(prefix.network().to_bits() + number)
 }
 
 /// Two subnets behind a router, two groups, two hosts:
@@ -186,6 +243,42 @@ pub fn two_subnets() -> Cloud {
     let web_members = cloud.members(web);
     cloud.allow(db, tcp(5432, 5432), web_members);
     cloud.allow(db, udp(8000, 8999), Remote::Prefix("10.0.0.0/16".parse().unwrap()));
+    cloud.port("web-1", blue, 0, 11, &[web]);
+    cloud.port("web-2", blue, 1, 12, &[web]);
+    cloud.port("db-1", green, 0, 21, &[db]);
+    cloud.port("db-2", green, 1, 22, &[db]);
+    let open = cloud.port("open-1", blue, 0, 13, &[]);
+    cloud.ports[open].port_security = false;
+    cloud
+}
+
+/// The same with IPv6 as well: over that, web may be reached by tcp 80 and pings, db by tcp 5432 from members of web and by udp 8000 to 8999 from
+/// fd00::/16.
+pub fn dual_stack() -> Cloud {
+    let mut cloud = Cloud::default();
+    let blue = cloud.network("blue", "10.0.1.0/24");
+    let green = cloud.network("green", "10.0.2.0/24");
+    cloud.ipv6(blue, "fd00:0:0:1::/64");
+    cloud.ipv6(green, "fd00:0:0:2::/64");
+    cloud.router("main", &[blue, green]);
+    let web = cloud.group("web");
+    let db = cloud.group("db");
+    let web_members = cloud.members(web);
+    for ethertype in [Ethertype::IPv4, Ethertype::IPv6] {
+        let (all, web_ping) = match ethertype {
+            Ethertype::IPv4 => ("10.0.0.0/16", 8),
+            Ethertype::IPv6 => ("fd00::/16", 128),
+        };
+        let ping = Protocol::Icmp { kind: Some(web_ping), code: Some(0) };
+        if ethertype == Ethertype::IPv6 {
+            cloud.rule_of(ethertype, web, Direction::Egress, Protocol::Any, Remote::Any);
+            cloud.rule_of(ethertype, db, Direction::Egress, Protocol::Any, Remote::Any);
+        }
+        cloud.rule_of(ethertype, web, Direction::Ingress, tcp(80, 80), Remote::Any);
+        cloud.rule_of(ethertype, web, Direction::Ingress, ping, Remote::Any);
+        cloud.rule_of(ethertype, db, Direction::Ingress, tcp(5432, 5432), web_members);
+        cloud.rule_of(ethertype, db, Direction::Ingress, udp(8000, 8999), Remote::Prefix(all.parse().unwrap()));
+    }
     cloud.port("web-1", blue, 0, 11, &[web]);
     cloud.port("web-2", blue, 1, 12, &[web]);
     cloud.port("db-1", green, 0, 21, &[db]);

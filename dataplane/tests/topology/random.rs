@@ -1,12 +1,12 @@
 //! Clouds made from a seed: two tenants with the same addresses, on two or three hosts, with rules of every kind; and who may speak to whom in
 //! them, told straight from the rules, without flows.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 
 use dataplane::trace::Payload;
 use ipnet::IpNet;
 use model::network::Port;
-use model::security::{Direction, PortRange, Protocol, Remote};
+use model::security::{Direction, Ethertype, PortRange, Protocol, Remote};
 
 use super::Cloud;
 
@@ -39,27 +39,41 @@ impl Random {
         &from[self.below(from.len())]
     }
 
-    fn protocol(&mut self) -> Protocol {
+    fn protocol(&mut self, ethertype: Ethertype) -> Protocol {
         let first = *self.pick(&[0, 22, 80, 1000, 8000]);
         let last = first + *self.pick(&[0, 1, 99, 999]);
         match self.below(6) {
             0 => Protocol::Any,
             1 | 2 => Protocol::Tcp(PortRange::new(first, last).unwrap()),
             3 => Protocol::Udp(PortRange::new(first, last).unwrap()),
-            4 => Protocol::Icmp { kind: self.once_in(2).then_some(8), code: None },
+            4 => Protocol::Icmp { kind: self.once_in(2).then_some(echo(ethertype)), code: None },
             _ => Protocol::Number(*self.pick(&[6, 17, 47])),
         }
     }
 
-    pub fn payload(&mut self) -> Payload {
+    /// What a packet of this version carries.
+    pub fn payload(&mut self, ethertype: Ethertype) -> Payload {
         let target = *self.pick(&[0, 21, 22, 23, 80, 81, 82, 1000, 1100, 8000, 8999, 9000]);
         match self.below(5) {
             0 | 1 => Payload::Tcp { source: 30_000, target },
             2 => Payload::Udp { source: 30_000, target },
-            3 => Payload::Icmp { kind: *self.pick(&[8, 13]), code: 0 },
+            3 => Payload::Icmp { kind: *self.pick(&[echo(ethertype), 13]), code: 0 },
             _ => Payload::Protocol(*self.pick(&[47, 50])),
         }
     }
+}
+
+/// The type of an echo request.
+fn echo(ethertype: Ethertype) -> u8 {
+    match ethertype {
+        Ethertype::IPv4 => 8,
+        Ethertype::IPv6 => 128,
+    }
+}
+
+/// The version of an address.
+pub fn version(address: IpAddr) -> Ethertype {
+    if address.is_ipv4() { Ethertype::IPv4 } else { Ethertype::IPv6 }
 }
 
 /// Two tenants, each with two networks of the same addresses, maybe a router, and groups of its own.
@@ -70,6 +84,11 @@ pub fn cloud(random: &mut Random) -> Cloud {
             cloud.network(&format!("{tenant}-a"), "10.0.1.0/24"),
             cloud.network(&format!("{tenant}-b"), "10.0.2.0/24"),
         ];
+        if !random.once_in(3) {
+            for (network, cidr) in networks.iter().zip(["fd00:0:0:1::/64", "fd00:0:0:2::/64"]) {
+                cloud.ipv6(*network, cidr);
+            }
+        }
         if !random.once_in(4) {
             cloud.router(tenant, &networks);
         }
@@ -80,13 +99,18 @@ pub fn cloud(random: &mut Random) -> Cloud {
             }
             for _ in 0..random.below(4) {
                 let direction = if random.once_in(3) { Direction::Egress } else { Direction::Ingress };
+                let ethertype = *random.pick(&[Ethertype::IPv4, Ethertype::IPv6]);
+                let prefixes = match ethertype {
+                    Ethertype::IPv4 => ["10.0.1.0/24", "10.0.0.0/16", "10.0.2.11/32"],
+                    Ethertype::IPv6 => ["fd00:0:0:1::/64", "fd00::/16", "fd00:0:0:2::b/128"],
+                };
                 let remote = match random.below(4) {
                     0 => Remote::Any,
-                    1 => Remote::Prefix(random.pick(&["10.0.1.0/24", "10.0.0.0/16", "10.0.2.11/32"]).parse().unwrap()),
+                    1 => Remote::Prefix(random.pick(&prefixes).parse().unwrap()),
                     _ => cloud.members(*random.pick(&groups)),
                 };
-                let protocol = random.protocol();
-                cloud.rule(*group, direction, protocol, remote);
+                let protocol = random.protocol(ethertype);
+                cloud.rule_of(ethertype, *group, direction, protocol, remote);
             }
         }
         for network in networks {
@@ -106,31 +130,34 @@ pub fn cloud(random: &mut Random) -> Cloud {
     cloud
 }
 
-/// Whether a new connection from one port to another is allowed: they are joined, the sender's rules let it out and the receiver's let it in.
-pub fn is_allowed(cloud: &Cloud, source: usize, target: usize, payload: Payload) -> bool {
+/// Whether a new connection from one port to an address of another is allowed: they are joined, the sender's rules let it out and the receiver's
+/// let it in. Each has an address of that version.
+pub fn is_allowed(cloud: &Cloud, source: usize, (target, at): (usize, IpAddr), payload: Payload) -> bool {
     let (from, to) = (&cloud.ports[source], &cloud.ports[target]);
+    let mine = from.addresses.iter().find(|fixed| fixed.address.is_ipv4() == at.is_ipv4()).unwrap();
+    let theirs = to.addresses.iter().find(|fixed| fixed.address == at).unwrap();
     let joined = from.network == to.network || {
-        let feet = |port: &Port, subnets: &[model::SubnetId]| subnets.contains(&port.addresses[0].subnet);
         cloud.routers.iter().any(|router| {
             let subnets: Vec<_> = router.interfaces.iter().map(|foot| foot.subnet).collect();
-            feet(from, &subnets) && feet(to, &subnets)
+            subnets.contains(&mine.subnet) && subnets.contains(&theirs.subnet)
         })
     };
-    let out = !from.port_security || lets(cloud, from, to, Direction::Egress, payload);
-    let into = !to.port_security || lets(cloud, to, from, Direction::Ingress, payload);
+    let out = !from.port_security || lets(cloud, from, (to, at), Direction::Egress, payload);
+    let into = !to.port_security || lets(cloud, to, (from, mine.address), Direction::Ingress, payload);
     joined && out && into
 }
 
-fn lets(cloud: &Cloud, mine: &Port, other: &Port, direction: Direction, payload: Payload) -> bool {
+fn lets(cloud: &Cloud, mine: &Port, other: (&Port, IpAddr), direction: Direction, payload: Payload) -> bool {
     let groups = cloud.groups.iter().filter(|group| mine.groups.contains(&group.id));
-    let mut rules = groups.flat_map(|group| &group.rules).filter(|rule| rule.direction == direction);
+    let rules = groups.flat_map(|group| &group.rules).filter(|rule| rule.direction == direction);
+    let mut rules = rules.filter(|rule| rule.ethertype == version(other.1));
     rules.any(|rule| carries(rule.protocol, payload) && is_remote(rule.remote, other))
 }
 
-fn is_remote(remote: Remote, other: &Port) -> bool {
+fn is_remote(remote: Remote, (other, at): (&Port, IpAddr)) -> bool {
     match remote {
         Remote::Any => true,
-        Remote::Prefix(prefix) => prefix.contains(&IpNet::from(other.addresses[0].address)),
+        Remote::Prefix(prefix) => prefix.contains(&IpNet::from(at)),
         Remote::Group(group) => other.groups.contains(&group),
     }
 }
@@ -146,13 +173,5 @@ fn carries(protocol: Protocol, payload: Payload) -> bool {
         (Protocol::Icmp { kind: want, .. }, Payload::Icmp { kind, .. }) => want.is_none_or(|want| want == kind),
         (Protocol::Number(want), Payload::Protocol(number)) => want == number,
         _ => false,
-    }
-}
-
-/// The address of a port.
-pub fn address(port: &Port) -> Ipv4Addr {
-    match port.addresses[0].address {
-        IpAddr::V4(address) => address,
-        IpAddr::V6(address) => panic!("{address}: IPv4 only"),
     }
 }

@@ -1,16 +1,15 @@
 //! From rules to matches: what a rule says of a packet, but for the identities of the two sides.
 //!
-//! IPv4 only, as the pipeline is: an IPv6 rule yields nothing.
+//! A rule speaks of one version of IP. A prefix of the other version, which no checked specification holds, yields nothing.
 
 use std::collections::BTreeMap;
-use std::net::Ipv4Addr;
 
-use ipnet::{IpNet, Ipv4Net};
 use model::SecurityGroupId;
-use model::security::{Direction, Ethertype, PortRange, Protocol, Remote, Rule, SecurityGroup};
+use model::security::{Direction, PortRange, Protocol, Remote, Rule, SecurityGroup};
 use openflow::flow::{Field, Match, ip_proto};
 
 use crate::compile::view::View;
+use crate::family::{self, Family};
 
 /// All rules of a group whose other side is one other group.
 pub(super) struct RemoteRule<'a> {
@@ -23,13 +22,19 @@ pub(super) fn plain_rules(group: &SecurityGroup, direction: Direction) -> Vec<(M
     let mut matches = Vec::new();
     for rule in rules(group, direction) {
         let prefix = match rule.remote {
-            Remote::Any => Ipv4Net::default(),
-            Remote::Prefix(IpNet::V4(prefix)) => prefix.trunc(),
-            Remote::Prefix(IpNet::V6(_)) | Remote::Group(_) => continue,
+            Remote::Any => None,
+            Remote::Prefix(prefix) if rule.ethertype.holds(prefix) => Some(prefix.trunc()),
+            Remote::Prefix(_) | Remote::Group(_) => continue,
         };
-        let note = words(rule, &if prefix.prefix_len() == 0 { "anyone".to_owned() } else { prefix.to_string() });
-        for selector in selectors(rule.protocol) {
-            matches.push((with_prefix(selector, direction, prefix), note.clone()));
+        let prefix = prefix.filter(|prefix| prefix.prefix_len() > 0);
+        let note = words(rule, &prefix.map_or_else(|| "anyone".to_owned(), |prefix| prefix.to_string()));
+        for selector in selectors(rule) {
+            let matching = match (prefix, direction) {
+                (None, _) => selector,
+                (Some(prefix), Direction::Egress) => family::to_net(selector, prefix),
+                (Some(prefix), Direction::Ingress) => family::from_net(selector, prefix),
+            };
+            matches.push((matching, note.clone()));
         }
     }
     matches
@@ -43,7 +48,7 @@ pub(super) fn remote_rules<'a>(view: &View<'a>, group: &SecurityGroup, direction
         let Some(other) = view.group(id) else { continue };
         let note = words(rule, &format!("members of {}", other.name));
         let remote = remotes.entry(id).or_insert_with(|| RemoteRule { group: other, selectors: Vec::new() });
-        for selector in selectors(rule.protocol) {
+        for selector in selectors(rule) {
             if !remote.selectors.iter().any(|(other, _)| *other == selector) {
                 remote.selectors.push((selector, note.clone()));
             }
@@ -53,32 +58,26 @@ pub(super) fn remote_rules<'a>(view: &View<'a>, group: &SecurityGroup, direction
 }
 
 fn rules(group: &SecurityGroup, direction: Direction) -> impl Iterator<Item = &Rule> {
-    group.rules.iter().filter(move |rule| rule.direction == direction && rule.ethertype == Ethertype::IPv4)
+    group.rules.iter().filter(move |rule| rule.direction == direction)
 }
 
-fn with_prefix(matching: Match, direction: Direction, prefix: Ipv4Net) -> Match {
-    let (network, length): (Ipv4Addr, u8) = (prefix.network(), prefix.prefix_len());
-    match direction {
-        Direction::Egress => matching.ipv4_dst_net(network, length),
-        Direction::Ingress => matching.ipv4_src_net(network, length),
-    }
-}
-
-/// What a protocol says of a packet: one match, or one for each mask of a range of ports.
-fn selectors(protocol: Protocol) -> Vec<Match> {
-    let ranged = |matching: &Match, field: Field, range: PortRange| -> Vec<Match> {
+/// What a rule says of a packet, but for its two sides: one match, or one for each mask of a range of ports.
+fn selectors(rule: &Rule) -> Vec<Match> {
+    let family = Family::from(rule.ethertype);
+    let ranged = |number: u8, field: Field, range: PortRange| -> Vec<Match> {
+        let matching = family.packets().ip_proto(number);
         range.masks().into_iter().map(|(value, mask)| matching.clone().with_masked(field, value, mask)).collect()
     };
-    match protocol {
-        Protocol::Any => vec![Match::new().ip()],
-        Protocol::Tcp(range) => ranged(&Match::new().tcp(), Field::TcpDst, range),
-        Protocol::Udp(range) => ranged(&Match::new().udp(), Field::UdpDst, range),
+    match rule.protocol {
+        Protocol::Any => vec![family.packets()],
+        Protocol::Tcp(range) => ranged(ip_proto::TCP, Field::TcpDst, range),
+        Protocol::Udp(range) => ranged(ip_proto::UDP, Field::UdpDst, range),
         Protocol::Icmp { kind, code } => {
-            let matching = Match::new().ip().ip_proto(ip_proto::ICMP);
-            let matching = kind.map_or(matching.clone(), |kind| matching.with(Field::IcmpType, kind));
-            vec![code.map_or(matching.clone(), |code| matching.with(Field::IcmpCode, code))]
+            let matching = family.packets().ip_proto(family.icmp());
+            let matching = kind.map_or(matching.clone(), |kind| matching.with(family.icmp_type(), kind));
+            vec![code.map_or(matching.clone(), |code| matching.with(family.icmp_code(), code))]
         }
-        Protocol::Number(number) => vec![Match::new().ip().ip_proto(number)],
+        Protocol::Number(number) => vec![family.packets().ip_proto(number)],
     }
 }
 
@@ -97,7 +96,11 @@ fn words(rule: &Rule, other: &str) -> String {
         Direction::Egress => "to",
         Direction::Ingress => "from",
     };
-    format!("allow {what} {way} {other} (rule {})", rule.id.short())
+    let version = match Family::from(rule.ethertype) {
+        Family::V4 => "",
+        Family::V6 => " over IPv6",
+    };
+    format!("allow {what}{version} {way} {other} (rule {})", rule.id.short())
 }
 
 fn ports(range: PortRange) -> String {
