@@ -7,10 +7,12 @@
 //! stays mapped until the request that carries it has completed.
 
 use std::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
+use std::any::Any;
 use std::fmt;
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::ptr::NonNull;
+use std::sync::Arc;
 
 /// Most buffers that one system call takes (`IOV_MAX` of Linux).
 pub const SEGMENTS_MAX: usize = 1024;
@@ -80,6 +82,57 @@ impl GuestSlice {
 impl fmt::Debug for GuestSlice {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "GuestSlice({:p}+{})", self.address(), self.length_bytes())
+    }
+}
+
+/// Whatever keeps memory mapped; dropped when nobody may touch the memory any more.
+pub(crate) type Owner = Option<Arc<dyn Any + Send + Sync>>;
+
+/// The memory of one request with its owner, which the volume keeps until the request has ended. Nobody outside of this crate gets a slice out
+/// of it, so whoever lends memory with an owner has kept the promise of [`GuestSlice::new`].
+#[derive(Debug, Default)]
+pub struct Buffers {
+    slices: Vec<GuestSlice>,
+    owner: Owner,
+}
+
+impl Buffers {
+    /// Slices of memory that `owner` keeps mapped as long as it lives.
+    #[must_use]
+    pub fn kept_by(owner: Arc<dyn Any + Send + Sync>, slices: Vec<GuestSlice>) -> Self {
+        Self { slices, owner: Some(owner) }
+    }
+
+    /// The number of slices.
+    #[must_use]
+    pub fn count(&self) -> usize {
+        self.slices.len()
+    }
+
+    /// The number of bytes in all slices.
+    #[must_use]
+    pub fn total_bytes(&self) -> u64 {
+        total_bytes(&self.slices)
+    }
+
+    /// The slices as an array of [`Buffers::count`] elements for one system call, which must end before the buffers are dropped.
+    #[must_use]
+    pub fn as_iovecs(&self) -> *const libc::iovec {
+        as_iovecs(&self.slices)
+    }
+
+    /// The slices that are not empty, and what keeps them.
+    pub(crate) fn into_parts(self) -> (Vec<GuestSlice>, Owner) {
+        let Self { mut slices, owner } = self;
+        slices.retain(|slice| slice.length_bytes() > 0);
+        (slices, owner)
+    }
+}
+
+impl From<Vec<GuestSlice>> for Buffers {
+    /// Slices whose maker keeps their memory by other means.
+    fn from(slices: Vec<GuestSlice>) -> Self {
+        Self { slices, owner: None }
     }
 }
 

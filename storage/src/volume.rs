@@ -18,7 +18,7 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 
 use crate::file::FileVolume;
-use crate::memory::{self, GuestSlice};
+use crate::memory::{self, Buffers, GuestSlice};
 use crate::rbd::RbdVolume;
 
 /// The unit of every offset and length: requests must be multiples of it.
@@ -52,7 +52,7 @@ pub struct Request {
     /// How many bytes; for reads and writes the sum of `buffers`.
     pub length_bytes: u64,
     /// Memory to read into or write from; empty for the other operations. At most [`memory::SEGMENTS_MAX`].
-    pub buffers: Vec<GuestSlice>,
+    pub buffers: Buffers,
     /// Comes back in the [`Completion`]; the volume gives it no meaning.
     pub tag: u64,
 }
@@ -242,6 +242,15 @@ impl Volume {
         }
     }
 
+    /// What a discard must cover whole, and start on a multiple of, to free anything; a multiple of [`Volume::block_bytes`].
+    #[must_use]
+    pub fn discard_granularity_bytes(&self) -> u64 {
+        match &self.backend {
+            Backend::File(file) => file.block_bytes(),
+            Backend::Rbd(rbd) => rbd.discard_granularity_bytes(),
+        }
+    }
+
     /// Whether the volume was opened read-only.
     #[must_use]
     pub fn is_read_only(&self) -> bool {
@@ -359,7 +368,7 @@ impl Volume {
     /// [`TransferError`].
     pub fn perform(&mut self, operation: Operation, offset_bytes: u64, length_bytes: u64) -> Result<(), TransferError> {
         self.assert_idle();
-        let request = Request { operation, offset_bytes, length_bytes, buffers: Vec::new(), tag: 0 };
+        let request = Request { operation, offset_bytes, length_bytes, buffers: Buffers::default(), tag: 0 };
         self.submit(request)?;
         self.finish(operation, offset_bytes, length_bytes)
     }
@@ -375,7 +384,7 @@ impl Volume {
             }
             let offset_bytes = offset_bytes + at;
             let length_bytes = piece.length_bytes() as u64;
-            let request = Request { operation, offset_bytes, length_bytes, buffers: vec![piece], tag: 0 };
+            let request = Request { operation, offset_bytes, length_bytes, buffers: vec![piece].into(), tag: 0 };
             outcome = outcome.and_then(|()| self.submit(request).map_err(TransferError::Submit));
             if outcome.is_err() {
                 break;
@@ -410,8 +419,8 @@ impl Volume {
     /// The checks that hold for every backend: range, alignment, buffers, read-only.
     fn check(&self, request: &Request) -> Result<(), SubmitError> {
         let &Request { operation, offset_bytes, length_bytes, .. } = request;
-        let count = request.buffers.len();
-        let buffer_bytes = memory::total_bytes(&request.buffers);
+        let count = request.buffers.count();
+        let buffer_bytes = request.buffers.total_bytes();
         let wanted_bytes = if matches!(operation, Operation::Read | Operation::Write) { length_bytes } else { 0 };
         if buffer_bytes != wanted_bytes || count > memory::SEGMENTS_MAX {
             return Err(SubmitError::Buffers { operation, length_bytes, count, buffer_bytes });

@@ -120,8 +120,13 @@ fn requests_in_flight_end_once() {
     let mut volume = open(&cluster, &image, &options).unwrap();
     for tag in 0..8 {
         let operation = if tag % 2 == 0 { Operation::Discard } else { Operation::WriteZeroes };
-        let request =
-            storage::volume::Request { operation, offset_bytes: 0, length_bytes: 4096 * MIB, buffers: Vec::new(), tag };
+        let request = storage::volume::Request {
+            operation,
+            offset_bytes: 0,
+            length_bytes: 4096 * MIB,
+            buffers: storage::memory::Buffers::default(),
+            tag,
+        };
         volume.submit(request).unwrap();
     }
     assert_eq!(volume.in_flight(), 8);

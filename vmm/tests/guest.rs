@@ -30,7 +30,7 @@ const SECTOR: usize = 512;
 const SECTORS: usize = 2048;
 /// The sectors that are discarded.
 const ZEROED: usize = 64;
-/// The same in Ceph, where librbd leaves alone what is less than 64 KiB (`rbd_discard_granularity_bytes`): to discard is to permit, not to erase.
+/// The same in Ceph, where librbd leaves alone what is less than 64 KiB (`rbd_discard_granularity_bytes`), which the device announces.
 const ZEROED_IMAGE: usize = 128;
 /// The volumes' size, bytes: more than the pattern, so that the rest can be seen untouched.
 const VOLUME_BYTES: u64 = 8 << 20;
@@ -118,6 +118,45 @@ fn blocks_written_to_a_file_outlive_the_machine_and_discarded_ones_are_zero() {
 }
 
 #[test]
+fn zeroes_are_written_where_they_are_asked_for_only() {
+    require!(Need::Kvm);
+    let directory = tempfile::tempdir().unwrap();
+    let source = sparse_file(directory.path());
+    let said = run(with_disk("blk=write:7:2048 blk=wipe:3", source.clone(), None));
+    assert_eq!(said, ["ok blk=write:7:2048", "ok blk=wipe:3"]);
+    let mut wanted = pattern(7, SECTORS);
+    wanted[..3 * SECTOR].fill(0);
+    assert_eq!(difference(&contents(&source).0, &wanted), None);
+}
+
+#[test]
+fn a_read_only_disk_says_so_and_is_not_changed() {
+    require!(Need::Kvm);
+    let directory = tempfile::tempdir().unwrap();
+    let source = sparse_file(directory.path());
+    let mut config = with_disk("blk=refused", source.clone(), None);
+    config.disks[0].read_only = true;
+    assert_eq!(run(config), ["ok blk=refused"]);
+    assert!(contents(&source).0.iter().all(|byte| *byte == 0));
+    let said = run(with_disk("blk=refused", source, None));
+    assert_eq!(said, ["FAIL blk=refused the device does not say that it is read-only"]);
+}
+
+#[test]
+fn each_queue_of_a_disk_with_four_serves() {
+    require!(Need::Kvm);
+    let directory = tempfile::tempdir().unwrap();
+    let source = sparse_file(directory.path());
+    let words = "blk=queue:0:5:256 blk=queue:1:6:256 blk=queue:2:7:256 blk=queue:3:8:256 blk=queue:4:9:256";
+    let mut config = with_disk(words, source.clone(), None);
+    config.disks[0].queues = 4;
+    let said = run(config);
+    assert_eq!(said.last().unwrap(), "FAIL blk=queue:4:9:256 the device has fewer queues");
+    assert!(said[..4].iter().all(|line| line.starts_with("ok blk=queue:")) && said.len() == 5, "{said:?}");
+    assert_eq!(difference(&contents(&source).0[..256 * SECTOR], &pattern(8, 256)), None);
+}
+
+#[test]
 fn a_disk_serves_on_after_nonsense_in_its_rings() {
     require!(Need::Kvm);
     let directory = tempfile::tempdir().unwrap();
@@ -126,6 +165,8 @@ fn a_disk_serves_on_after_nonsense_in_its_rings() {
     let (nonsense, rest): (Vec<_>, Vec<_>) = said.iter().partition(|line| line.starts_with("hostile: "));
     assert_eq!(rest, ["ok hostile=blk", "ok blk=write:9:128", "ok blk=verify:9:128"], "{said:?}");
     assert_eq!(nonsense.len(), 10, "{nonsense:?}");
+    let outside = "hostile: rings outside of memory: the device asks for a reset";
+    assert!(nonsense.iter().any(|line| *line == outside), "{nonsense:?}");
     for line in nonsense {
         println!("{line}");
     }
@@ -217,8 +258,10 @@ fn image_outlives_the_machine(name: &str, jail: Option<&JailConfig>) {
     assert_eq!(said, ["ok blk=write:7:2048", "ok blk=verify:7:2048"]);
     assert_eq!(difference(&exported(&cluster, &image), &pattern(7, SECTORS)), None);
 
-    let said = run(with_disk("blk=verify:7:2048 blk=zero:128", source, jail.cloned()));
-    assert_eq!(said, ["ok blk=verify:7:2048", "ok blk=zero:128"]);
+    // Half a piece is announced to be none: librbd would leave it alone.
+    let said = run(with_disk("blk=verify:7:2048 blk=zero:64 blk=zero:128", source, jail.cloned()));
+    let none = ["discards are in pieces of 128 sectors", "FAIL blk=zero:64 the device would not discard all of it"];
+    assert_eq!(said, ["ok blk=verify:7:2048", none[0], none[1], "ok blk=zero:128"]);
     let mut wanted = pattern(7, SECTORS);
     wanted[..ZEROED_IMAGE * SECTOR].fill(0);
     assert_eq!(difference(&exported(&cluster, &image), &wanted), None);

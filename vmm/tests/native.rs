@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 use vmm::client::{Client, ClientError};
-use vmm::config::{BootConfig, BootProtocol, ConsoleConfig, JailConfig, VmConfig};
+use vmm::config::{BootConfig, BootProtocol, ConsoleConfig, ConsoleDevice, JailConfig, VmConfig};
 use vmm::control::{ErrorCode, Event};
 use vmm::layout;
 use vmm::state::State;
@@ -322,6 +322,27 @@ fn a_new_console_client_gets_what_was_said_before() {
     second.expect("up\n");
     second.send(b"x");
     second.expect("x");
+}
+
+#[test]
+fn the_virtio_console_carries_both_ways() {
+    require!(Need::Kvm);
+    let monitor = Monitor::start();
+    let mut client = monitor.client();
+    let mut hvc = config(monitor.directory.path());
+    (hvc.boot.kernel, hvc.boot.cmdline) = (native_guest::elf().to_owned(), "hvc=5".to_owned());
+    (hvc.vcpus, hvc.memory_mib, hvc.console.device) = (1, 64, ConsoleDevice::Virtio);
+    client.configure(&hvc).unwrap();
+    let (_, mut events) = monitor.client().events().unwrap();
+    client.start().unwrap();
+    assert_eq!(events.next(SOON).unwrap(), Event::Running);
+    let mut console = monitor.console();
+    console.expect("hvc is up\n");
+    console.send(b"hello");
+    console.expect("hello");
+    assert_eq!(events.next(SOON).unwrap(), Event::Reset);
+    assert!(client.metrics().unwrap().devices.contains_key("console"));
+    console.expect("hvc is up\n");
 }
 
 #[test]

@@ -13,9 +13,6 @@ const UNSAFE_FILES: &[&str] = &[
     "clock.rs",
     "timestamp.rs",
     "ioctl.rs",
-    // Guest memory handed to a volume or a tap: the promise is the device's to keep.
-    "virtio/block.rs",
-    "virtio/net.rs",
     "ffi.rs",
     "kvm.rs",
     "memory.rs",

@@ -19,7 +19,7 @@ use nix::sys::eventfd::{EfdFlags, EventFd};
 use super::pool::Pool;
 use super::ring::Ring;
 use super::{FileError, lock, syscall};
-use crate::memory::{self, Bounce, GuestSlice};
+use crate::memory::{self, Bounce, GuestSlice, Owner};
 use crate::source::{Engine as EngineChoice, FileSource, OpenOptions};
 use crate::volume::{Completion, Fault, Operation, Request, SECTOR_BYTES, SubmitError, wait_readable};
 
@@ -117,6 +117,8 @@ pub struct FileVolume {
 struct Slot {
     tag: u64,
     bounce: Option<Bounce>,
+    /// Keeps the request's memory mapped.
+    _owner: Owner,
 }
 
 /// The closed set of engines.
@@ -168,12 +170,12 @@ impl FileVolume {
         let Some(slot) = self.free.pop() else {
             return Err(SubmitError::Full { in_flight_max: self.in_flight_max(), request: Box::new(request) });
         };
-        let Request { operation, offset_bytes, length_bytes, mut buffers, tag } = request;
-        // An empty buffer would look like the end of the file.
-        buffers.retain(|buffer| buffer.length_bytes() > 0);
+        let Request { operation, offset_bytes, length_bytes, buffers, tag } = request;
+        // Without the empty ones, which would look like the end of the file.
+        let (mut buffers, owner) = buffers.into_parts();
         let bounce = (!memory::is_aligned(&buffers, self.memory_alignment))
             .then(|| Bounce::new(&mut buffers, operation == Operation::Write, self.memory_alignment));
-        self.slots[usize::from(slot)] = Slot { tag, bounce };
+        self.slots[usize::from(slot)] = Slot { tag, bounce, _owner: owner };
         if length_bytes == 0 && operation != Operation::Flush {
             self.end_at_once(slot);
             return Ok(());
@@ -213,7 +215,7 @@ impl FileVolume {
             let _ = self.signal.write(1);
         }
         for Ended { slot, result } in self.ended.drain(..) {
-            let Slot { tag, bounce } = std::mem::take(&mut self.slots[usize::from(slot)]);
+            let Slot { tag, bounce, _owner } = std::mem::take(&mut self.slots[usize::from(slot)]);
             if let (Some(bounce), Ok(())) = (bounce, result) {
                 bounce.finish_read();
             }

@@ -14,6 +14,7 @@ use std::time::Duration;
 use super::RbdError;
 use super::ffi;
 use super::handle::{Errno, PoolOwner, RadosOwner, c_string};
+use crate::volume::SECTOR_BYTES;
 
 /// How long Ceph may take for what.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -109,6 +110,14 @@ impl Pool {
         let answer = answer.map_err(|errno| RbdError::from_errno("ask for the health of", &self.name, errno))?;
         let health: serde_json::Value = serde_json::from_slice(&answer).unwrap_or_default();
         Ok(FULL_CHECKS.iter().any(|check| health["checks"].get(check).is_some()))
+    }
+
+    /// librbd leaves alone what a discard does not cover in whole pieces of this size (`rbd_discard_granularity_bytes`, a power of two); 0 there
+    /// means that it frees whatever it is asked to.
+    pub(super) fn discard_granularity_bytes(&self) -> Result<u64, RbdError> {
+        let failed = |errno| RbdError::from_errno("ask for the discard granularity of", &self.name, errno);
+        let text = self.owner.rados().option(c"rbd_discard_granularity_bytes").map_err(failed)?;
+        Ok(text.trim().parse::<u64>().unwrap_or(0).max(SECTOR_BYTES))
     }
 
     pub(super) fn owner(&self) -> &Arc<PoolOwner> {

@@ -14,7 +14,7 @@ use nix::sys::eventfd::EventFd;
 
 use super::ffi::{self, CompletionHandle};
 use super::handle::{Errno, ImageOwner, check};
-use crate::memory::{self, GuestSlice};
+use crate::memory::{self, GuestSlice, Owner};
 use crate::volume::{Completion, Fault, Operation, Request, SubmitError};
 
 /// Completions taken by one call.
@@ -39,14 +39,23 @@ struct Slot {
     operation: Operation,
     length_bytes: u64,
     buffers: Vec<GuestSlice>,
+    /// Keeps the buffers mapped.
+    _owner: Owner,
     /// Calls that have not ended.
     pieces: u32,
     result: Result<(), Fault>,
 }
 
 impl Slot {
-    const FREE: Self =
-        Self { tag: 0, operation: Operation::Flush, length_bytes: 0, buffers: Vec::new(), pieces: 0, result: Ok(()) };
+    const FREE: Self = Self {
+        tag: 0,
+        operation: Operation::Flush,
+        length_bytes: 0,
+        buffers: Vec::new(),
+        _owner: None,
+        pieces: 0,
+        result: Ok(()),
+    };
 }
 
 impl Flights {
@@ -73,10 +82,10 @@ impl Flights {
         let Some(index) = self.free.pop() else {
             return Err(SubmitError::Full { in_flight_max: self.in_flight_max(), request: Box::new(request) });
         };
-        let Request { operation, offset_bytes, length_bytes, mut buffers, tag } = request;
-        buffers.retain(|buffer| buffer.length_bytes() > 0);
+        let Request { operation, offset_bytes, length_bytes, buffers, tag } = request;
+        let (buffers, owner) = buffers.into_parts();
         let slot = &mut self.slots[usize::from(index)];
-        *slot = Slot { tag, operation, length_bytes, buffers, pieces: 0, result: Ok(()) };
+        *slot = Slot { tag, operation, length_bytes, buffers, _owner: owner, pieces: 0, result: Ok(()) };
         if let Err(errno) = start_pieces(image, usize::from(index), slot, offset_bytes) {
             slot.result = Err(Fault::from_errno(errno.0));
         }

@@ -27,6 +27,7 @@ pub struct RbdVolume {
     signal: EventFd,
     name: String,
     size_bytes: u64,
+    discard_granularity_bytes: u64,
     read_only: bool,
     flights: Flights,
 }
@@ -75,6 +76,7 @@ impl RbdVolume {
             signal,
             name: pool.image_name(name),
             size_bytes,
+            discard_granularity_bytes: pool.discard_granularity_bytes()?,
             read_only: options.read_only,
             flights: Flights::new(options.in_flight_max),
         })
@@ -82,6 +84,10 @@ impl RbdVolume {
 
     pub(crate) fn size_bytes(&self) -> u64 {
         self.size_bytes
+    }
+
+    pub(crate) fn discard_granularity_bytes(&self) -> u64 {
+        self.discard_granularity_bytes
     }
 
     pub(crate) fn is_read_only(&self) -> bool {

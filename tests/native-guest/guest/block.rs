@@ -13,28 +13,50 @@ const READ: u32 = 0;
 const WRITE: u32 = 1;
 const FLUSH: u32 = 4;
 const DISCARD: u32 = 11;
+const WRITE_ZEROES: u32 = 13;
+/// Feature: the device refuses writes.
+const FEATURE_READ_ONLY: u64 = 1 << 5;
 /// Feature: the device takes flush requests.
 const FEATURE_FLUSH: u64 = 1 << 9;
+/// Feature: the device has several queues.
+const FEATURE_QUEUES: u64 = 1 << 12;
 /// Feature: the device takes discard requests.
 const FEATURE_DISCARD: u64 = 1 << 13;
+/// Feature: the device takes requests to write zeroes.
+const FEATURE_WRITE_ZEROES: u64 = 1 << 14;
+/// All that this driver knows.
+const FEATURES: u64 = FEATURE_READ_ONLY | FEATURE_FLUSH | FEATURE_QUEUES | FEATURE_DISCARD | FEATURE_WRITE_ZEROES;
+/// Where the configuration has the number of queues, and the sectors that a discard must be aligned to.
+const CONFIG_QUEUES: u64 = 34;
+const CONFIG_DISCARD_ALIGNMENT: u64 = 44;
 
 /// A started block device.
 pub struct Disk {
     queue: Queue,
     features: u64,
     sectors: u64,
+    discard_alignment: u64,
     header: &'static mut [u8],
     status: &'static mut [u8],
     buffer: &'static mut [u8],
 }
 
-/// Runs `write:SEED:SECTORS`, `verify:SEED:SECTORS`, `zero:SECTORS` or `bench:READS`.
+/// Runs one of the verbs that the crate's documentation lists.
 pub fn run(function: Function, value: &str) -> Outcome {
-    let mut disk = Disk::start(&Device::open(function)?)?;
     let mut words = value.split(':');
     let verb = words.next().unwrap_or_default();
     let mut number = || words.next().and_then(|word| word.parse::<u64>().ok()).ok_or("want a number after each colon");
+    let device = Device::open(function)?;
+    if verb == "queue" {
+        let mut disk = Disk::start_on(&device, number()? as u16)?;
+        let (seed, sectors) = (number()?, number()?);
+        disk.write_pattern(seed, sectors)?;
+        return disk.verify_pattern(seed, sectors);
+    }
+    let mut disk = Disk::start(&device)?;
     match verb {
+        "wipe" => disk.wipe(number()?),
+        "refused" => disk.refused(),
         "write" => disk.write_pattern(number()?, number()?),
         "verify" => disk.verify_pattern(number()?, number()?),
         "zero" => disk.zero(number()?),
@@ -46,12 +68,22 @@ pub fn run(function: Function, value: &str) -> Outcome {
 impl Disk {
     /// Negotiates, sets up one queue and starts.
     pub fn start(device: &Device) -> Result<Self, &'static str> {
-        let features = device.negotiate(FEATURE_FLUSH | FEATURE_DISCARD)?;
-        let queue = device.queue(0)?;
+        Self::start_on(device, 0)
+    }
+
+    /// As [`Disk::start`], with requests in queue `index`.
+    fn start_on(device: &Device, index: u16) -> Result<Self, &'static str> {
+        let features = device.negotiate(FEATURES)?;
+        let queues = if features & FEATURE_QUEUES == 0 { 1 } else { read::<u16>(device.config + CONFIG_QUEUES) };
+        if index >= queues {
+            return Err("the device has fewer queues");
+        }
+        let queue = device.queue(index)?;
+        let discard_alignment = u64::from(read::<u32>(device.config + CONFIG_DISCARD_ALIGNMENT));
         let sectors = read::<u64>(device.config);
         device.start();
         let buffer = dma(REQUEST_SECTORS as usize * SECTOR);
-        Ok(Self { queue, features, sectors, header: dma(16), status: dma(1), buffer })
+        Ok(Self { queue, features, sectors, discard_alignment, header: dma(16), status: dma(1), buffer })
     }
 
     /// One request over `self.buffer[..bytes]`, waited for.
@@ -109,21 +141,52 @@ impl Disk {
         Ok(())
     }
 
+    /// Discards, which frees whole pieces only, and expects zeros.
     fn zero(&mut self, sectors: u64) -> Outcome {
         if self.features & FEATURE_DISCARD == 0 {
             return Err("the device takes no discard");
         }
+        if !sectors.is_multiple_of(self.discard_alignment.max(1)) {
+            println!("discards are in pieces of {} sectors", self.discard_alignment);
+            return Err("the device would not discard all of it");
+        }
+        self.range(DISCARD, sectors)
+    }
+
+    /// Has zeros written, and expects them.
+    fn wipe(&mut self, sectors: u64) -> Outcome {
+        if self.features & FEATURE_WRITE_ZEROES == 0 {
+            return Err("the device writes no zeroes");
+        }
+        self.range(WRITE_ZEROES, sectors)
+    }
+
+    fn range(&mut self, kind: u32, sectors: u64) -> Outcome {
         self.buffer[..8].copy_from_slice(&0u64.to_le_bytes());
         self.buffer[8..12].copy_from_slice(&(sectors as u32).to_le_bytes());
         self.buffer[12..16].fill(0);
-        self.request(DISCARD, 0, 16)?;
+        self.request(kind, 0, 16)?;
         for (first, bytes) in self.pieces(sectors)? {
             self.request(READ, first, bytes)?;
             if words(&self.buffer[..bytes]).any(|word| word != 0) {
-                return Err("discarded sectors are not zero");
+                return Err("the sectors are not zero");
             }
         }
         Ok(())
+    }
+
+    /// Expects a device that says it is read-only, offers nothing that changes it, and refuses to be changed all the same.
+    fn refused(&mut self) -> Outcome {
+        if self.features & (FEATURE_READ_ONLY | FEATURE_DISCARD | FEATURE_WRITE_ZEROES) != FEATURE_READ_ONLY {
+            return Err("the device does not say that it is read-only");
+        }
+        self.buffer[..SECTOR].fill(0x55);
+        for (kind, bytes) in [(WRITE, SECTOR), (DISCARD, 16), (WRITE_ZEROES, 16)] {
+            if self.request(kind, 0, bytes).is_ok() {
+                return Err("the device takes a change");
+            }
+        }
+        self.request(READ, 0, SECTOR)
     }
 
     fn bench(&mut self, reads: u64) -> Outcome {

@@ -5,6 +5,7 @@
 
 mod acpi;
 mod block;
+mod console;
 mod dhcp;
 mod entropy;
 mod hostile;
@@ -51,6 +52,7 @@ fn run(word: &str, bus: &pci::Bus) -> Option<Outcome> {
         "pci" => list(bus),
         "blk" => bus.find(Kind::Block, 0).and_then(|device| block::run(device, value)),
         "net" => bus.find(Kind::Net, 0).and_then(|device| net::run(device, value)),
+        "hvc" => bus.find(Kind::Console, 0).and_then(|device| console::run(device, value)),
         "hostile" => bus.find(Kind::Block, 0).and_then(hostile::run),
         "rng" => bus.find(Kind::Entropy, 0).and_then(entropy::run),
         _ => return None,

@@ -21,6 +21,7 @@ pub struct Device {
     common: u64,
     notify: u64,
     notify_step: u32,
+    interrupt_status: u64,
     /// The device's own configuration.
     pub config: u64,
 }
@@ -29,7 +30,7 @@ impl Device {
     /// Finds the windows of `function` and resets the device.
     pub fn open(function: Function) -> Result<Self, &'static str> {
         function.enable();
-        let mut device = Self { common: 0, notify: 0, notify_step: 0, config: 0 };
+        let mut device = Self { common: 0, notify: 0, notify_step: 0, interrupt_status: 0, config: 0 };
         for (id, at) in function.capabilities() {
             if id != 9 {
                 continue;
@@ -39,6 +40,7 @@ impl Device {
             match read::<u8>(at + 3) {
                 1 => device.common = address()?,
                 2 => (device.notify, device.notify_step) = (address()?, read::<u32>(at + 16)),
+                3 => device.interrupt_status = address()?,
                 4 => device.config = address()?,
                 _ => {}
             }
@@ -82,6 +84,14 @@ impl Device {
 
     /// Sets up queue `index`.
     pub fn queue(&self, index: u16) -> Result<Queue, &'static str> {
+        let queue = self.queue_without_place(index)?;
+        self.place(queue.addresses());
+        self.enable(index);
+        Ok(queue)
+    }
+
+    /// Sets up queue `index` but for its place, and does not enable it.
+    pub fn queue_without_place(&self, index: u16) -> Result<Queue, &'static str> {
         write::<u16>(self.common + 22, index);
         if read::<u16>(self.common + 24) < Queue::SIZE {
             return Err("the device's queue is too short");
@@ -90,10 +100,7 @@ impl Device {
         // No MSI-X vector: this guest polls.
         write::<u16>(self.common + 26, 0xffff);
         let offset = read::<u16>(self.common + 30);
-        let queue = Queue::new(index, self.notify + u64::from(offset) * u64::from(self.notify_step));
-        self.place(queue.addresses());
-        write::<u16>(self.common + 28, 1);
-        Ok(queue)
+        Ok(Queue::new(index, self.notify + u64::from(offset) * u64::from(self.notify_step)))
     }
 
     /// Tells the device where the selected queue's three parts are.
@@ -118,6 +125,11 @@ impl Device {
     /// The device's status.
     pub fn status(&self) -> u8 {
         read::<u8>(self.common + 20)
+    }
+
+    /// Whether the device says that its configuration or its status changed; reading it clears it (§4.1.4.5).
+    pub fn has_changed(&self) -> bool {
+        self.interrupt_status != 0 && read::<u8>(self.interrupt_status) & 2 != 0
     }
 
     fn set_status(&self, status: u8) {

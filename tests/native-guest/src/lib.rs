@@ -17,10 +17,14 @@
 //! | `pci` | lists the virtio devices |
 //! | `blk=write:SEED:SECTORS` | writes a pattern from sector 0 on and flushes |
 //! | `blk=verify:SEED:SECTORS` | reads it back and holds every byte against the pattern |
-//! | `blk=zero:SECTORS` | discards from sector 0 on, where the device can, and expects zeros |
+//! | `blk=zero:SECTORS` | discards from sector 0 on, in the pieces that the device announces, and expects zeros |
+//! | `blk=wipe:SECTORS` | has zeros written from sector 0 on and expects them |
+//! | `blk=queue:INDEX:SEED:SECTORS` | writes and verifies a pattern by way of this queue |
+//! | `blk=refused` | expects a read-only device that refuses every change |
 //! | `blk=bench:READS` | random 4 KiB reads, one at a time |
 //! | `net=ADDRESS:ECHOES` | answers ARP and ICMP echo for this IPv4 address until it has answered so many |
 //! | `net=dhcp:ECHOES` | the same for an address that it asks of a DHCP server first |
+//! | `hvc=COUNT` | says `hvc is up` on the console device, then gives back so many bytes typed there |
 //! | `hostile=blk` | nonsense in the block device's rings; then expects it to work again after a reset |
 //! | `rng` | reads from the entropy device |
 //!

@@ -4,13 +4,13 @@
 //! dropped, as a wire would.
 
 use crate::config::Mac;
-use crate::memory::{self, Ram};
+use crate::memory::{self, Piece, Ram};
 use crate::virtio::tap::{HEADER_BYTES, Offload, Tap};
 use crate::virtio::{Chain, Context, Counters, Device, Kind};
 use std::os::fd::{AsRawFd, RawFd};
 use std::sync::Arc;
-use storage::memory::{GuestSlice, SEGMENTS_MAX};
-use vm_memory::{Bytes, GuestAddress};
+use storage::memory::{Buffers, SEGMENTS_MAX};
+use vm_memory::Bytes;
 
 /// Entries of each queue.
 pub const QUEUE_SIZE: u16 = 256;
@@ -58,7 +58,7 @@ pub struct Net {
 }
 
 /// The writable buffers of one chain.
-type Room = (u16, Vec<(GuestAddress, u32)>);
+type Room = (u16, Vec<Piece>);
 
 impl Net {
     /// A device over `tap`.
@@ -158,7 +158,7 @@ impl Net {
         for _ in 0..BUDGET {
             let Some(chain) = context.next(SEND) else { break };
             let head = chain.head_index();
-            match packet(&ram, chain).map(|slices| self.tap.send(&slices)) {
+            match packet(&ram, chain).map(|packet| self.tap.send(&packet)) {
                 Some(Ok(bytes)) => {
                     self.count.send_packets += 1;
                     self.count.send_bytes += bytes.saturating_sub(HEADER_BYTES) as u64;
@@ -196,17 +196,12 @@ fn room(chain: Chain) -> Room {
 }
 
 /// The readable buffers of a chain as one packet; none when it is no packet.
-fn packet(ram: &Ram, chain: Chain) -> Option<Vec<GuestSlice>> {
-    let mut slices = Vec::new();
-    for descriptor in chain.readable().filter(|descriptor| descriptor.len() > 0) {
-        // SAFETY: the slices are used in one call while the caller holds `ram`, and dropped after it.
-        if !unsafe { memory::append_slices(ram, descriptor.addr(), descriptor.len(), &mut slices) } {
-            return None;
-        }
-    }
-    let bytes = storage::memory::total_bytes(&slices);
-    let fits = bytes > HEADER_BYTES as u64 && bytes <= PACKET_MAX as u64 && slices.len() <= SEGMENTS_MAX;
-    fits.then_some(slices)
+fn packet(ram: &Arc<Ram>, chain: Chain) -> Option<Buffers> {
+    let pieces: Vec<Piece> = chain.readable().map(|descriptor| (descriptor.addr(), descriptor.len())).collect();
+    let packet = memory::lend(ram, &pieces)?;
+    let bytes = packet.total_bytes();
+    let fits = bytes > HEADER_BYTES as u64 && bytes <= PACKET_MAX as u64 && packet.count() <= SEGMENTS_MAX;
+    fits.then_some(packet)
 }
 
 impl Device for Net {

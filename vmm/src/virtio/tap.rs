@@ -8,7 +8,7 @@ use std::io;
 use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
-use storage::memory::GuestSlice;
+use storage::memory::Buffers;
 
 /// Bytes of the virtio header before each packet (virtio 1.2 §5.1.6, with `num_buffers`).
 pub const HEADER_BYTES: usize = 12;
@@ -130,10 +130,10 @@ impl Tap {
     ///
     /// # Errors
     /// What the kernel said; `EINVAL` for a header or packet it does not accept.
-    pub fn send(&self, slices: &[GuestSlice]) -> io::Result<usize> {
-        let count = libc::c_int::try_from(slices.len()).map_err(|_| io::ErrorKind::InvalidInput)?;
-        // SAFETY: a `GuestSlice` is an iovec over mapped memory (its maker's promise), and the kernel only reads it during the call.
-        let sent = unsafe { libc::writev(self.file.as_raw_fd(), slices.as_ptr().cast(), count) };
+    pub fn send(&self, packet: &Buffers) -> io::Result<usize> {
+        let count = libc::c_int::try_from(packet.count()).map_err(|_| io::ErrorKind::InvalidInput)?;
+        // SAFETY: the array has `count` elements over memory that `packet` keeps mapped, and the kernel only reads it during the call.
+        let sent = unsafe { libc::writev(self.file.as_raw_fd(), packet.as_iovecs(), count) };
         usize::try_from(sent).map_err(|_| io::Error::last_os_error())
     }
 }
