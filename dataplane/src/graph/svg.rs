@@ -1,4 +1,4 @@
-//! The graph as a picture: tables from top to bottom, ways between them as curves on the right, the busier the thicker.
+//! The graph as a picture: tables from top to bottom with what they count, ways between them as curves on the right, the busier the thicker.
 //!
 //! Owns the layout and the SVG text. Source: SVG 1.1. Invariant: the text is well-formed for any name, and the same for the same graph.
 
@@ -9,13 +9,13 @@ use super::{Exit, Graph, Node, Weight};
 use crate::table::Table;
 
 const WIDTH: usize = 960;
-const BOX_WIDTH: usize = 520;
-const BOX_HEIGHT: usize = 54;
-const ROW_HEIGHT: usize = 78;
+const BOX_WIDTH: usize = 700;
+const BOX_HEIGHT: usize = 70;
+const ROW_HEIGHT: usize = 90;
 const MARGIN: usize = 20;
 /// How far a curve bends to the right for each row that it passes.
 const BEND: usize = 26;
-const BEND_MAX: usize = 280;
+const BEND_MAX: usize = 220;
 
 const STYLE: &str = "text{font:13px sans-serif;fill:#222}.small{font-size:11px;fill:#555}\
     .table{fill:#f4f6fa;stroke:#5b6b8c}.way{fill:none;stroke:#5b6b8c;opacity:.75}.idle{stroke-dasharray:4 4;opacity:.45}";
@@ -70,10 +70,14 @@ fn table(text: &mut String, row: usize, number: u8, node: &Node) -> fmt::Result 
         Counts(node.flows)
     )?;
     writeln!(text, "<text class=\"small\" x=\"{left}\" y=\"{}\">{}</text>", top + 32, Escaped(doc))?;
-    let exits: Vec<String> =
-        node.exits.iter().map(|(exit, weight)| format!("{} {}", exit.word(), Counts(*weight))).collect();
-    if !exits.is_empty() {
-        writeln!(text, "<text class=\"small\" x=\"{left}\" y=\"{}\">{}</text>", top + 47, Escaped(&exits.join("; ")))?;
+    let next = node.next.iter().map(|(next, weight)| format!("{} {}", Name(*next), Counts(*weight)));
+    let next = next.collect::<Vec<_>>().join("; ");
+    let exits = node.exits.iter().map(|(exit, weight)| format!("{} {}", exit.word(), Counts(*weight)));
+    let exits = exits.collect::<Vec<_>>().join("; ");
+    let next = if next.is_empty() { next } else { format!("to {next}") };
+    for (line, words) in [next, exits].into_iter().filter(|words| !words.is_empty()).enumerate() {
+        let y = top + 47 + line * 15;
+        writeln!(text, "<text class=\"small\" x=\"{left}\" y=\"{y}\">{}</text>", Escaped(&words))?;
     }
     Ok(())
 }
@@ -89,10 +93,19 @@ fn way(text: &mut String, from: usize, to: usize, weight: Weight) -> fmt::Result
     writeln!(
         text,
         "<path class=\"way{idle}\" stroke-width=\"{thickness}\" d=\"M{edge} {start} C{bend} {start} {bend} {end} {edge} {end}\"/>"
-    )?;
-    // A cubic curve's middle lies three quarters of the way to its control points.
-    let (x, y) = (edge + (bend - edge) * 3 / 4 + 4, usize::midpoint(start, end) + 4);
-    writeln!(text, "<text class=\"small\" x=\"{x}\" y=\"{y}\">{}</text>", Counts(weight))
+    )
+}
+
+/// A table's name, or its number where it is none of ours.
+struct Name(u8);
+
+impl fmt::Display for Name {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match Table::by_number(self.0) {
+            Some(table) => f.write_str(table.info().name),
+            None => write!(f, "table {}", self.0),
+        }
+    }
 }
 
 impl Exit {
@@ -101,7 +114,7 @@ impl Exit {
     pub const fn word(self) -> &'static str {
         match self {
             Self::Sent => "sent",
-            Self::Agent => "to the agent",
+            Self::Agent => "handed to the agent",
             Self::Dropped => "dropped",
         }
     }
@@ -154,9 +167,14 @@ mod tests {
     fn tables_and_ways_are_drawn() {
         let flows = flows();
         let picture = draw(&Graph::new(flows.iter().zip([120, 0])), "br-int");
-        for part in
-            ["0 classify", "10 forward", "1 flow, 120 packets", "stroke-width=\"4\"", "dropped 1 flow, 0 packets"]
-        {
+        for part in [
+            "0 classify",
+            "10 forward",
+            "1 flow, 120 packets",
+            "stroke-width=\"4\"",
+            "to forward 1 flow, 120 packets",
+            "dropped 1 flow, 0 packets",
+        ] {
             assert!(picture.contains(part), "{part} in {picture}");
         }
         let idle = draw(&Graph::new(flows.iter().zip([0, 0])), "br-int");
