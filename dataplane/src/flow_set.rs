@@ -119,6 +119,8 @@ pub enum GroupNumber {
     FloodEverywhere(u32),
     /// All other hosts of the network.
     OtherHosts(u32),
+    /// Some of the ports of the network on this host, when they are too many for one message: the network and which of the parts, below 32.
+    FloodPart(u32, u8),
 }
 
 impl GroupNumber {
@@ -129,6 +131,7 @@ impl GroupNumber {
             Self::FloodHere(vni) => 0xb1 << 24 | vni,
             Self::FloodEverywhere(vni) => 0xb2 << 24 | vni,
             Self::OtherHosts(vni) => 0xb3 << 24 | vni,
+            Self::FloodPart(vni, part) => (0xc0 | (part & 0x1f) as u32) << 24 | vni,
         }
     }
 
@@ -140,6 +143,7 @@ impl GroupNumber {
             0xb1 => Some(Self::FloodHere(vni)),
             0xb2 => Some(Self::FloodEverywhere(vni)),
             0xb3 => Some(Self::OtherHosts(vni)),
+            kind @ 0xc0..=0xdf => Some(Self::FloodPart(vni, (kind & 0x1f) as u8)),
             _ => None,
         }
     }
@@ -151,6 +155,7 @@ impl fmt::Display for GroupNumber {
             Self::FloodHere(vni) => write!(f, "all ports of network {vni} on this host"),
             Self::FloodEverywhere(vni) => write!(f, "all ports of network {vni}"),
             Self::OtherHosts(vni) => write!(f, "all other hosts of network {vni}"),
+            Self::FloodPart(vni, part) => write!(f, "part {part} of the ports of network {vni} on this host"),
         }
     }
 }

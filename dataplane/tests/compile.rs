@@ -127,6 +127,38 @@ fn an_empty_host_has_the_fixed_flows_only() {
     golden("empty.flows", &compile(&cloud.host(0), &cloud.numbers(0)).to_text());
 }
 
+/// A network with more ports here than one group message can hold floods through groups of groups, and one port more changes one of them.
+#[test]
+fn a_large_network_floods_in_parts() {
+    let mut cloud = Cloud::default();
+    let network = cloud.network("large", "10.0.0.0/16");
+    cloud.port("template", network, 0, 2, &[]);
+    let template = cloud.ports.remove(0);
+    let port = |number: u32| {
+        let mut port = template.clone();
+        port.id = model::PortId::from_uuid(uuid::Uuid::from_u128(u128::from(number)));
+        port.key = number;
+        let [_, _, high, low] = number.to_be_bytes();
+        port.mac = model::Mac::new([2, 4, 0, 0, high, low]);
+        port.addresses[0].address = std::net::Ipv4Addr::new(10, 0, 10 + high, low).into();
+        port
+    };
+    cloud.ports = (1..=2000).map(port).collect();
+    let set = compile(&cloud.host(0), &cloud.numbers(0));
+    for group in set.groups() {
+        let octets = group.buckets.len() * 80;
+        assert!(octets < usize::from(u16::MAX), "{} buckets in group {:#x}", group.buckets.len(), group.id);
+    }
+    let copies = |set: &dataplane::FlowSet| {
+        let all = set.groups().flat_map(|group| &group.buckets).flat_map(|bucket| &bucket.actions);
+        all.filter(|action| matches!(action, openflow::flow::Action::Resubmit { .. })).count()
+    };
+    assert_eq!(copies(&set), 2000, "each port once");
+    cloud.ports.push(port(2001));
+    let more = compile(&cloud.host(0), &cloud.numbers(0));
+    assert_eq!((copies(&more), set.differences(&more).groups.len()), (2001, 1));
+}
+
 /// A network of many ports with a remote group costs a few flows a port, and is compiled in no time.
 #[test]
 fn flows_grow_with_ports_and_not_with_their_product() {

@@ -20,6 +20,11 @@ use crate::table::Table;
 const KNOWN: u16 = 100;
 const FLOOD_FROM_TUNNEL: u16 = 60;
 const FLOOD: u16 = 50;
+/// Copies in one group: a bucket takes about 70 octets, and a message must not have more than 65,535 (OpenFlow 1.5.1 §7.1.1). Parts may come out a
+/// little larger than this.
+const COPIES_MAX: usize = 400;
+/// Parts that a network's ports here can be split into.
+const PARTS_MAX: usize = 32;
 /// The bit that makes a MAC address a group's.
 const GROUP_BIT: [u8; 6] = [1, 0, 0, 0, 0, 0];
 
@@ -74,23 +79,42 @@ pub(crate) fn towards(view: &View<'_>, port: &Port) -> Vec<Action> {
 pub(crate) fn network(view: &View<'_>, segment: Segment<'_>, part: &mut Part) {
     let cookie = Cookie { feature: Feature::Forward, object: Object::Network(segment.vni()) };
     let (here, everywhere) = (GroupNumber::FloodHere(segment.vni()), GroupNumber::FloodEverywhere(segment.vni()));
-    let locals = view.locals(segment.network.id);
-    let plugged = locals.iter().filter(|local| local.number.is_some());
-    let copies: Vec<Vec<Action>> = plugged
-        .map(|local| {
-            let mut steps = towards(view, local.port);
-            steps.push(Action::resubmit(Table::Track.number()));
-            steps
-        })
-        .collect();
+    flood_here(view, segment, part);
+    let all_here = vec![Action::Group(here.to_wire())];
     let away = (view.tunnel().is_some() && !view.endpoints(segment.network.id).is_empty())
         .then(|| vec![raise(TO_ALL_HOSTS.mask), Action::resubmit(Table::Track.number())]);
-    part.add_group(here, copies.clone());
-    part.add_group(everywhere, copies.into_iter().chain(away).collect());
+    part.add_group(everywhere, std::iter::once(all_here).chain(away).collect());
     let many = || Match::new().with(NETWORK.field, segment.vni()).with_masked(Field::EthDst, GROUP_BIT, GROUP_BIT);
     let from_tunnel = many().with_masked(FLAG_BITS.field, FROM_TUNNEL.mask, FROM_TUNNEL.mask);
     part.add(Table::Forward, FLOOD_FROM_TUNNEL, from_tunnel, vec![Action::Group(here.to_wire())], cookie);
     part.add(Table::Forward, FLOOD, many(), vec![Action::Group(everywhere.to_wire())], cookie);
+}
+
+/// The group of all ports here; of several groups when they are too many for one message. Which part a port is in depends on its key and on how
+/// many parts there are, so that a port more or less changes one part.
+fn flood_here(view: &View<'_>, segment: Segment<'_>, part: &mut Part) {
+    let locals = view.locals(segment.network.id);
+    let plugged: Vec<_> = locals.iter().filter(|local| local.number.is_some()).map(|local| local.port).collect();
+    let parts = plugged.len().div_ceil(COPIES_MAX).next_power_of_two().min(PARTS_MAX);
+    let mut copies: Vec<Vec<Vec<Action>>> = vec![Vec::new(); parts];
+    for port in plugged {
+        let mut steps = towards(view, port);
+        steps.push(Action::resubmit(Table::Track.number()));
+        let of = usize::try_from(port.key).unwrap_or_default() % parts;
+        copies[of].push(steps);
+    }
+    let here = GroupNumber::FloodHere(segment.vni());
+    if parts == 1 {
+        part.add_group(here, copies.concat());
+        return;
+    }
+    let mut all = Vec::with_capacity(parts);
+    for (number, copies) in (0_u8..).zip(copies) {
+        let group = GroupNumber::FloodPart(segment.vni(), number);
+        part.add_group(group, copies);
+        all.push(vec![Action::Group(group.to_wire())]);
+    }
+    part.add_group(here, all);
 }
 
 fn raise(mask: u32) -> Action {

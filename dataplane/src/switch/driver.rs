@@ -31,9 +31,9 @@ use crate::flow_set::{FlowSet, Touched};
 /// How often everything is read again while nothing else happens.
 const AUDIT_INTERVAL: Duration = Duration::from_secs(60);
 
-/// Pauses between attempts to connect: short at first, so that replay begins within a second of the switch's return.
-const RECONNECT_PAUSE_MIN: Duration = Duration::from_millis(50);
-const RECONNECT_PAUSE_MAX: Duration = Duration::from_millis(500);
+/// Pauses between attempts to connect. An attempt on a unix socket costs nothing, and each pause is time without flows after the switch's return.
+const RECONNECT_PAUSE_MIN: Duration = Duration::from_millis(20);
+const RECONNECT_PAUSE_MAX: Duration = Duration::from_millis(100);
 
 /// Pauses between attempts to apply what the switch refused.
 const REFUSED_PAUSE_MIN: Duration = Duration::from_secs(1);

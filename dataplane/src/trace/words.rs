@@ -54,6 +54,9 @@ pub(super) fn group(set: &FlowSet, number: u32) -> String {
     match GroupNumber::from_wire(number) {
         Some(GroupNumber::FloodHere(vni)) => format!("every port of {} here", name(set, Object::Network(vni))),
         Some(GroupNumber::FloodEverywhere(vni)) => format!("every port of {}", name(set, Object::Network(vni))),
+        Some(GroupNumber::FloodPart(vni, _)) => {
+            format!("some of the ports of {} here", name(set, Object::Network(vni)))
+        }
         Some(GroupNumber::OtherHosts(vni)) => format!("every other host of {}", name(set, Object::Network(vni))),
         None => format!("group {number}"),
     }

@@ -66,6 +66,12 @@ impl Host {
         Ok(Self { host, switch })
     }
 
+    /// Another agent on the same switch, which has been told nothing yet.
+    pub fn again(&self, nothing: HostNetwork) -> HostSwitch {
+        let settings = self.host.bridge().settings().clone();
+        HostSwitch::start(settings, OpenFlow::unix(self.switch.bridge_socket("br-int")), nothing)
+    }
+
     /// Joins two hosts by an underlay link.
     pub fn link(&self, other: &Self) -> Result<()> {
         self.switch.namespace().add_veth("under0", other.switch.namespace(), "under0")?;
