@@ -140,10 +140,10 @@ impl Installed {
     pub fn after(&self, changes: &Changes) -> Self {
         let mut flows: BTreeMap<FlowKey, Flow> = self.flows.iter().map(|flow| (flow.key(), flow.clone())).collect();
         let mut groups: BTreeMap<u32, Group> = self.groups.iter().map(|group| (group.id, group.clone())).collect();
-        let mut meters: BTreeMap<u32, Meter> = self.meters.iter().map(|meter| (meter.id, *meter)).collect();
+        let mut meters: BTreeMap<u32, Meter> = self.meters.iter().map(|meter| (meter.id, meter.clone())).collect();
         for step in changes.steps() {
             match step {
-                Step::AddMeter(meter) | Step::ModifyMeter(meter) => drop(meters.insert(meter.id, *meter)),
+                Step::AddMeter(meter) | Step::ModifyMeter(meter) => drop(meters.insert(meter.id, meter.clone())),
                 Step::AddGroup(group) | Step::ModifyGroup(group) => drop(groups.insert(group.id, group.clone())),
                 Step::AddFlow(flow) => drop(flows.insert(flow.key(), flow.clone())),
                 Step::DeleteFlow(key) => drop(flows.remove(key)),
@@ -217,8 +217,8 @@ pub fn between(before: &FlowSet, after: &FlowSet, touched: &Touched) -> Changes 
     for id in &touched.meters {
         match (before.meter(*id), after.meter(*id)) {
             (Some(old), Some(new)) if old == new => {}
-            (Some(_), Some(new)) => changes.modify_meters.push(*new),
-            (None, Some(new)) => changes.add_meters.push(*new),
+            (Some(_), Some(new)) => changes.modify_meters.push(new.clone()),
+            (None, Some(new)) => changes.add_meters.push(new.clone()),
             (Some(_), None) => changes.delete_meters.push(*id),
             (None, None) => {}
         }
@@ -249,9 +249,9 @@ fn diff_meters(desired: &FlowSet, installed: &Installed, changes: &mut Changes) 
     let there: BTreeMap<u32, &Meter> = installed.meters.iter().map(|meter| (meter.id, meter)).collect();
     for meter in desired.meters() {
         match there.get(&meter.id) {
-            None => changes.add_meters.push(*meter),
+            None => changes.add_meters.push(meter.clone()),
             Some(other) if **other == *meter => {}
-            Some(_) => changes.modify_meters.push(*meter),
+            Some(_) => changes.modify_meters.push(meter.clone()),
         }
     }
     changes.delete_meters.extend(there.into_keys().filter(|id| desired.meter(*id).is_none()));

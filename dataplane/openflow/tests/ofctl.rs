@@ -140,7 +140,7 @@ fn our_messages_read_the_same() -> Result<()> {
         speed_kbps: 0,
     };
     let error = SwitchError { kind: 5, code: 1, experimenter: None, data: Vec::new() };
-    let meter = Meter { id: 5, rate: 100, burst: 20, unit: MeterUnit::Packets };
+    let meter = Meter::drop_above(5, MeterUnit::Packets, 100, 20);
     let flags = BundleFlags::ATOMIC | BundleFlags::ORDERED;
     let pause = Action::Controller(Controller::new().with_userdata([1, 2]).paused());
     let features = Features { datapath_id: 0x1234, buffers: 0, tables: 254, auxiliary_id: 0, capabilities: 0 };
@@ -166,7 +166,10 @@ fn our_messages_read_the_same() -> Result<()> {
             Message::PortStatus(PortStatus { change: PortChange::Added, port }),
             "ADD: 4(tap4): addr:02:00:00:00:00:09\n     config:     PORT_DOWN\n     state:      LINK_DOWN",
         ),
-        (Message::MeterMod(MeterMod::Add(meter)), "ADD meter=5 pktps burst bands=\ntype=drop rate=100 burst_size=20"),
+        (
+            Message::MeterMod(MeterMod::Add(meter)),
+            "ADD meter=5 pktps burst stats bands=\ntype=drop rate=100 burst_size=20",
+        ),
         (Message::GroupMod(GroupMod::Delete(7)), "DEL group_id=7,type=all"),
         (Message::FlowMod(FlowMod::delete_table(3)), "DEL table:3 priority=0 actions=drop"),
         (Message::FlowMod(FlowMod::delete_cookie(5, 0xff)), "DEL table:255 priority=0 cookie:0x5/0xff actions=drop"),

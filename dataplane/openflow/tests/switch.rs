@@ -11,9 +11,12 @@ use anyhow::{Context, Result, ensure};
 use basalt_tests::{ovs::Switch, require, skip::Need};
 use openflow::{
     connection::{ApplyError, Connection, Incoming, Options, Target, Unasked},
-    flow::{Action, Controller, Field, Flow, Group, Match, PortNo},
+    flow::{Action, Controller, Field, Flow, Group, Match, Meter, MeterUnit, PortNo},
     session::{BundleError, Change},
-    wire::{FlowFilter, FlowMod, GROUP_ALL, GroupMod, Message, Meter, MeterMod, MeterUnit, PacketOut},
+    wire::{
+        BucketPlace, CtFlush, CtTuple, FlowFilter, FlowMod, FlowMonitor, FlowUpdate, GROUP_ALL, GroupMod, METER_ALL,
+        Message, MeterMod, MultipartReply, MultipartRequest, PacketOut, QUEUE_ALL, QueueFilter, TlvMap, TlvTableMod,
+    },
 };
 
 use samples::{FLOWS, GROUPS};
@@ -57,8 +60,8 @@ async fn what_is_installed_comes_back_equal() -> Result<()> {
     ensure!(
         connection.description().await?.software == "3.1.0" || !connection.description().await?.software.is_empty()
     );
-    let meter = Meter { id: 3, rate: 1000, burst: 100, unit: MeterUnit::Packets };
-    connection.change_meter(MeterMod::Add(meter)).await?;
+    let meter = Meter::drop_above(3, MeterUnit::Packets, 1000, 100);
+    connection.change_meter(MeterMod::Add(meter.clone())).await?;
     assert_eq!(connection.dump_meters().await?, [meter]);
     let groups: Vec<Group> =
         GROUPS.iter().map(|line| line.parse().unwrap_or_else(|error| panic!("{line}: {error}"))).collect();
@@ -232,6 +235,118 @@ async fn ports_and_ends_are_told() -> Result<()> {
     ensure!(error.to_string().contains("the connection to the switch is over"), "{error}");
     let error = connect(&switch).await.err().context("connected")?;
     ensure!(error.to_string().contains("cannot connect to unix:"), "{error}");
+    Ok(())
+}
+
+/// Shows that meters come back as they were added, count, and are gone once deleted; and that a bad one is refused by name.
+#[tokio::test]
+async fn meters_come_back_equal() -> Result<()> {
+    require!(Need::OpenVswitch, Need::Root);
+    let switch = start()?;
+    let (connection, _incoming) = connect(&switch).await?;
+    let features = connection.meter_features().await?;
+    ensure!(features.meters_max > 0 && features.bands_max > 0, "{features:?}");
+    let wanted = [
+        Meter::drop_above(1, MeterUnit::Packets, 1000, 0),
+        Meter::drop_above(2, MeterUnit::Kilobits, 8000, 400),
+        "meter=7,kbps,stats,bands=type=drop,rate=5".parse()?,
+    ];
+    for meter in &wanted {
+        connection.change_meter(MeterMod::Add(meter.clone())).await?;
+    }
+    connection.change_meter(MeterMod::Modify(Meter::drop_above(7, MeterUnit::Kilobits, 6, 0))).await?;
+    let mut found = connection.dump_meters().await?;
+    found.sort();
+    ensure!(found[..2] == wanted[..2], "{found:?}");
+    assert_eq!(found[2].bands[0].rate, 6);
+    connection.apply_bundle(adds(&flows(&["table=0,priority=1 actions=meter:1,output:LOCAL"]))).await?;
+    for _ in 0..3 {
+        let out = PacketOut::new(PortNo::CONTROLLER, vec![Action::Output(PortNo::TABLE)], frame());
+        connection.packet_out(out).await?;
+    }
+    connection.barrier().await?;
+    let counted = connection.meter_stats().await?;
+    ensure!(
+        counted.iter().any(|meter| meter.meter == 1 && meter.packets == 3 && meter.bands.len() == 1),
+        "{counted:?}"
+    );
+    let error = connection.change_meter(MeterMod::Add(wanted[0].clone())).await.err().context("was added twice")?;
+    ensure!(format!("{error:?}").contains("kind: 12, code: 1"), "{error:?}");
+    connection.change_meter(MeterMod::Delete(METER_ALL)).await?;
+    assert_eq!(connection.dump_meters().await?, []);
+    Ok(())
+}
+
+/// Shows that a monitor tells of the flows that are there, and of each change that another client makes.
+#[tokio::test]
+async fn watched_flows_are_told() -> Result<()> {
+    require!(Need::OpenVswitch, Need::Root);
+    let switch = start()?;
+    let (connection, mut incoming) = connect(&switch).await?;
+    let first = flows(&["cookie=0x5, table=3, priority=7,ip actions=drop"]);
+    connection.apply_bundle(vec![FlowMod::delete_table(255).into()]).await?;
+    connection.apply_bundle(adds(&first)).await?;
+    let there = connection.watch_flows(FlowMonitor::new(1)).await?;
+    let [FlowUpdate::Initial(flow)] = &there[..] else { anyhow::bail!("{there:?}") };
+    assert_eq!((&flow.key, flow.cookie, flow.actions.as_slice()), (&first[0].key(), 5, [].as_slice()));
+    let target = format!("unix:{}", switch.bridge_socket(BRIDGE).display());
+    switch.ofctl(&["-O", "OpenFlow15", "add-flow", &target, "table=4,priority=8,tcp,actions=goto_table:9"])?;
+    switch.ofctl(&["-O", "OpenFlow15", "--strict", "del-flows", &target, "table=4,priority=8,tcp"])?;
+    let mut told = Vec::new();
+    while told.len() < 2 {
+        let next = tokio::time::timeout(Duration::from_secs(10), incoming.next()).await?.context("connection over")?;
+        if let Unasked::FlowUpdates(mut updates) = next {
+            told.append(&mut updates);
+        }
+    }
+    let [FlowUpdate::Added(added), FlowUpdate::Removed(removed, _)] = &told[..] else { anyhow::bail!("{told:?}") };
+    assert_eq!(added.key, removed.key);
+    assert_eq!((added.key.table, added.actions.as_slice()), (4, [Action::GotoTable(9)].as_slice()));
+    Ok(())
+}
+
+/// Shows that buckets go in and out of a group, that connections are forgotten, and that tunnel options are mapped.
+#[tokio::test]
+async fn buckets_connections_and_options_change() -> Result<()> {
+    require!(Need::OpenVswitch, Need::Root);
+    let switch = start()?;
+    let (connection, _incoming) = connect(&switch).await?;
+    let group: Group = "group_id=7,type=select,bucket=bucket_id:1,actions=output:1".parse()?;
+    let more: Group = "group_id=7,type=select,bucket=bucket_id:2,weight:5,actions=output:2".parse()?;
+    connection.apply_bundle(vec![GroupMod::Add(group.clone()).into()]).await?;
+    connection.checked(Message::GroupMod(GroupMod::InsertBuckets(BucketPlace::First, more.clone()))).await?;
+    let found = connection.dump_groups().await?;
+    assert_eq!(found[0].buckets, [more.buckets[0].clone(), group.buckets[0].clone()]);
+    connection.checked(Message::GroupMod(GroupMod::RemoveBuckets(BucketPlace::Bucket(1), 7))).await?;
+    assert_eq!(connection.dump_groups().await?, [more]);
+
+    let source = Some([10, 0, 0, 1].into());
+    let tuple = Some(CtTuple { source, target: Some([10, 0, 0, 2].into()), ..CtTuple::default() });
+    for which in [
+        CtFlush { zone: Some(5), ..CtFlush::default() },
+        CtFlush { proto: 6, original: tuple, ..CtFlush::default() },
+        CtFlush::default(),
+    ] {
+        connection.flush_connections(which).await?;
+    }
+    let map = TlvMap { class: 0xffff, kind: 0x10, octets: 4, field: 3 };
+    connection.checked(Message::TlvTableMod(TlvTableMod::Add(vec![map]))).await?;
+    let Message::TlvTableReply(table) = connection.ask(Message::TlvTableRequest).await? else {
+        anyhow::bail!("another answer")
+    };
+    assert_eq!(table.maps, [map]);
+    connection.checked(Message::TlvTableMod(TlvTableMod::Clear)).await?;
+    for request in [
+        MultipartRequest::TableFeatures(Vec::new()),
+        MultipartRequest::TableSettings,
+        MultipartRequest::GroupFeatures,
+        MultipartRequest::QueueStats(QueueFilter { port: PortNo::ANY, queue: QUEUE_ALL }),
+        MultipartRequest::Queues(QueueFilter { port: PortNo::LOCAL, queue: QUEUE_ALL }),
+    ] {
+        let answer = connection.ask(Message::MultipartRequest(request)).await?;
+        let is_known = !matches!(&answer, Message::MultipartReply { reply: MultipartReply::Unknown { .. }, .. });
+        ensure!(is_known, "{answer:?}");
+    }
     Ok(())
 }
 

@@ -7,12 +7,15 @@ mod strategies;
 use std::time::Duration;
 
 use openflow::{
-    flow::{Match, PacketInReason, PortNo},
+    flow::{Band, BandAction, Match, PacketInReason, PortNo},
     wire::{
-        self, AsyncConfig, BundleAdd, BundleControl, BundleFlags, BundleStep, Description, Features, FlowCounters,
-        FlowMod, FlowRemoved, FlowStats, GroupCounters, GroupMod, Hello, Message, Meter, MeterMod, MeterUnit,
-        MultipartReply, MultipartRequest, PacketIn, PacketInFormat, PacketOut, Port, PortChange, PortCounters,
-        PortStatus, RemovedReason, Resume, Role, RoleKind, SwitchConfig, SwitchError, TableCounters,
+        self, AsyncConfig, BucketPlace, BundleAdd, BundleControl, BundleFlags, BundleStep, CtFlush, CtTuple,
+        Description, Features, FlowCounters, FlowMod, FlowMonitor, FlowRemoved, FlowStats, FlowUpdate, GroupCounters,
+        GroupFeatures, GroupMod, Hello, Message, Meter, MeterCounters, MeterFeatures, MeterMod, MeterUnit,
+        MonitorFlags, MultipartReply, MultipartRequest, PacketIn, PacketInFormat, PacketOut, Port, PortChange,
+        PortCounters, PortMod, PortStatus, Queue, QueueCounters, QueueFilter, RemovedReason, Resume, Role, RoleKind,
+        RoleStatus, SwitchConfig, SwitchError, Table, TableCounters, TableFeatures, TableMod, TableStatus, TlvMap,
+        TlvTable, TlvTableMod, Vacancy, WatchedFlow,
     },
 };
 use proptest::{collection::vec, option, prelude::*, sample::select};
@@ -54,8 +57,15 @@ fn port() -> impl Strategy<Value = Port> {
 }
 
 fn meter() -> impl Strategy<Value = Meter> {
-    let numbers = (1..100_u32, any::<u32>(), any::<u32>());
-    numbers.prop_map(|(id, rate, burst)| Meter { id, rate, burst, unit: MeterUnit::Packets })
+    let action = prop_oneof![Just(BandAction::Drop), any::<u8>().prop_map(|levels| BandAction::DscpRemark { levels })];
+    let band = (any::<u32>(), 0..9_u32, action).prop_map(|(rate, burst, action)| Band { rate, burst, action });
+    let unit = select(vec![MeterUnit::Packets, MeterUnit::Kilobits]);
+    (1..100_u32, unit, any::<bool>(), vec(band, 1..4)).prop_map(|(id, unit, has_stats, bands)| Meter {
+        id,
+        unit,
+        has_stats,
+        bands,
+    })
 }
 
 fn change() -> impl Strategy<Value = Message> {
@@ -68,11 +78,13 @@ fn change() -> impl Strategy<Value = Message> {
             _ => FlowMod::delete_cookie(flow.cookie, u64::MAX),
         })
     });
-    let group = (strategies::group().boxed(), 0..4_u8).prop_map(|(group, kind)| {
+    let group = (strategies::group().boxed(), 0..6_u8).prop_map(|(group, kind)| {
         Message::GroupMod(match kind {
             0 => GroupMod::Add(group),
             1 => GroupMod::Modify(group),
             2 => GroupMod::AddOrModify(group),
+            3 => GroupMod::InsertBuckets(BucketPlace::Bucket(4), group),
+            4 => GroupMod::RemoveBuckets(BucketPlace::Last, group.id),
             _ => GroupMod::Delete(group.id),
         })
     });
@@ -122,17 +134,176 @@ fn reply() -> impl Strategy<Value = MultipartReply> {
             datapath: short,
         }))
     });
+    let (described, counted) = settings();
     prop_oneof![
+        described.boxed(),
+        counted.boxed(),
+        vec(meter(), 0..3).prop_map(MultipartReply::Meters),
+        vec(update(), 0..3).prop_map(MultipartReply::FlowUpdates),
         flows.prop_map(MultipartReply::Flows),
         counters().prop_map(MultipartReply::Aggregate),
         vec(table, 0..4).prop_map(MultipartReply::Tables),
         vec(port_counters, 0..4).prop_map(MultipartReply::PortStats),
         vec(group, 0..4).prop_map(MultipartReply::GroupStats),
         vec(strategies::group(), 0..4).prop_map(MultipartReply::Groups),
-        vec(meter(), 0..4).prop_map(MultipartReply::Meters),
         vec(port(), 0..4).prop_map(MultipartReply::Ports),
         description,
         (20..30_u16, vec(any::<u8>(), 0..20)).prop_map(|(kind, body)| MultipartReply::Unknown { kind, body }),
+    ]
+}
+
+fn update() -> impl Strategy<Value = FlowUpdate> {
+    (strategies::flow().boxed(), 0..7_u8).prop_map(|(flow, kind)| {
+        let flow = WatchedFlow {
+            key: flow.key(),
+            cookie: flow.cookie,
+            idle_timeout: flow.idle_timeout,
+            hard_timeout: flow.hard_timeout,
+            actions: flow.actions,
+        };
+        match kind {
+            0 => FlowUpdate::Initial(flow),
+            1 => FlowUpdate::Added(flow),
+            2 => FlowUpdate::Removed(flow, RemovedReason::DELETE),
+            3 => FlowUpdate::Modified(flow),
+            4 => FlowUpdate::Own(9),
+            5 => FlowUpdate::Paused,
+            _ => FlowUpdate::Resumed,
+        }
+    })
+}
+
+fn table() -> impl Strategy<Value = Table> {
+    let vacancy = option::of(any::<[u8; 3]>()).prop_map(|percent| {
+        percent.map(|[down_percent, up_percent, now_percent]| Vacancy { down_percent, up_percent, now_percent })
+    });
+    (any::<u8>(), any::<u32>(), any::<Option<u32>>(), vacancy).prop_map(|(id, config, eviction, vacancy)| Table {
+        id,
+        config,
+        eviction,
+        vacancy,
+    })
+}
+
+/// Answers that describe, and answers that count.
+fn settings() -> (impl Strategy<Value = MultipartReply>, impl Strategy<Value = MultipartReply>) {
+    let words = || any::<[u32; 4]>();
+    let features =
+        (any::<u8>(), "[a-z]{0,31}", any::<(u64, u64)>(), any::<u32>(), vec((0..20_u16, vec(any::<u8>(), 0..9)), 0..3))
+            .prop_map(|(table, name, (metadata_match, metadata_write), entries_max, properties)| TableFeatures {
+                table,
+                command: 1,
+                features: 2,
+                name,
+                metadata_match,
+                metadata_write,
+                capabilities: 3,
+                entries_max,
+                properties,
+            });
+    let queue = (any::<u32>(), any::<u32>(), any::<Option<u16>>(), any::<Option<u16>>()).prop_map(
+        |(port, queue, rate_min_permille, rate_max_permille)| Queue {
+            port: PortNo(port),
+            queue,
+            rate_min_permille,
+            rate_max_permille,
+        },
+    );
+    let described = prop_oneof![
+        vec(table(), 0..3).prop_map(MultipartReply::TableSettings),
+        vec(features, 0..3).prop_map(MultipartReply::TableFeatures),
+        vec(queue, 0..3).prop_map(MultipartReply::Queues),
+        (any::<u32>(), words(), words()).prop_map(|(kinds, groups_max, actions)| {
+            MultipartReply::GroupFeatures(GroupFeatures { kinds, capabilities: 5, groups_max, actions })
+        }),
+        (words(), any::<u8>()).prop_map(|([meters_max, band_kinds, capabilities, features], bands_max)| {
+            MultipartReply::MeterFeatures(MeterFeatures {
+                meters_max,
+                band_kinds,
+                capabilities,
+                bands_max,
+                colours_max: 1,
+                features,
+            })
+        }),
+    ];
+    let time = |seconds: u32| Duration::new(seconds.into(), 7);
+    let queue = (words(), any::<(u64, u64)>()).prop_map(move |([port, queue, seconds, errors], (octets, packets))| {
+        QueueCounters { port: PortNo(port), queue, octets, packets, errors: errors.into(), duration: time(seconds) }
+    });
+    let meter = (words(), any::<(u64, u64)>(), vec(any::<(u64, u64)>(), 0..3)).prop_map(
+        move |([meter, references, seconds, _], (packets, octets), bands)| MeterCounters {
+            meter,
+            references,
+            packets,
+            octets,
+            duration: time(seconds),
+            bands,
+        },
+    );
+    let counted = prop_oneof![
+        vec(queue, 0..3).prop_map(MultipartReply::QueueStats),
+        vec(meter, 0..3).prop_map(MultipartReply::MeterStats),
+    ];
+    (described, counted)
+}
+
+/// Messages about ports, tables, roles, tunnel options and tracked connections.
+fn rare() -> impl Strategy<Value = Message> {
+    let port = (any::<[u32; 4]>(), any::<[u8; 6]>()).prop_map(|([number, config, mask, advertise], address)| {
+        Message::PortMod(PortMod { number: PortNo(number), address, config, mask, advertise })
+    });
+    let role = (any::<u8>(), any::<u64>()).prop_map(|(reason, generation)| {
+        Message::RoleStatus(RoleStatus { role: Role { kind: RoleKind::Secondary, generation }, reason })
+    });
+    let map = (any::<u16>(), any::<u8>(), any::<u8>(), any::<u16>()).prop_map(|(class, kind, octets, field)| TlvMap {
+        class,
+        kind,
+        octets,
+        field,
+    });
+    let maps = (vec(map, 0..4), 0..4_u8).prop_map(|(maps, kind)| match kind {
+        0 => Message::TlvTableMod(TlvTableMod::Add(maps)),
+        1 => Message::TlvTableMod(TlvTableMod::Delete(maps)),
+        2 => Message::TlvTableMod(TlvTableMod::Clear),
+        _ => Message::TlvTableReply(TlvTable { octets_max: 252, fields_max: 64, maps }),
+    });
+    let address = || {
+        option::of(prop_oneof![
+            any::<[u8; 4]>().prop_map(std::net::IpAddr::from),
+            // Not an IPv4 address in IPv6 clothes, which is how the wire carries IPv4.
+            any::<[u8; 15]>().prop_map(|low| {
+                let mut octets = [0xfd; 16];
+                octets[1..].copy_from_slice(&low);
+                octets.into()
+            }),
+        ])
+    };
+    let tuple = || {
+        option::of((address(), address(), any::<[u16; 2]>(), any::<Option<(u16, u8, u8)>>()).prop_map(
+            |(source, target, [source_port, target_port], icmp)| CtTuple {
+                source,
+                target,
+                source_port,
+                target_port,
+                icmp,
+            },
+        ))
+    };
+    let flush = (any::<Option<u16>>(), any::<u8>(), tuple(), tuple())
+        .prop_map(|(zone, proto, original, reply)| Message::CtFlush(CtFlush { zone, proto, original, reply }));
+    let forwarded =
+        meter().prop_map(|meter| Message::RequestForward(Box::new(Message::MeterMod(MeterMod::Add(meter)))));
+    prop_oneof![
+        port.boxed(),
+        table().prop_map(|table| Message::TableMod(TableMod(table))).boxed(),
+        table().prop_map(|table| Message::TableStatus(TableStatus { reason: 3, table })).boxed(),
+        role.boxed(),
+        maps.boxed(),
+        Just(Message::TlvTableRequest),
+        any::<u16>().prop_map(Message::CtFlushZone).boxed(),
+        flush.boxed(),
+        forwarded.boxed(),
     ]
 }
 
@@ -147,10 +318,21 @@ fn request() -> impl Strategy<Value = MultipartRequest> {
             ..openflow::wire::FlowFilter::default()
         }),
         MultipartRequest::all_groups(),
-        MultipartRequest::Meters(openflow::wire::METER_ALL),
         MultipartRequest::GroupStats(7),
         MultipartRequest::PortStats(PortNo::ANY),
         MultipartRequest::Ports(PortNo(4)),
+        MultipartRequest::QueueStats(QueueFilter { port: PortNo(3), queue: 9 }),
+        MultipartRequest::Queues(QueueFilter { port: PortNo::ANY, queue: 9 }),
+        MultipartRequest::GroupFeatures,
+        MultipartRequest::MeterStats(3),
+        MultipartRequest::all_meters(),
+        MultipartRequest::MeterFeatures,
+        MultipartRequest::TableSettings,
+        MultipartRequest::TableFeatures(Vec::new()),
+        MultipartRequest::FlowMonitor(vec![
+            FlowMonitor::new(5),
+            FlowMonitor { flags: MonitorFlags::ADD, matching: Match::new().tcp(), ..FlowMonitor::delete(6) },
+        ]),
     ])
 }
 
@@ -229,6 +411,7 @@ fn message() -> impl Strategy<Value = Message> {
         1 => status.boxed(),
         1 => removed.boxed(),
         2 => small().boxed(),
+        2 => rare().boxed(),
     ]
 }
 

@@ -67,8 +67,8 @@ impl Channel for OpenFlowChannel {
 
     async fn apply(&mut self, changes: Changes) -> Result<usize, ChannelError> {
         let mut count = 0;
-        let added = changes.add_meters.iter().copied().map(MeterMod::Add);
-        for meter in added.chain(changes.modify_meters.iter().copied().map(MeterMod::Modify)) {
+        let added = changes.add_meters.iter().cloned().map(MeterMod::Add);
+        for meter in added.chain(changes.modify_meters.iter().cloned().map(MeterMod::Modify)) {
             self.change_meter(meter).await?;
             count += 1;
         }
@@ -97,7 +97,7 @@ impl Channel for OpenFlowChannel {
                 }
                 Some(Unasked::Refused { error, .. }) => debug!(%error, "packet-out refused"),
                 Some(Unasked::Lost { count }) => warn!(count, "packet-ins dropped: too many at once"),
-                Some(Unasked::PortStatus(_) | Unasked::FlowRemoved(_)) => {}
+                Some(_) => {}
                 None => return Err(self.over("wait for packets").await),
             }
         }

@@ -18,7 +18,7 @@ use tokio::{
 use super::{ConnectionError, Options, RequestError, Target, Unasked};
 use crate::{
     session::{Bundle, BundleError, Change, Event, Session},
-    wire::{EncodeError, Message, Xid},
+    wire::{EncodeError, Message, MultipartReply, Xid},
 };
 
 /// Octets that may wait to be written before commands have to wait.
@@ -264,6 +264,10 @@ impl Driver {
             Event::Unasked(Message::PacketIn(packet)) => self.hand_on(Unasked::PacketIn(packet)),
             Event::Unasked(Message::PortStatus(status)) => self.hand_on(Unasked::PortStatus(status)),
             Event::Unasked(Message::FlowRemoved(removed)) => self.hand_on(Unasked::FlowRemoved(removed)),
+            Event::Unasked(Message::RoleStatus(status)) => self.hand_on(Unasked::RoleStatus(status)),
+            Event::Unasked(Message::MultipartReply { reply: MultipartReply::FlowUpdates(updates), .. }) => {
+                self.hand_on(Unasked::FlowUpdates(updates));
+            }
             Event::Unasked(_) => {}
         }
     }

@@ -14,13 +14,14 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use self::driver::Command;
 use crate::{
-    flow::{Flow, Group, PortNo},
+    flow::{Flow, Group, Meter, PortNo},
     session::{AskError, BundleError, Change, Limits, SessionError},
     wire::{
-        AsyncConfig, DecodeError, Description, EncodeError, Features, FlowCounters, FlowFilter, FlowRemoved, FlowStats,
-        GROUP_ALL, GroupCounters, METER_ALL, Message, Meter, MeterMod, MultipartReply, MultipartRequest, PacketIn,
-        PacketInFormat, PacketOut, Port, PortCounters, PortStatus, Resume, SwitchConfig, SwitchError, TableCounters,
-        Xid,
+        AsyncConfig, CtFlush, DecodeError, Description, EncodeError, Features, FlowCounters, FlowFilter, FlowMonitor,
+        FlowRemoved, FlowStats, FlowUpdate, GROUP_ALL, GroupCounters, METER_ALL, Message, MeterCounters, MeterFeatures,
+        MeterMod, MultipartReply, MultipartRequest, PacketIn, PacketInFormat, PacketOut, Port, PortCounters,
+        PortStatus, QUEUE_ALL, QueueCounters, QueueFilter, Resume, RoleStatus, SwitchConfig, SwitchError,
+        TableCounters, Xid,
     },
 };
 
@@ -213,6 +214,10 @@ pub enum Unasked {
     PortStatus(PortStatus),
     /// A flow went.
     FlowRemoved(FlowRemoved),
+    /// What happened to flows that are watched: see [`Connection::watch_flows`].
+    FlowUpdates(Vec<FlowUpdate>),
+    /// The switch changed this connection's role.
+    RoleStatus(RoleStatus),
     /// A message that had no answer to wait for (a packet-out, say) was refused.
     Refused {
         /// The message's transaction id.
@@ -394,13 +399,30 @@ impl Connection {
         self.send(Message::Resume(resume)).await
     }
 
-    /// Changes a meter, and waits until that is done.
+    /// Changes a meter, and waits until that is done. Open vSwitch takes no meters in bundles: meters that flows use are
+    /// added before the bundle, and those that none uses any more deleted after it.
     ///
     /// # Errors
     /// When the switch refuses it or the connection is over.
     pub async fn change_meter(&self, change: MeterMod) -> Result<(), RequestError> {
+        self.checked(Message::MeterMod(change)).await
+    }
+
+    /// Makes the switch forget tracked connections, and waits until that is done.
+    ///
+    /// # Errors
+    /// When the switch refuses it or the connection is over.
+    pub async fn flush_connections(&self, which: CtFlush) -> Result<(), RequestError> {
+        self.checked(Message::CtFlush(which)).await
+    }
+
+    /// Sends a message that has no answer and waits until it is done, or refused.
+    ///
+    /// # Errors
+    /// When the switch refuses it or the connection is over.
+    pub async fn checked(&self, message: Message) -> Result<(), RequestError> {
         let (reply, answer) = oneshot::channel();
-        let command = Command::Checked { message: Box::new(Message::MeterMod(change)), reply };
+        let command = Command::Checked { message: Box::new(message), reply };
         self.commands.send(command).await.map_err(|_| self.is_over())?;
         self.wait(self.options.request_timeout, answer).await?
     }
@@ -437,12 +459,24 @@ questions! {
     /// Every group.
     dump_groups() -> Vec<Group>, MultipartRequest::all_groups()
         => MultipartReply::Groups(groups) => groups;
-    /// Every meter.
-    dump_meters() -> Vec<Meter>, MultipartRequest::Meters(METER_ALL)
-        => MultipartReply::Meters(meters) => meters;
     /// What every group counted.
     group_stats() -> Vec<GroupCounters>, MultipartRequest::GroupStats(GROUP_ALL)
         => MultipartReply::GroupStats(groups) => groups;
+    /// Every meter.
+    dump_meters() -> Vec<Meter>, MultipartRequest::all_meters()
+        => MultipartReply::Meters(meters) => meters;
+    /// What every meter counted.
+    meter_stats() -> Vec<MeterCounters>, MultipartRequest::MeterStats(METER_ALL)
+        => MultipartReply::MeterStats(meters) => meters;
+    /// What the switch can meter.
+    meter_features() -> MeterFeatures, MultipartRequest::MeterFeatures
+        => MultipartReply::MeterFeatures(features) => features;
+    /// What every queue counted.
+    queue_stats() -> Vec<QueueCounters>, MultipartRequest::QueueStats(QueueFilter { port: PortNo::ANY, queue: QUEUE_ALL })
+        => MultipartReply::QueueStats(queues) => queues;
+    /// Begins to watch flows, and gives those that are there. What happens later comes as [`Unasked::FlowUpdates`].
+    watch_flows(monitor: FlowMonitor) -> Vec<FlowUpdate>, MultipartRequest::FlowMonitor(vec![monitor])
+        => MultipartReply::FlowUpdates(updates) => updates;
     /// Every port.
     port_desc() -> Vec<Port>, MultipartRequest::Ports(PortNo::ANY)
         => MultipartReply::Ports(ports) => ports;

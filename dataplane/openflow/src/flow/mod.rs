@@ -1,6 +1,6 @@
-//! Flows and groups as values: what a switch should hold, without a switch.
+//! Flows, groups and meters as values: what a switch should hold, without a switch.
 //!
-//! Owns [`Flow`], [`Match`], [`Action`] and [`Group`], their text in ovs-ofctl syntax and their checks. Never opens a connection.
+//! Owns [`Flow`], [`Match`], [`Action`], [`Group`] and [`Meter`], their text in ovs-ofctl syntax and their checks. Never opens a connection.
 //! Invariant: values are canonical. What Open vSwitch dumps back after taking a flow equals the flow, so that two sets of flows
 //! can be compared with `==`, sorted and hashed.
 //! Source: OpenFlow 1.5.1 §7, ovs-ofctl(8), ovs-fields(7), ovs-actions(7).
@@ -15,6 +15,7 @@ mod group;
 mod learn;
 mod match_text;
 mod matching;
+mod meter;
 mod port;
 mod text;
 
@@ -29,6 +30,7 @@ pub use field::{CodePoint, FIELDS, Field, FieldInfo, FieldValue, Format, Prerequ
 pub use group::{Bucket, Group, GroupError, GroupKind, Selection};
 pub use learn::{DEFAULT_PRIORITY, Learn, LearnSource, LearnSpec};
 pub use matching::{Masked, Match, MatchError, VLAN_PRESENT, eth_type, ip_proto};
+pub use meter::{Band, BandAction, Meter, MeterUnit};
 pub use port::{PortNo, PortNoError};
 pub use text::{TextError, ct_state};
 

@@ -59,6 +59,8 @@ impl fmt::Display for Change {
             Self::Group(GroupMod::Add(group)) => write!(f, "add group {group}"),
             Self::Group(GroupMod::Modify(group) | GroupMod::AddOrModify(group)) => write!(f, "modify group {group}"),
             Self::Group(GroupMod::Delete(id)) => write!(f, "delete group {id}"),
+            Self::Group(GroupMod::InsertBuckets(_, group)) => write!(f, "insert buckets {group}"),
+            Self::Group(GroupMod::RemoveBuckets(_, id)) => write!(f, "remove buckets of group {id}"),
         }
     }
 }

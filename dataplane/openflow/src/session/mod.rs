@@ -75,7 +75,7 @@ pub enum Event {
         /// Why.
         error: DecodeError,
     },
-    /// A message that nothing asked for: a packet-in, a port change, a flow that went.
+    /// A message that nothing asked for: a packet-in, a port change, a flow that went, an update of a flow monitor.
     Unasked(Message),
 }
 
@@ -316,7 +316,7 @@ impl Session {
         }
     }
 
-    /// Takes one part of an answer; parts that nobody asked for are dropped.
+    /// Takes one part of an answer; parts that nobody asked for are dropped, but for the updates of a flow monitor.
     fn take_part(
         &mut self,
         xid: Xid,
@@ -324,7 +324,11 @@ impl Session {
         more: bool,
         octets: usize,
     ) -> Result<Option<Event>, SessionError> {
-        let Some(pending) = self.pending.get_mut(&xid) else { return Ok(None) };
+        let Some(pending) = self.pending.get_mut(&xid) else {
+            // What a flow monitor tells looks like an answer, and bears the id of none.
+            let is_told = matches!(reply, MultipartReply::FlowUpdates(_));
+            return Ok(is_told.then_some(Event::Unasked(Message::MultipartReply { reply, more })));
+        };
         pending.octets += octets;
         if pending.octets > self.limits.answer_octets_max {
             return Err(SessionError::AnswerTooLarge { xid, octets_max: self.limits.answer_octets_max });
@@ -349,7 +353,15 @@ impl Session {
 
 /// Whether a message comes of the switch's own accord.
 fn is_unasked(message: &Message) -> bool {
-    matches!(message, Message::PacketIn(_) | Message::PortStatus(_) | Message::FlowRemoved(_))
+    matches!(
+        message,
+        Message::PacketIn(_)
+            | Message::PortStatus(_)
+            | Message::FlowRemoved(_)
+            | Message::RoleStatus(_)
+            | Message::TableStatus(_)
+            | Message::RequestForward(_)
+    )
 }
 
 #[cfg(test)]

@@ -86,7 +86,7 @@ pub struct BundleAdd {
     pub id: u32,
     /// How the bundle is applied: the same as when it was opened.
     pub flags: BundleFlags,
-    /// A flow, group or meter change.
+    /// A flow, group, meter or port change, or a packet-out.
     pub message: Box<Message>,
 }
 
@@ -104,7 +104,8 @@ impl BundleAdd {
         from.skip(2)?;
         let flags = BundleFlags::from_bits_truncate(from.u16()?);
         let inner = from.rest();
-        if !matches!(inner.get(1), Some(&(super::kind::FLOW_MOD | super::kind::GROUP_MOD | super::kind::METER_MOD))) {
+        use super::kind::{FLOW_MOD, GROUP_MOD, METER_MOD, PACKET_OUT, PORT_MOD};
+        if !matches!(inner.get(1), Some(&(FLOW_MOD | GROUP_MOD | METER_MOD | PORT_MOD | PACKET_OUT))) {
             let value = inner.get(1).copied().unwrap_or(0).into();
             return Err(DecodeError::BadValue { what: "type of a message inside a bundle", value });
         }

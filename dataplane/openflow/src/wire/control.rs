@@ -128,6 +128,18 @@ pub enum RoleKind {
 
 const ROLES: [RoleKind; 4] = [RoleKind::NoChange, RoleKind::Equal, RoleKind::Primary, RoleKind::Secondary];
 
+impl RoleKind {
+    fn number(self) -> u32 {
+        let number = ROLES.iter().position(|role| *role == self);
+        number.and_then(|at| u32::try_from(at).ok()).unwrap_or(0)
+    }
+
+    fn from_number(number: u32) -> Result<Self, DecodeError> {
+        let kind = usize::try_from(number).ok().and_then(|at| ROLES.get(at)).copied();
+        kind.ok_or(DecodeError::BadValue { what: "role", value: number.into() })
+    }
+}
+
 /// A role and the generation of its election.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Role {
@@ -139,18 +151,39 @@ pub struct Role {
 
 impl Role {
     pub(super) fn encode(self, to: &mut Writer) {
-        let number = ROLES.iter().position(|role| *role == self.kind);
-        to.u32(number.and_then(|at| u32::try_from(at).ok()).unwrap_or(0));
+        to.u32(self.kind.number());
         to.zeros(4);
         to.u64(self.generation);
     }
 
     pub(super) fn decode(mut from: Reader<'_>) -> Result<Self, DecodeError> {
-        let number = from.u32()?;
-        let kind = usize::try_from(number).ok().and_then(|at| ROLES.get(at)).copied();
-        let kind = kind.ok_or(DecodeError::BadValue { what: "role", value: number.into() })?;
+        let kind = RoleKind::from_number(from.u32()?)?;
         from.skip(4)?;
         Ok(Self { kind, generation: from.u64()? })
+    }
+}
+
+/// The switch changed a controller's role.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct RoleStatus {
+    /// The role as it now is.
+    pub role: Role,
+    /// Why: 0 another controller asked to be primary, 1 the switch was reconfigured, 2 an experiment.
+    pub reason: u8,
+}
+
+impl RoleStatus {
+    pub(super) fn encode(self, to: &mut Writer) {
+        to.u32(self.role.kind.number());
+        to.u8(self.reason);
+        to.zeros(3);
+        to.u64(self.role.generation);
+    }
+
+    pub(super) fn decode(mut from: Reader<'_>) -> Result<Self, DecodeError> {
+        let (kind, reason) = (RoleKind::from_number(from.u32()?)?, from.u8()?);
+        from.skip(3)?;
+        Ok(Self { role: Role { kind, generation: from.u64()? }, reason })
     }
 }
 

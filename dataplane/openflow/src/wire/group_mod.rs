@@ -1,7 +1,7 @@
-//! Changing groups and meters.
+//! Changing groups.
 //!
-//! Owns [`GroupMod`], [`MeterMod`] and the wire form of buckets. Never decides what should change.
-//! Source: OpenFlow 1.5.1 §7.3.4.2 and §7.3.4.4; selection methods by the Netronome property that Open vSwitch takes.
+//! Owns [`GroupMod`] and the wire form of buckets. Never decides what should change.
+//! Source: OpenFlow 1.5.1 §7.3.4.3; selection methods by the Netronome property that Open vSwitch takes.
 
 use std::collections::BTreeMap;
 
@@ -38,11 +38,53 @@ pub enum GroupMod {
     AddOrModify(Group),
     /// Deletes a group and the flows that use it. [`GROUP_ALL`] deletes all.
     Delete(u32),
+    /// Adds the buckets of this group to those that the switch has.
+    InsertBuckets(BucketPlace, Group),
+    /// Takes buckets out of the group of this number.
+    RemoveBuckets(BucketPlace, u32),
+}
+
+/// Where buckets are inserted, or which are removed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum BucketPlace {
+    /// Before the first one; the first one.
+    First,
+    /// After the last one; the last one.
+    Last,
+    /// After the bucket of this number; the bucket of this number.
+    Bucket(u32),
+    /// All of them.
+    All,
+}
+
+const BUCKET_FIRST: u32 = 0xffff_fffd;
+const BUCKET_LAST: u32 = 0xffff_fffe;
+
+impl BucketPlace {
+    fn number(self) -> u32 {
+        match self {
+            Self::First => BUCKET_FIRST,
+            Self::Last => BUCKET_LAST,
+            Self::Bucket(id) => id,
+            Self::All => BUCKET_ALL,
+        }
+    }
+
+    fn from_number(number: u32) -> Self {
+        match number {
+            BUCKET_FIRST => Self::First,
+            BUCKET_LAST => Self::Last,
+            BUCKET_ALL => Self::All,
+            id => Self::Bucket(id),
+        }
+    }
 }
 
 const ADD: u16 = 0;
 const MODIFY: u16 = 1;
 const DELETE: u16 = 2;
+const INSERT_BUCKETS: u16 = 3;
+const REMOVE_BUCKETS: u16 = 5;
 const ADD_OR_MODIFY: u16 = 0x8000;
 
 impl GroupMod {
@@ -50,22 +92,25 @@ impl GroupMod {
     #[must_use]
     pub fn id(&self) -> u32 {
         match self {
-            Self::Add(group) | Self::Modify(group) | Self::AddOrModify(group) => group.id,
-            Self::Delete(id) => *id,
+            Self::Add(group) | Self::Modify(group) | Self::AddOrModify(group) | Self::InsertBuckets(_, group) => {
+                group.id
+            }
+            Self::Delete(id) | Self::RemoveBuckets(_, id) => *id,
         }
     }
 
     pub(super) fn encode(&self, to: &mut Writer) -> Result<(), EncodeError> {
-        let (command, group) = match self {
-            Self::Add(group) => (ADD, group),
-            Self::Modify(group) => (MODIFY, group),
-            Self::AddOrModify(group) => (ADD_OR_MODIFY, group),
+        let (command, place, group) = match self {
+            Self::Add(group) => (ADD, BucketPlace::All, group),
+            Self::Modify(group) => (MODIFY, BucketPlace::All, group),
+            Self::AddOrModify(group) => (ADD_OR_MODIFY, BucketPlace::All, group),
+            Self::InsertBuckets(place, group) => (INSERT_BUCKETS, *place, group),
             Self::Delete(id) => {
-                to.u16(DELETE);
-                to.zeros(2);
-                to.u32(*id);
-                to.zeros(4);
-                to.u32(BUCKET_ALL);
+                put_bare(to, DELETE, *id, BucketPlace::All);
+                return Ok(());
+            }
+            Self::RemoveBuckets(place, id) => {
+                put_bare(to, REMOVE_BUCKETS, *id, *place);
                 return Ok(());
             }
         };
@@ -76,7 +121,7 @@ impl GroupMod {
         to.u32(group.id);
         let at = to.len();
         to.zeros(4);
-        to.u32(BUCKET_ALL);
+        to.u32(place.number());
         put_buckets_and_properties(to, group, at)
     }
 
@@ -85,16 +130,28 @@ impl GroupMod {
         from.skip(1)?;
         let id = from.u32()?;
         let buckets = from.u16()?;
-        from.skip(6)?;
+        from.skip(2)?;
+        let place = BucketPlace::from_number(from.u32()?);
         let mut group = || take_buckets_and_properties(&mut from, id, kind, buckets);
         match command {
             ADD => group().map(Self::Add),
             MODIFY => group().map(Self::Modify),
             ADD_OR_MODIFY => group().map(Self::AddOrModify),
             DELETE => Ok(Self::Delete(id)),
+            INSERT_BUCKETS => group().map(|group| Self::InsertBuckets(place, group)),
+            REMOVE_BUCKETS => Ok(Self::RemoveBuckets(place, id)),
             other => Err(DecodeError::BadValue { what: "group_mod command", value: other.into() }),
         }
     }
+}
+
+/// A change that needs no buckets.
+fn put_bare(to: &mut Writer, command: u16, group: u32, place: BucketPlace) {
+    to.u16(command);
+    to.zeros(2);
+    to.u32(group);
+    to.zeros(4);
+    to.u32(place.number());
 }
 
 pub(super) fn kind_number(kind: GroupKind) -> u8 {
@@ -201,122 +258,4 @@ fn take_bucket(from: &mut Reader<'_>, kind: GroupKind) -> Result<Bucket, DecodeE
         }
     }
     Ok(bucket)
-}
-
-/// A meter that drops what exceeds a rate.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Meter {
-    /// Its number, from 1.
-    pub id: u32,
-    /// The rate, in `unit` per second.
-    pub rate: u32,
-    /// The burst, in the same unit; 0 leaves it to the switch.
-    pub burst: u32,
-    /// What is counted.
-    pub unit: MeterUnit,
-}
-
-/// What a meter counts.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum MeterUnit {
-    /// Packets.
-    Packets,
-    /// Thousands of bits.
-    Kilobits,
-}
-
-/// A change to meters.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum MeterMod {
-    /// Adds a meter whose number is free.
-    Add(Meter),
-    /// Changes a meter that is there.
-    Modify(Meter),
-    /// Deletes a meter.
-    Delete(u32),
-}
-
-const METER_KILOBITS: u16 = 1;
-/// Stands for every meter in a question.
-pub const METER_ALL: u32 = 0xffff_ffff;
-
-const METER_PACKETS: u16 = 2;
-const METER_BURST: u16 = 4;
-const BAND_DROP: u16 = 1;
-const BAND_OCTETS: u16 = 16;
-/// Octets of a meter in an answer, without its bands.
-const DESCRIPTION_OCTETS: u16 = 8;
-
-impl Meter {
-    /// One meter in an answer: OpenFlow 1.5.1 §7.3.5.14.
-    pub(super) fn encode_description(&self, to: &mut Writer) {
-        let unit = if self.unit == MeterUnit::Packets { METER_PACKETS } else { METER_KILOBITS };
-        to.u16(DESCRIPTION_OCTETS + BAND_OCTETS);
-        to.u16(unit | if self.burst == 0 { 0 } else { METER_BURST });
-        to.u32(self.id);
-        to.u16(BAND_DROP);
-        to.u16(BAND_OCTETS);
-        to.u32(self.rate);
-        to.u32(self.burst);
-        to.zeros(4);
-    }
-
-    /// Reads one meter. Of a meter of another kind than ours (several bands, or none that drops) the rate of its first band is taken.
-    pub(super) fn decode_description(from: &mut Reader<'_>) -> Result<Self, DecodeError> {
-        let length = from.u16()?;
-        let mut body = from.body(length, 2, "meter description")?;
-        let (flags, id) = (body.u16()?, body.u32()?);
-        let (mut rate, mut burst) = (0, 0);
-        if length > DESCRIPTION_OCTETS {
-            body.skip(4)?;
-            (rate, burst) = (body.u32()?, body.u32()?);
-        }
-        let burst = if flags & METER_BURST == 0 { 0 } else { burst };
-        let unit = if flags & METER_PACKETS == 0 { MeterUnit::Kilobits } else { MeterUnit::Packets };
-        Ok(Self { id, rate, burst, unit })
-    }
-}
-
-impl MeterMod {
-    pub(super) fn encode(&self, to: &mut Writer) {
-        let (command, meter) = match self {
-            Self::Add(meter) => (ADD, meter),
-            Self::Modify(meter) => (MODIFY, meter),
-            Self::Delete(id) => {
-                to.u16(DELETE);
-                to.u16(METER_KILOBITS);
-                to.u32(*id);
-                return;
-            }
-        };
-        let unit = if meter.unit == MeterUnit::Packets { METER_PACKETS } else { METER_KILOBITS };
-        to.u16(command);
-        to.u16(unit | if meter.burst == 0 { 0 } else { METER_BURST });
-        to.u32(meter.id);
-        to.u16(BAND_DROP);
-        to.u16(BAND_OCTETS);
-        to.u32(meter.rate);
-        to.u32(meter.burst);
-        to.zeros(4);
-    }
-
-    pub(super) fn decode(mut from: Reader<'_>) -> Result<Self, DecodeError> {
-        let (command, flags, id) = (from.u16()?, from.u16()?, from.u32()?);
-        if command == DELETE {
-            return Ok(Self::Delete(id));
-        }
-        let (band, length) = (from.u16()?, from.u16()?);
-        if (band, length) != (BAND_DROP, BAND_OCTETS) {
-            return Err(DecodeError::BadValue { what: "meter band", value: band.into() });
-        }
-        let (rate, burst) = (from.u32()?, from.u32()?);
-        let burst = if flags & METER_BURST == 0 { 0 } else { burst };
-        let unit = if flags & METER_PACKETS == 0 { MeterUnit::Kilobits } else { MeterUnit::Packets };
-        let meter = Meter { id, rate, burst, unit };
-        match command {
-            ADD => Ok(Self::Add(meter)),
-            MODIFY => Ok(Self::Modify(meter)),
-            other => Err(DecodeError::BadValue { what: "meter_mod command", value: other.into() }),
-        }
-    }
 }

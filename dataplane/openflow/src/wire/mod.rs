@@ -8,31 +8,48 @@
 mod action;
 mod buffer;
 mod bundle;
+mod conntrack;
 mod control;
 mod error;
 mod flow_mod;
+mod flow_stats;
 mod group_mod;
+mod group_stats;
 mod learn;
+mod meter;
+mod monitor;
 mod multipart;
 mod nicira;
 mod oxm;
 mod packet;
 mod port;
+mod queue;
 mod stats;
+mod table;
+mod tlv_table;
+mod vendor;
 
 use buffer::{Reader, Writer};
 pub use bundle::{BundleAdd, BundleControl, BundleFlags, BundleStep};
-pub use control::{AsyncConfig, Features, Hello, Role, RoleKind, SwitchConfig, VERSION};
+pub use conntrack::{CtFlush, CtTuple};
+pub use control::{AsyncConfig, Features, Hello, Role, RoleKind, RoleStatus, SwitchConfig, VERSION};
 pub use error::{DecodeError, EncodeError, SwitchError};
 pub use flow_mod::{FlowCommand, FlowMod, FlowRemoved, GROUP_ANY, RemovedReason, TABLE_ALL};
-pub use group_mod::{GROUP_ALL, GroupMod, METER_ALL, Meter, MeterMod, MeterUnit};
-pub use multipart::{
-    Description, FlowFilter, FlowStats, GroupCounters, MultipartReply, MultipartRequest, TableCounters,
-};
-use nicira::NICIRA;
+pub use flow_stats::{FlowFilter, FlowStats};
+pub use group_mod::{BucketPlace, GROUP_ALL, GroupMod};
+pub use group_stats::{GroupCounters, GroupFeatures};
+pub use meter::{METER_ALL, MeterCounters, MeterFeatures, MeterMod};
+pub use monitor::{FlowMonitor, FlowUpdate, MonitorCommand, MonitorFlags, WatchedFlow};
+pub use multipart::{Description, MultipartReply, MultipartRequest};
 pub use packet::{PacketIn, PacketOut, Resume};
-pub use port::{Port, PortChange, PortCounters, PortStatus};
+pub use port::{Port, PortChange, PortCounters, PortMod, PortStatus};
+pub use queue::{QUEUE_ALL, Queue, QueueCounters, QueueFilter};
 pub use stats::FlowCounters;
+pub use table::{Table, TableCounters, TableFeatures, TableMod, TableStatus, Vacancy};
+pub use tlv_table::{TlvMap, TlvTable, TlvTableMod};
+pub use vendor::PacketInFormat;
+
+pub use crate::flow::{Meter, MeterUnit};
 
 /// Octets of the header that every message begins with.
 pub const HEADER_OCTETS: usize = 8;
@@ -55,6 +72,8 @@ mod kind {
     pub(super) const PACKET_OUT: u8 = 13;
     pub(super) const FLOW_MOD: u8 = 14;
     pub(super) const GROUP_MOD: u8 = 15;
+    pub(super) const PORT_MOD: u8 = 16;
+    pub(super) const TABLE_MOD: u8 = 17;
     pub(super) const MULTIPART_REQUEST: u8 = 18;
     pub(super) const MULTIPART_REPLY: u8 = 19;
     pub(super) const BARRIER_REQUEST: u8 = 20;
@@ -65,29 +84,15 @@ mod kind {
     pub(super) const GET_ASYNC_REPLY: u8 = 27;
     pub(super) const SET_ASYNC: u8 = 28;
     pub(super) const METER_MOD: u8 = 29;
+    pub(super) const ROLE_STATUS: u8 = 30;
+    pub(super) const TABLE_STATUS: u8 = 31;
+    pub(super) const REQUEST_FORWARD: u8 = 32;
     pub(super) const BUNDLE_CONTROL: u8 = 33;
     pub(super) const BUNDLE_ADD: u8 = 34;
 }
 
-/// Nicira message subtypes.
-mod subtype {
-    pub(super) const SET_PACKET_IN_FORMAT: u32 = 16;
-    pub(super) const SET_CONTROLLER_ID: u32 = 20;
-    pub(super) const RESUME: u32 = 28;
-    pub(super) const PACKET_IN2: u32 = 30;
-}
-
 /// The number that ties an answer to its question.
 pub type Xid = u32;
-
-/// How packet-ins come: the extended form carries userdata and continuations.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum PacketInFormat {
-    /// The standard message.
-    Standard,
-    /// Nicira's extended message, version 2.
-    Extended,
-}
 
 /// A message in either direction.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -126,6 +131,10 @@ pub enum Message {
     GroupMod(GroupMod),
     /// Changes meters.
     MeterMod(MeterMod),
+    /// Sets a port.
+    PortMod(PortMod),
+    /// Sets a table.
+    TableMod(TableMod),
     /// A question with an answer in parts.
     MultipartRequest(MultipartRequest),
     /// A part of the answer.
@@ -143,6 +152,12 @@ pub enum Message {
     RoleRequest(Role),
     /// The role.
     RoleReply(Role),
+    /// The switch changed the role.
+    RoleStatus(RoleStatus),
+    /// A table fills up, or has room again.
+    TableStatus(TableStatus),
+    /// A change of groups or meters that another controller made.
+    RequestForward(Box<Message>),
     /// Asks which asynchronous messages come.
     GetAsyncRequest,
     /// Which do.
@@ -157,6 +172,16 @@ pub enum Message {
     SetPacketInFormat(PacketInFormat),
     /// Says which `controller` actions this connection answers to.
     SetControllerId(u16),
+    /// Changes the map of tunnel options.
+    TlvTableMod(TlvTableMod),
+    /// Asks for the map of tunnel options.
+    TlvTableRequest,
+    /// The map of tunnel options.
+    TlvTableReply(TlvTable),
+    /// Forgets the tracked connections of a zone.
+    CtFlushZone(u16),
+    /// Forgets tracked connections.
+    CtFlush(CtFlush),
     /// Something else, as octets.
     Unknown {
         /// The message type.
@@ -179,21 +204,32 @@ impl Message {
             Self::GetConfigReply(_) => kind::GET_CONFIG_REPLY,
             Self::SetConfig(_) => kind::SET_CONFIG,
             Self::PacketIn(packet_in) if packet_in.is_standard() => kind::PACKET_IN,
-            Self::PacketIn(_) | Self::Resume(_) | Self::SetPacketInFormat(_) | Self::SetControllerId(_) => {
-                kind::EXPERIMENTER
-            }
+            Self::PacketIn(_)
+            | Self::Resume(_)
+            | Self::SetPacketInFormat(_)
+            | Self::SetControllerId(_)
+            | Self::TlvTableMod(_)
+            | Self::TlvTableRequest
+            | Self::TlvTableReply(_)
+            | Self::CtFlushZone(_)
+            | Self::CtFlush(_) => kind::EXPERIMENTER,
             Self::FlowRemoved(_) => kind::FLOW_REMOVED,
             Self::PortStatus(_) => kind::PORT_STATUS,
             Self::PacketOut(_) => kind::PACKET_OUT,
             Self::FlowMod(_) => kind::FLOW_MOD,
             Self::GroupMod(_) => kind::GROUP_MOD,
             Self::MeterMod(_) => kind::METER_MOD,
+            Self::PortMod(_) => kind::PORT_MOD,
+            Self::TableMod(_) => kind::TABLE_MOD,
             Self::MultipartRequest(_) => kind::MULTIPART_REQUEST,
             Self::MultipartReply { .. } => kind::MULTIPART_REPLY,
             Self::BarrierRequest => kind::BARRIER_REQUEST,
             Self::BarrierReply => kind::BARRIER_REPLY,
             Self::RoleRequest(_) => kind::ROLE_REQUEST,
             Self::RoleReply(_) => kind::ROLE_REPLY,
+            Self::RoleStatus(_) => kind::ROLE_STATUS,
+            Self::TableStatus(_) => kind::TABLE_STATUS,
+            Self::RequestForward(_) => kind::REQUEST_FORWARD,
             Self::GetAsyncRequest => kind::GET_ASYNC_REQUEST,
             Self::GetAsyncReply(_) => kind::GET_ASYNC_REPLY,
             Self::SetAsync(_) => kind::SET_ASYNC,
@@ -242,14 +278,6 @@ fn put_body(to: &mut Writer, message: &Message, xid: Xid) -> Result<(), EncodeEr
         Message::FeaturesReply(features) => features.encode(to),
         Message::GetConfigReply(config) | Message::SetConfig(config) => config.encode(to),
         Message::PacketIn(packet_in) if packet_in.is_standard() => packet_in.encode(to)?,
-        Message::PacketIn(packet_in) => {
-            put_vendor(to, subtype::PACKET_IN2);
-            packet_in.encode_properties(to)?;
-        }
-        Message::Resume(Resume(packet_in)) => {
-            put_vendor(to, subtype::RESUME);
-            packet_in.encode_properties(to)?;
-        }
         Message::FlowRemoved(removed) => removed.encode(to)?,
         Message::PortStatus(status) => status.encode(to)?,
         Message::PacketOut(packet_out) => packet_out.encode(to)?,
@@ -262,15 +290,20 @@ fn put_body(to: &mut Writer, message: &Message, xid: Xid) -> Result<(), EncodeEr
         Message::GetAsyncReply(config) | Message::SetAsync(config) => config.encode(to)?,
         Message::BundleControl(control) => control.encode(to),
         Message::BundleAdd(add) => add.encode(to, xid)?,
-        Message::SetPacketInFormat(format) => {
-            put_vendor(to, subtype::SET_PACKET_IN_FORMAT);
-            to.u32(if *format == PacketInFormat::Extended { 2 } else { 0 });
-        }
-        Message::SetControllerId(id) => {
-            put_vendor(to, subtype::SET_CONTROLLER_ID);
-            to.zeros(6);
-            to.u16(*id);
-        }
+        Message::PortMod(change) => change.encode(to),
+        Message::TableMod(change) => change.encode(to),
+        Message::RoleStatus(status) => status.encode(to),
+        Message::TableStatus(status) => status.encode(to)?,
+        Message::RequestForward(change) => put_message(to, change, xid)?,
+        Message::PacketIn(_)
+        | Message::Resume(_)
+        | Message::SetPacketInFormat(_)
+        | Message::SetControllerId(_)
+        | Message::TlvTableMod(_)
+        | Message::TlvTableRequest
+        | Message::TlvTableReply(_)
+        | Message::CtFlushZone(_)
+        | Message::CtFlush(_) => vendor::put(to, message)?,
         Message::FeaturesRequest
         | Message::GetConfigRequest
         | Message::BarrierRequest
@@ -278,11 +311,6 @@ fn put_body(to: &mut Writer, message: &Message, xid: Xid) -> Result<(), EncodeEr
         | Message::GetAsyncRequest => {}
     }
     Ok(())
-}
-
-fn put_vendor(to: &mut Writer, subtype: u32) {
-    to.u32(NICIRA);
-    to.u32(subtype);
 }
 
 /// How long the message that begins with these octets is; `None` while too few octets are there to tell.
@@ -315,7 +343,7 @@ pub fn decode(octets: &[u8]) -> Result<(Xid, Message), DecodeError> {
     Ok((xid, take_body(version, number, from)?))
 }
 
-fn take_body(version: u8, number: u8, mut from: Reader<'_>) -> Result<Message, DecodeError> {
+fn take_body(version: u8, number: u8, from: Reader<'_>) -> Result<Message, DecodeError> {
     Ok(match number {
         kind::HELLO => Message::Hello(Hello::decode(version, from)?),
         kind::ERROR => Message::Error(SwitchError::decode(from)?),
@@ -347,24 +375,22 @@ fn take_body(version: u8, number: u8, mut from: Reader<'_>) -> Result<Message, D
         kind::SET_ASYNC => Message::SetAsync(AsyncConfig::decode(from)?),
         kind::BUNDLE_CONTROL => Message::BundleControl(BundleControl::decode(from)?),
         kind::BUNDLE_ADD => Message::BundleAdd(BundleAdd::decode(from)?),
-        kind::EXPERIMENTER => {
-            let body = from.rest();
-            let vendor = (from.u32()?, from.u32()?);
-            match vendor {
-                (NICIRA, subtype::PACKET_IN2) => Message::PacketIn(PacketIn::decode_properties(from)?),
-                (NICIRA, subtype::RESUME) => Message::Resume(Resume(PacketIn::decode_properties(from)?)),
-                (NICIRA, subtype::SET_PACKET_IN_FORMAT) => Message::SetPacketInFormat(match from.u32()? {
-                    0 => PacketInFormat::Standard,
-                    2 => PacketInFormat::Extended,
-                    other => return Err(DecodeError::BadValue { what: "packet-in format", value: other.into() }),
-                }),
-                (NICIRA, subtype::SET_CONTROLLER_ID) => {
-                    from.skip(6)?;
-                    Message::SetControllerId(from.u16()?)
-                }
-                _ => Message::Unknown { kind: number, body: body.to_vec() },
+        kind::PORT_MOD => Message::PortMod(PortMod::decode(from)?),
+        kind::TABLE_MOD => Message::TableMod(TableMod::decode(from)?),
+        kind::ROLE_STATUS => Message::RoleStatus(RoleStatus::decode(from)?),
+        kind::TABLE_STATUS => Message::TableStatus(TableStatus::decode(from)?),
+        kind::REQUEST_FORWARD => {
+            let inner = from.rest();
+            if !matches!(inner.get(1), Some(&(kind::GROUP_MOD | kind::METER_MOD))) {
+                let value = inner.get(1).copied().unwrap_or(0).into();
+                return Err(DecodeError::BadValue { what: "type of a forwarded request", value });
             }
+            Message::RequestForward(Box::new(decode(inner)?.1))
         }
+        kind::EXPERIMENTER => match vendor::take(from)? {
+            Some(known) => known,
+            None => Message::Unknown { kind: number, body: from.rest().to_vec() },
+        },
         kind => Message::Unknown { kind, body: from.rest().to_vec() },
     })
 }

@@ -1,7 +1,7 @@
 //! Ports of a switch as it describes them, and what they counted.
 //!
-//! Owns [`Port`], [`PortStatus`] and [`PortCounters`]. Never knows what is plugged in.
-//! Source: OpenFlow 1.5.1 §7.2.1, §7.3.5.7, §7.4.4.
+//! Owns [`Port`], [`PortMod`], [`PortStatus`] and [`PortCounters`]. Never knows what is plugged in.
+//! Source: OpenFlow 1.5.1 §7.2.1, §7.3.4.3, §7.3.5.7, §7.4.4.
 
 use super::{
     action::begin,
@@ -77,6 +77,52 @@ impl Port {
             }
         }
         Ok(port)
+    }
+}
+
+/// Sets a port.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct PortMod {
+    /// Its number.
+    pub number: PortNo,
+    /// Its Ethernet address: the switch refuses another one.
+    pub address: [u8; 6],
+    /// Config bits: see [`Port`].
+    pub config: u32,
+    /// Which config bits are set.
+    pub mask: u32,
+    /// Link modes to advertise; 0 leaves them.
+    pub advertise: u32,
+}
+
+impl PortMod {
+    pub(super) fn encode(self, to: &mut Writer) {
+        to.u32(self.number.0);
+        to.zeros(4);
+        to.bytes(&self.address);
+        to.zeros(2);
+        to.u32(self.config);
+        to.u32(self.mask);
+        to.u16(ETHERNET);
+        to.u16(8);
+        to.u32(self.advertise);
+    }
+
+    pub(super) fn decode(mut from: Reader<'_>) -> Result<Self, DecodeError> {
+        let number = PortNo(from.u32()?);
+        from.skip(4)?;
+        let address = from.mac()?;
+        from.skip(2)?;
+        let mut change = Self { number, address, config: from.u32()?, mask: from.u32()?, advertise: 0 };
+        while !from.is_empty() {
+            let (kind, length) = (from.u16()?, from.u16()?);
+            let mut body = from.body(length, 4, "port property")?;
+            from.skip_padding(padding(length.into()));
+            if kind == ETHERNET {
+                change.advertise = body.u32()?;
+            }
+        }
+        Ok(change)
     }
 }
 

@@ -35,9 +35,14 @@ pub struct FlowCounters {
 fn put_duration(to: &mut Writer, field: u8, duration: Option<Duration>) {
     if let Some(duration) = duration {
         put_header(to, field, 8);
-        to.u32(u32::try_from(duration.as_secs()).unwrap_or(u32::MAX));
-        to.u32(duration.subsec_nanos());
+        put_time(to, duration);
     }
+}
+
+/// Writes seconds and nanoseconds.
+pub(super) fn put_time(to: &mut Writer, duration: Duration) {
+    to.u32(u32::try_from(duration.as_secs()).unwrap_or(u32::MAX));
+    to.u32(duration.subsec_nanos());
 }
 
 fn put_header(to: &mut Writer, field: u8, length: u8) {
@@ -46,7 +51,8 @@ fn put_header(to: &mut Writer, field: u8, length: u8) {
     to.u8(length);
 }
 
-fn take_duration(from: &mut Reader<'_>) -> Result<Duration, DecodeError> {
+/// Reads seconds and nanoseconds.
+pub(super) fn take_time(from: &mut Reader<'_>) -> Result<Duration, DecodeError> {
     let (seconds, nanoseconds) = (from.u32()?, from.u32()?);
     Ok(Duration::new(seconds.into(), nanoseconds.min(999_999_999)))
 }
@@ -82,8 +88,8 @@ impl FlowCounters {
             let (class, field, length) = (body.u16()?, body.u8()? >> 1, body.u8()?);
             let mut value = body.sub(length.into(), "flow counter")?;
             match (class, field) {
-                (OXS_CLASS, DURATION) => counters.duration = Some(take_duration(&mut value)?),
-                (OXS_CLASS, IDLE_TIME) => counters.idle = Some(take_duration(&mut value)?),
+                (OXS_CLASS, DURATION) => counters.duration = Some(take_time(&mut value)?),
+                (OXS_CLASS, IDLE_TIME) => counters.idle = Some(take_time(&mut value)?),
                 (OXS_CLASS, FLOW_COUNT) => counters.flows = Some(value.u32()?),
                 (OXS_CLASS, PACKET_COUNT) => counters.packets = Some(value.u64()?),
                 (OXS_CLASS, BYTE_COUNT) => counters.octets = Some(value.u64()?),
