@@ -23,6 +23,7 @@ pub mod gate;
 pub mod jail;
 pub mod kvm;
 pub mod layout;
+pub mod log;
 pub mod machine;
 pub mod memory;
 pub mod overhead;

@@ -5,9 +5,11 @@ use std::fs::OpenOptions;
 use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::Mutex;
 use tracing_subscriber::EnvFilter;
 use vmm::config::VmConfig;
 use vmm::control::Call;
+use vmm::log::{Bounded, LOG_MAX_BYTES};
 use vmm::state::State;
 use vmm::supervisor::Supervisor;
 
@@ -81,7 +83,7 @@ fn start_log(path: Option<&Path>) -> Result<(), Box<dyn std::error::Error>> {
         Some(path) => {
             let file = OpenOptions::new().create(true).append(true).open(path);
             let file = file.map_err(|error| format!("open the log {}: {error}", path.display()))?;
-            log.with_ansi(false).with_writer(file).init();
+            log.with_ansi(false).with_writer(Mutex::new(Bounded::new(file, LOG_MAX_BYTES))).init();
         }
     }
     Ok(())

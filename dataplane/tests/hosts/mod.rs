@@ -123,7 +123,10 @@ impl Machine {
         Ok(())
     }
 
-    #[expect(clippy::disallowed_methods, reason = "a bounded poll: the kernel tells nobody that a namespace has a route")]
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "a bounded poll: the kernel tells nobody that a namespace has a route"
+    )]
     /// Takes what the router advertisement and DHCPv6 say: gives the addresses granted and the name servers.
     pub fn ask_ipv6(&self) -> Result<(Vec<Ipv6Addr>, Vec<Ipv6Addr>)> {
         // A link that comes up solicits routers at once.

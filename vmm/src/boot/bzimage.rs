@@ -253,6 +253,8 @@ fn hex(bytes: &[u8]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use basalt_tests::require;
+    use basalt_tests::skip::Need;
 
     /// A bzImage with one setup sector and `payload`.
     fn image(payload: &[u8]) -> Vec<u8> {
@@ -297,6 +299,54 @@ mod tests {
         let data: Vec<u8> = (0..20_000_u32).map(|at| (at % 251) as u8).collect();
         assert_eq!(unpacked(&image(&gzip(&data)), None).unwrap(), data);
         assert_eq!(unpacked(&image(&lz4(&data, 20_000)), None).unwrap(), data);
+    }
+
+    /// What `program` makes of `data`, with the unpacked size behind it as kernels have it (`size_append` in scripts/Makefile.lib).
+    fn packed_by(program: &str, arguments: &[&str], data: &[u8]) -> Vec<u8> {
+        let mut file = tempfile::NamedTempFile::new().unwrap();
+        file.write_all(data).unwrap();
+        let output =
+            std::process::Command::new(program).args(arguments).stdin(file.reopen().unwrap()).output().unwrap();
+        assert!(output.status.success(), "{program}: {}", String::from_utf8_lossy(&output.stderr));
+        let mut packed = output.stdout;
+        if program != "gzip" {
+            packed.extend(u32::try_from(data.len()).unwrap().to_le_bytes());
+        }
+        packed
+    }
+
+    /// The programs and options that kernels are packed with (Linux 6.1: scripts/Makefile.lib, scripts/xz_wrap.sh), over some MiB of x86 code: this
+    /// test's own program.
+    #[test]
+    fn payloads_of_the_real_programs_unpack() {
+        let needs = ["xz", "zstd", "lz4", "gzip"].map(Need::Program);
+        require!(needs[0], needs[1], needs[2], needs[3]);
+        let mut program_code = Vec::new();
+        File::open("/proc/self/exe").unwrap().take(9 << 20).read_to_end(&mut program_code).unwrap();
+        let few = 1 << 20;
+        let ways: [(&str, &[&str], usize); 5] = [
+            ("gzip", &["-n", "-f", "-9", "-c"], few),
+            ("xz", &["--check=crc32", "--x86", "--lzma2=preset=1,dict=32MiB", "-c"], few),
+            ("zstd", &["-19", "--long=27", "-c", "-q"], few),
+            ("zstd", &["-3", "-c", "-q"], few),
+            // More than one block.
+            ("lz4", &["-l", "-9", "-c", "-q"], program_code.len()),
+        ];
+        for (program, arguments, bytes) in ways {
+            let data = &program_code[..bytes];
+            let packed = packed_by(program, arguments, data);
+            let out = unpacked(&image(&packed), None).unwrap_or_else(|error| panic!("{program}: {error:?}"));
+            assert!(out == data, "{program} {arguments:?}: what comes out is not what went in");
+            let mut damaged = packed.clone();
+            damaged[packed.len() / 2] ^= 0x10;
+            assert!(
+                unpacked(&image(&damaged), None).map_or(true, |out| out != data),
+                "{program}: damage goes unnoticed and unharmed"
+            );
+            let mut cut = packed[..packed.len() / 2].to_vec();
+            cut.extend(u32::try_from(data.len()).unwrap().to_le_bytes());
+            assert!(unpacked(&image(&cut), None).is_err(), "{program}: half a payload");
+        }
     }
 
     #[test]

@@ -1,9 +1,10 @@
 //! The console device (virtio 1.2 §5.3), one port: queue 0 carries input to the guest, queue 1 output to the console hub.
 
 use crate::console::Hub;
-use crate::virtio::{Context, Counters, Device, Kind};
+use crate::virtio::{Context, Counters, DESCRIPTORS_MAX, Device, Kind};
 use std::os::fd::{AsRawFd, RawFd};
 use std::sync::Arc;
+use virtio_queue::desc::split::Descriptor;
 use vm_memory::Bytes;
 
 const QUEUE_SIZE: u16 = 64;
@@ -41,7 +42,7 @@ impl Console {
             };
             let head = chain.head_index();
             let mut written = 0;
-            for buffer in chain.writable() {
+            for buffer in chain.take(DESCRIPTORS_MAX).filter(Descriptor::is_write_only) {
                 let bytes = self.hub.take_input(usize::try_from(buffer.len()).unwrap_or(0).min(CHUNK_MAX));
                 if context.ram.write_slice(&bytes, buffer.addr()).is_ok() {
                     written += bytes.len();
@@ -61,7 +62,7 @@ impl Console {
         for _ in 0..QUEUE_SIZE {
             let Some(chain) = context.next(OUTPUT) else { break };
             let head = chain.head_index();
-            for buffer in chain.readable() {
+            for buffer in chain.take(DESCRIPTORS_MAX).filter(|buffer| !buffer.is_write_only()) {
                 let mut bytes = vec![0; usize::try_from(buffer.len()).unwrap_or(0).min(CHUNK_MAX)];
                 if context.ram.read_slice(&mut bytes, buffer.addr()).is_ok() {
                     self.hub.output(&bytes);

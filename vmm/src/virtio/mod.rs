@@ -99,6 +99,10 @@ pub struct Context<'a> {
     pub(crate) again: &'a mut u32,
 }
 
+/// The most descriptors of one chain that are looked at, as many as one system call takes. An indirect table may claim 65,535, and a driver may offer as
+/// many such chains as a queue has entries.
+pub const DESCRIPTORS_MAX: usize = storage::memory::SEGMENTS_MAX;
+
 /// A chain of descriptors in guest memory.
 pub type Chain = DescriptorChain<Arc<Ram>>;
 

@@ -6,10 +6,11 @@
 use crate::config::Mac;
 use crate::memory::{self, Piece, Ram};
 use crate::virtio::tap::{HEADER_BYTES, Offload, Tap};
-use crate::virtio::{Chain, Context, Counters, Device, Kind};
+use crate::virtio::{Chain, Context, Counters, DESCRIPTORS_MAX, Device, Kind};
 use std::os::fd::{AsRawFd, RawFd};
 use std::sync::Arc;
-use storage::memory::{Buffers, SEGMENTS_MAX};
+use storage::memory::Buffers;
+use virtio_queue::desc::split::Descriptor;
 use vm_memory::Bytes;
 
 /// Entries of each queue.
@@ -190,17 +191,23 @@ const EMPTY: Count = Count {
     send_dropped_packets: 0,
 };
 
+fn piece(descriptor: Descriptor) -> Piece {
+    (descriptor.addr(), descriptor.len())
+}
+
 fn room(chain: Chain) -> Room {
     let head = chain.head_index();
-    (head, chain.writable().map(|descriptor| (descriptor.addr(), descriptor.len())).collect())
+    (head, chain.take(DESCRIPTORS_MAX).filter(Descriptor::is_write_only).map(piece).collect())
 }
 
 /// The readable buffers of a chain as one packet; none when it is no packet.
 fn packet(ram: &Arc<Ram>, chain: Chain) -> Option<Buffers> {
-    let pieces: Vec<Piece> = chain.readable().map(|descriptor| (descriptor.addr(), descriptor.len())).collect();
+    // One more than is let through, so that a longer one is refused and not cut.
+    let pieces = chain.take(DESCRIPTORS_MAX + 1).filter(|descriptor| !descriptor.is_write_only()).map(piece);
+    let pieces: Vec<Piece> = pieces.collect();
     let packet = memory::lend(ram, &pieces)?;
     let bytes = packet.total_bytes();
-    let fits = bytes > HEADER_BYTES as u64 && bytes <= PACKET_MAX as u64 && packet.count() <= SEGMENTS_MAX;
+    let fits = bytes > HEADER_BYTES as u64 && bytes <= PACKET_MAX as u64 && pieces.len() <= DESCRIPTORS_MAX;
     fits.then_some(packet)
 }
 
@@ -273,3 +280,6 @@ impl Device for Net {
         .into()
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,9 +1,10 @@
 //! The entropy device (virtio 1.2 §5.4): fills what the driver offers from the host kernel's generator.
 
 use crate::memory::Ram;
-use crate::virtio::{Chain, Context, Counters, Device, Kind};
+use crate::virtio::{Chain, Context, Counters, DESCRIPTORS_MAX, Device, Kind};
 use std::fs::File;
 use std::sync::Arc;
+use virtio_queue::desc::split::Descriptor;
 use vm_memory::{GuestMemory, Permissions, ReadVolatile};
 
 const QUEUE_SIZE: u16 = 64;
@@ -28,7 +29,7 @@ impl Rng {
     /// Fills the writable buffers of a chain, up to the bound; returns the bytes written.
     fn fill(&self, ram: &Ram, chain: Chain) -> usize {
         let (mut left, mut given) = (REQUEST_MAX_BYTES, 0);
-        for buffer in chain.writable() {
+        for buffer in chain.take(DESCRIPTORS_MAX).filter(Descriptor::is_write_only) {
             let count = usize::try_from(buffer.len()).unwrap_or(usize::MAX).min(left);
             let Ok(pieces) = ram.get_slices(buffer.addr(), count, Permissions::Write) else { break };
             for piece in pieces {

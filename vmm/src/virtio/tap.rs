@@ -138,6 +138,14 @@ impl Tap {
     }
 }
 
+#[cfg(test)]
+impl Tap {
+    /// Any descriptor that keeps packets apart in place of an interface.
+    pub(crate) fn of(packets: impl Into<std::os::fd::OwnedFd>) -> Self {
+        Self { file: packets.into().into(), name: "test".to_owned() }
+    }
+}
+
 impl AsRawFd for Tap {
     fn as_raw_fd(&self) -> RawFd {
         self.file.as_raw_fd()

@@ -455,3 +455,6 @@ impl Function for VirtioPci {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -4,7 +4,7 @@
 //! is what is checked and used.
 
 use crate::memory::{Piece, Ram};
-use crate::virtio::Chain;
+use crate::virtio::{Chain, DESCRIPTORS_MAX};
 use storage::volume::{Operation, SECTOR_BYTES};
 use vm_memory::{Bytes, GuestAddress};
 
@@ -65,7 +65,7 @@ pub(super) struct Request {
 impl Request {
     pub(super) fn parse(ram: &Ram, chain: Chain) -> Self {
         let (mut readable, mut writable, mut ordered): (Vec<Piece>, Vec<Piece>, bool) = (Vec::new(), Vec::new(), true);
-        for descriptor in chain {
+        for descriptor in chain.take(DESCRIPTORS_MAX + 1) {
             let buffer = (descriptor.addr(), descriptor.len());
             if descriptor.is_write_only() {
                 writable.push(buffer);
@@ -74,7 +74,9 @@ impl Request {
                 readable.push(buffer);
             }
         }
-        let status = take_last_byte(&mut writable);
+        let bounded = readable.len() + writable.len() <= DESCRIPTORS_MAX;
+        // Of a chain that was cut, nobody knows where its status would be.
+        let status = bounded.then(|| take_last_byte(&mut writable)).flatten();
         let mut header = [0; HEADER_BYTES];
         let sound = ordered && status.is_some() && take(ram, &mut readable, &mut header);
         let parsed = sound.then(|| {

@@ -165,6 +165,23 @@ fn a_header_in_pieces_is_read_and_a_readable_part_after_a_writable_is_refused() 
     assert_eq!(status(&bench), 1);
 }
 
+/// An indirect table that claims more descriptors than a system call takes: the chain comes back, and nothing is written.
+#[test]
+fn a_chain_without_end_is_given_back() {
+    require!(Need::Kvm);
+    let disk = Disk::new("endless", false);
+    let (mut bench, mut block) = (Bench::new(&[128]), disk.block());
+    for at in 0..2000 {
+        bench.descriptor(0x40_0000, at, (DATA, 512, 1 | 2, at + 1));
+    }
+    bench.write(HEADER, &[0; 16]);
+    bench.descriptor(0x40_0000, 0, (HEADER, 16, 1, 1));
+    bench.descriptor(Bench::table(0), 0, (0x40_0000, 2000 * 16, 4, 0));
+    bench.offer(0, 0);
+    assert_eq!(run(&mut bench, &mut block, 1), [(0, 0)]);
+    assert_eq!(block.counters()["error_requests"], 1);
+}
+
 /// More requests than the volume takes at once: the rest waits in the ring and all come back.
 #[test]
 fn more_requests_than_fit_are_served_in_turn() {
