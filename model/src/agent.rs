@@ -8,6 +8,7 @@
 //! POST /agent/v1/join                  JoinRequest -> 200 JoinResponse | 400 | 403 token unknown, used or expired | 409 name taken
 //! GET  /agent/v1/spec?after=G          200 a spec newer than G (`spec::wire`) | 204 none within LONG_POLL_SECONDS: ask again
 //! POST /agent/v1/report                `observed::Report` -> 204
+//! POST /agent/v1/renew                 RenewRequest -> 200 RenewResponse | 400
 //! GET  /agent/v1/images/{id}/data      200 the bytes of an image, with Content-Length | 404
 //! ```
 //!
@@ -29,6 +30,8 @@ use crate::spec::Generation;
 pub const JOIN_PATH: &str = "/agent/v1/join";
 /// Route of the long poll for a spec.
 pub const SPEC_PATH: &str = "/agent/v1/spec";
+/// Route of renewing a certificate.
+pub const RENEW_PATH: &str = "/agent/v1/renew";
 /// Route of reports.
 pub const REPORT_PATH: &str = "/agent/v1/report";
 
@@ -153,6 +156,22 @@ pub struct JoinResponse {
     pub certificate: String,
     /// The CA certificate in PEM.
     pub ca: String,
+}
+
+/// What a host says to have a new certificate before its old one ends.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RenewRequest {
+    /// A certificate signing request in PEM, as in [`JoinRequest`].
+    pub csr: String,
+}
+
+/// A host's next certificate. The old one is good until the new one has been shown.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RenewResponse {
+    /// The certificate in PEM, for the key of the request. Subject as before.
+    pub certificate: String,
 }
 
 /// The query of the long poll.

@@ -5,8 +5,10 @@
 
 use std::fs;
 use std::io::Write;
+use std::net::IpAddr;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use model::HostId;
 use model::image::Sha256;
@@ -17,6 +19,8 @@ use rcgen::{
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 use sha2::Digest;
+use x509_parser::extensions::GeneralName;
+use x509_parser::prelude::{FromDer, X509Certificate};
 
 /// O of an agent's certificate.
 pub(crate) const AGENT: &str = "agent";
@@ -26,6 +30,9 @@ pub(crate) const OPERATOR: &str = "operator";
 const CA_YEARS: i16 = 20;
 /// How long other certificates are good, in years.
 const LEAF_YEARS: i16 = 5;
+
+/// By how much the clock of a host may be behind, in seconds.
+const CLOCKS_DIFFER_SECONDS: u64 = 24 * 3600;
 
 /// The files of a scheduler's directory.
 pub(crate) mod files {
@@ -161,13 +168,47 @@ impl Authority {
     }
 
     /// Signs an agent's request. Of the request only the public key is taken; the names are ours.
-    pub(crate) fn sign_agent(&self, csr: &str, host: HostId) -> Result<Signed, AuthorityError> {
+    pub(crate) fn sign_agent(&self, csr: &str, host: HostId, seconds: u64) -> Result<Signed, AuthorityError> {
         let mut request = CertificateSigningRequestParams::from_pem(csr)
             .map_err(certificate("read a certificate signing request"))?;
         request.params = params(AGENT, &host.to_string(), LEAF_YEARS);
         request.params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
+        let now = u64::try_from(jiff::Timestamp::now().as_second()).unwrap_or(0);
+        let at = |second: u64| rcgen::date_time_ymd(1970, 1, 1) + Duration::from_secs(second);
+        // Clocks differ between hosts, which matters less to what is good for long.
+        request.params.not_before = at(now.saturating_sub((seconds / 8).min(CLOCKS_DIFFER_SECONDS)));
+        request.params.not_after = at(now + seconds);
         let signed = request.signed_by(&self.issuer).map_err(certificate("sign an agent's certificate"))?;
         Ok(Signed { pem: signed.pem(), digest: digest(signed.der()) })
+    }
+
+    /// Makes a new certificate with a new key for an operator in `dir`, in files of this name, and says how they are called.
+    pub(crate) fn sign_operator(&self, dir: &Path, name: &str) -> Result<[PathBuf; 2], AuthorityError> {
+        let mut operator = params(OPERATOR, name, LEAF_YEARS);
+        operator.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
+        let (certificate, key) = self.sign(&operator)?;
+        let [certificate_file, key_file] = [format!("{name}.crt"), format!("{name}.key")];
+        replace(dir, &key_file, &key, 0o600)?;
+        replace(dir, &certificate_file, &certificate, 0o644)?;
+        Ok([dir.join(certificate_file), dir.join(key_file)])
+    }
+
+    /// Makes the server's certificate anew, for the same key and the names that it has.
+    pub(crate) fn renew_server(&self, dir: &Path) -> Result<PathBuf, AuthorityError> {
+        let path = dir.join(files::SERVER);
+        let old = read(&path)?;
+        let der = CertificateDer::from_pem_slice(old.as_bytes())
+            .map_err(|source| AuthorityError::Pem { path: path.clone(), source })?;
+        let key =
+            KeyPair::from_pem(&read(&dir.join(files::SERVER_KEY))?).map_err(certificate("read the server's key"))?;
+        let mut server = params("scheduler", &common_name(&der), LEAF_YEARS);
+        server.subject_alt_names = CertificateParams::new(names_of(&der))
+            .map_err(certificate("take the names of the server certificate"))?
+            .subject_alt_names;
+        server.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+        let signed = server.signed_by(&key, &self.issuer).map_err(certificate("sign the server's certificate"))?;
+        replace(dir, files::SERVER, &format!("{}{}", signed.pem(), self.pem), 0o644)?;
+        Ok(path)
     }
 
     fn sign(&self, params: &CertificateParams) -> Result<(String, String), AuthorityError> {
@@ -218,6 +259,38 @@ fn read(path: &Path) -> Result<String, AuthorityError> {
     fs::read_to_string(path).map_err(|source| AuthorityError::File { action: "read", path: path.to_owned(), source })
 }
 
+/// CN of a certificate; empty where it has none.
+fn common_name(der: &CertificateDer<'_>) -> String {
+    let Ok((_, parsed)) = X509Certificate::from_der(der) else { return String::new() };
+    let name = parsed.subject().iter_common_name().next().and_then(|value| value.as_str().ok());
+    name.unwrap_or_default().to_owned()
+}
+
+/// The names and addresses that a certificate is good for.
+fn names_of(der: &CertificateDer<'_>) -> Vec<String> {
+    let Ok((_, parsed)) = X509Certificate::from_der(der) else { return Vec::new() };
+    let Ok(Some(names)) = parsed.subject_alternative_name() else { return Vec::new() };
+    let text = |name: &GeneralName<'_>| match name {
+        GeneralName::DNSName(name) => Some((*name).to_owned()),
+        GeneralName::IPAddress(bytes) => match bytes.len() {
+            4 => <[u8; 4]>::try_from(*bytes).ok().map(|bytes| IpAddr::from(bytes).to_string()),
+            _ => <[u8; 16]>::try_from(*bytes).ok().map(|bytes| IpAddr::from(bytes).to_string()),
+        },
+        _ => None,
+    };
+    names.value.general_names.iter().filter_map(text).collect()
+}
+
+/// Writes a file in the place of another, all of it or nothing.
+fn replace(dir: &Path, name: &str, text: &str, mode: u32) -> Result<(), AuthorityError> {
+    let part = format!("{name}.new");
+    // What a replacement that was cut off left.
+    let _ = fs::remove_file(dir.join(&part));
+    write(dir, &part, text, mode)?;
+    let path = dir.join(name);
+    fs::rename(dir.join(&part), &path).map_err(|source| AuthorityError::File { action: "replace", path, source })
+}
+
 /// Writes a new file with these permissions from its first byte on.
 pub(crate) fn write(dir: &Path, name: &str, text: &str, mode: u32) -> Result<(), AuthorityError> {
     let path = dir.join(name);
@@ -257,6 +330,25 @@ mod tests {
     }
 
     #[test]
+    fn certificates_are_made_anew_for_the_same_authority_and_names() {
+        let dir = tempfile::tempdir().unwrap();
+        let home = dir.path().join("home");
+        let names = ["cloud.example".to_owned(), "192.0.2.7".to_owned(), "::1".to_owned()];
+        let authority = Authority::found(&home, &names).unwrap();
+        let server = || CertificateDer::from_pem_slice(&fs::read(home.join(files::SERVER)).unwrap()).unwrap();
+        let (before, key) = (server(), fs::read(home.join(files::SERVER_KEY)).unwrap());
+        authority.renew_server(&home).unwrap();
+        assert_ne!(server(), before);
+        assert_eq!((names_of(&server()), common_name(&server())), (names.to_vec(), "cloud.example".to_owned()));
+        assert_eq!(fs::read(home.join(files::SERVER_KEY)).unwrap(), key, "the key stays");
+        let [certificate, key] = authority.sign_operator(&home, "alice").unwrap();
+        let der = CertificateDer::from_pem_slice(&fs::read(certificate).unwrap()).unwrap();
+        assert_eq!(crate::caller::Caller::of(Some(&der)), crate::caller::Caller::Operator);
+        assert_eq!(fs::metadata(key).unwrap().permissions().mode() & 0o777, 0o600);
+        assert!(authority.sign_operator(&home, "alice").is_ok(), "made anew as often as wanted");
+    }
+
+    #[test]
     fn of_a_signing_request_only_the_key_is_taken() {
         let dir = tempfile::tempdir().unwrap();
         let authority = Authority::found(&dir.path().join("home"), &["localhost".to_owned()]).unwrap();
@@ -266,10 +358,10 @@ mod tests {
         asked.use_authority_key_identifier_extension = false;
         let csr = asked.serialize_request(&key).unwrap().pem().unwrap();
         let host = HostId::from_uuid(uuid::Uuid::from_u128(7));
-        let signed = authority.sign_agent(&csr, host).unwrap();
+        let signed = authority.sign_agent(&csr, host, 3600).unwrap();
         let der = CertificateDer::from_pem_slice(signed.pem.as_bytes()).unwrap();
         let caller = crate::caller::Caller::of(Some(&der));
         assert_eq!(caller, crate::caller::Caller::Agent { host, certificate: signed.digest });
-        assert!(authority.sign_agent("nonsense", host).is_err());
+        assert!(authority.sign_agent("nonsense", host, 3600).is_err());
     }
 }

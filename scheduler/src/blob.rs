@@ -2,6 +2,7 @@
 //!
 //! An upload is written beside them, digested as it comes, made durable, and only then renamed to its digest: a file that has such a name is whole.
 
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use axum::body::Body;
@@ -56,7 +57,10 @@ impl Blobs {
         let path = self.dir.join(format!("{UPLOAD_PREFIX}{}", uuid::Uuid::new_v4()));
         let taken = self.receive(&path, kind, body).await;
         let kept = match taken {
-            Ok(content) => fs::rename(&path, self.path(content.sha256)).await.map(|()| content).map_err(internal),
+            Ok(content) => fs::rename(&path, self.path(content.sha256))
+                .await
+                .map(|()| content)
+                .map_err(|error| unkept(&path, error)),
             Err(refusal) => Err(refusal),
         };
         if kept.is_err() {
@@ -67,7 +71,8 @@ impl Blobs {
     }
 
     async fn receive(&self, path: &Path, kind: ImageKind, body: Body) -> Result<Content, Refusal> {
-        let mut file = File::create_new(path).await.map_err(internal)?;
+        let failed = |error| unkept(path, error);
+        let mut file = File::create_new(path).await.map_err(failed)?;
         let mut digest = sha2::Sha256::new();
         let mut head: Vec<u8> = Vec::with_capacity(HEAD_BYTES);
         let mut size_bytes: u64 = 0;
@@ -80,10 +85,10 @@ impl Blobs {
             }
             head.extend(chunk.iter().take(HEAD_BYTES - head.len()));
             digest.update(&chunk);
-            file.write_all(&chunk).await.map_err(internal)?;
+            file.write_all(&chunk).await.map_err(failed)?;
         }
-        file.flush().await.map_err(internal)?;
-        file.sync_all().await.map_err(internal)?;
+        file.flush().await.map_err(failed)?;
+        file.sync_all().await.map_err(failed)?;
         let virtual_size_bytes = look(kind, &head, size_bytes)?;
         Ok(Content { sha256: Sha256::new(digest.finalize().into()), size_bytes, virtual_size_bytes })
     }
@@ -110,8 +115,11 @@ impl Blobs {
     }
 }
 
-fn internal(error: std::io::Error) -> Refusal {
+fn unkept(path: &Path, error: std::io::Error) -> Refusal {
     tracing::error!(%error, "an upload could not be kept");
+    if matches!(error.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded) {
+        return Refusal::Full { path: path.parent().unwrap_or(path).display().to_string() };
+    }
     Refusal::Internal(format!("the upload could not be kept: {error}"))
 }
 

@@ -48,6 +48,13 @@ impl Caller {
         }
     }
 
+    /// The host and its next certificate, if this is the first time that it shows that one.
+    pub(crate) fn first_shown(&self, intent: &Intent) -> Option<(HostId, Sha256)> {
+        let Self::Agent { host, certificate } = self else { return None };
+        let renewed = intent.hosts.get(host)?.renewed;
+        (renewed == Some(*certificate)).then_some((*host, *certificate))
+    }
+
     /// Checks that this caller may use a route of `role`. A host that was forgotten, or joined again since, may not.
     pub(crate) fn check(&self, role: Role, intent: &Intent) -> Result<(), Refusal> {
         let refuse = |problem: &str| Err(Refusal::Forbidden(problem.to_owned()));
@@ -55,8 +62,8 @@ impl Caller {
             (Role::Anyone, _) | (Role::Operator, Self::Operator) => Ok(()),
             (Role::Agent, Self::Agent { host, certificate }) => match intent.hosts.get(host) {
                 None => refuse("this host is not known: it was deleted; join it again with a new token"),
-                Some(known) if known.certificate != *certificate => {
-                    refuse("this certificate was replaced when the host joined again")
+                Some(known) if known.certificate != *certificate && known.renewed != Some(*certificate) => {
+                    refuse("this certificate was replaced: the host renewed it, or joined again")
                 }
                 Some(_) => Ok(()),
             },

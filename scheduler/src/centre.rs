@@ -35,7 +35,7 @@ pub(crate) struct World {
 impl Centre {
     /// Opens the store; a new one gets what a new cloud starts with.
     pub(crate) fn open(config: Arc<Config>) -> Result<Self, StoreError> {
-        let (store, found) = Store::open(&config.store_path())?;
+        let (mut store, found) = Store::open(&config.store_path())?;
         let intent = match found {
             Some(intent) => intent,
             None => {
@@ -74,7 +74,7 @@ impl Centre {
         &self,
         change: impl FnOnce(&mut Intent, &mut Context<'_>) -> Result<T, Refusal>,
     ) -> Result<T, Refusal> {
-        let store = self.store.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut store = self.store.lock().unwrap_or_else(PoisonError::into_inner);
         let before = self.intent();
         let mut after = (*before).clone();
         let mut draw = uuid::Uuid::new_v4;
@@ -85,14 +85,20 @@ impl Centre {
             tracing::error!(host_id = %fault.host, error = %fault.error, "a specification contradicts itself");
         }
         if after != *before {
-            store.save(&before, &after).map_err(|error| {
-                tracing::error!(error = %chain(&error), "a change could not be saved");
-                Refusal::Internal("the change could not be saved: see the scheduler's log".to_owned())
-            })?;
+            store.save(&before, &after).map_err(|error| self.unsaved(&error))?;
             log_changes(&before, &after);
             self.newest.send_replace(Arc::new(after));
         }
         Ok(answer)
+    }
+
+    fn unsaved(&self, error: &StoreError) -> Refusal {
+        tracing::error!(error = %chain(error), "a change could not be saved");
+        if error.is_full() {
+            Refusal::Full { path: self.config.dir.display().to_string() }
+        } else {
+            Refusal::Internal("the change could not be saved: see the scheduler's log".to_owned())
+        }
     }
 
     /// Looks again at what hosts report and brings the intent forward.

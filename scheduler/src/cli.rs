@@ -55,6 +55,21 @@ enum Command {
         #[arg(long, default_value = "1h", value_parser = parse_ttl)]
         ttl: SignedDuration,
     },
+    /// Make an operator's certificate and key, or make them anew. The first operator is called operator.
+    Operator {
+        /// The directory of the scheduler.
+        #[arg(long)]
+        dir: PathBuf,
+        /// The operator: the certificate and the key are called NAME.crt and NAME.key, in that directory.
+        #[arg(long, default_value = "operator")]
+        name: String,
+    },
+    /// Make the server's certificate anew, for the names that it has. A running scheduler takes it at its next start.
+    RenewServer {
+        /// The directory of the scheduler.
+        #[arg(long)]
+        dir: PathBuf,
+    },
     /// Print the configuration as it is taken, defaults filled in.
     Config {
         /// The configuration.
@@ -91,6 +106,22 @@ pub fn run(arguments: Arguments) -> anyhow::Result<()> {
             }
             let token = token::mint(&dir, &host, ttl, jiff::Timestamp::now())?;
             print(&token.reveal());
+            Ok(())
+        }
+        Command::Operator { dir, name } => {
+            let taken = [files::CA, files::SERVER].iter().any(|file| file.trim_end_matches(".crt") == name);
+            if taken || intent::check_label(&name).is_err() {
+                anyhow::bail!(
+                    "{name:?} can not be an operator's name: want a DNS label, not that of another certificate"
+                );
+            }
+            let [certificate, key] = Authority::load(&dir)?.sign_operator(&dir, &name)?;
+            print(&format!("made {} and {}", certificate.display(), key.display()));
+            Ok(())
+        }
+        Command::RenewServer { dir } => {
+            let path = Authority::load(&dir)?.renew_server(&dir)?;
+            print(&format!("made {} anew: restart the scheduler", path.display()));
             Ok(())
         }
         Command::Config { config } => {

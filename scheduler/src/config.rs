@@ -59,6 +59,9 @@ pub struct Config {
     /// vCPUs that a host may be promised for each logical CPU.
     #[serde(default = "default_vcpus_per_cpu")]
     pub vcpus_per_cpu: u64,
+    /// How long a host's certificate is good, seconds. Agents renew theirs when a third of that is left.
+    #[serde(default = "default_host_certificate_seconds")]
+    pub host_certificate_seconds: u64,
     /// What is taken where a request says nothing.
     #[serde(default)]
     pub defaults: Defaults,
@@ -119,6 +122,10 @@ const fn default_image_bytes_max() -> u64 {
     64 << 30
 }
 
+const fn default_host_certificate_seconds() -> u64 {
+    365 * 24 * 3600
+}
+
 const fn default_vcpus_per_cpu() -> u64 {
     8
 }
@@ -144,6 +151,15 @@ impl Config {
         if !(1..=1024).contains(&self.vcpus_per_cpu) {
             let value = self.vcpus_per_cpu.to_string();
             return Err(ConfigError::Value { key: "vcpus_per_cpu", value, problem: "want 1 to 1024" });
+        }
+        // Up to the CA's own end; at the least what a handshake and a renewal take on a slow host.
+        if !(10..=20 * 365 * 24 * 3600).contains(&self.host_certificate_seconds) {
+            let value = self.host_certificate_seconds.to_string();
+            return Err(ConfigError::Value {
+                key: "host_certificate_seconds",
+                value,
+                problem: "want 10 s to 20 years",
+            });
         }
         if !(68..=9000).contains(&self.defaults.mtu) {
             let value = self.defaults.mtu.to_string();

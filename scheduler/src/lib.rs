@@ -17,6 +17,7 @@ mod centre;
 pub mod cli;
 mod cluster;
 pub mod config;
+mod evacuate;
 mod intent;
 mod metrics;
 mod place;

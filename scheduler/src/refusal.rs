@@ -43,6 +43,11 @@ pub(crate) enum Refusal {
     /// The request is larger than its bound.
     #[error("{what} is larger than {most} bytes")]
     TooLarge { what: &'static str, most: u64 },
+    /// The disk with the scheduler's directory is full.
+    #[error(
+        "there is no space left on the scheduler's disk at {path}: nothing was changed; free some there, then try again"
+    )]
+    Full { path: String },
     /// Something of ours failed; the cause is in the log.
     #[error("{0}")]
     Internal(String),
@@ -64,6 +69,7 @@ impl Refusal {
             }
             Self::Forbidden(_) => StatusCode::FORBIDDEN,
             Self::TooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::Full { .. } => StatusCode::INSUFFICIENT_STORAGE,
             Self::Internal(_) => StatusCode::INTERNAL_SERVER_ERROR,
         }
     }
@@ -81,6 +87,7 @@ impl Refusal {
             Self::Exhausted { .. } => "exhausted",
             Self::Forbidden(_) => "forbidden",
             Self::TooLarge { .. } => "too_large",
+            Self::Full { .. } => "disk_full",
             Self::Internal(_) => "internal",
         }
     }

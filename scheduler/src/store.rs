@@ -2,9 +2,13 @@
 //!
 //! A change is written as the difference between the intent before and after it, and is durable when [`Store::save`] returns. What is read back is
 //! what was last saved, whenever the process ended. A store of another schema version is refused, never guessed at.
+//!
+//! After a write that failed (a full disk) the database takes no further one until it is opened anew, which the next change does; whatever the
+//! failed write left there is overwritten by that change.
 
 use std::collections::BTreeMap;
 use std::fmt::Display;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::sync::Arc;
@@ -51,6 +55,14 @@ pub(crate) enum StoreError {
     },
 }
 
+impl StoreError {
+    /// Whether there was no space left on the disk.
+    pub(crate) fn is_full(&self) -> bool {
+        let (Self::Open { source, .. } | Self::Access { source, .. }) = self else { return false };
+        matches!(&**source, redb::Error::Io(io) if matches!(io.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded))
+    }
+}
+
 fn reading<E: Into<redb::Error>>(error: E) -> StoreError {
     StoreError::Access { action: "read", source: Box::new(error.into()) }
 }
@@ -62,7 +74,9 @@ fn writing<E: Into<redb::Error>>(error: E) -> StoreError {
 /// The open store.
 #[derive(Debug)]
 pub(crate) struct Store {
-    database: Database,
+    path: PathBuf,
+    /// None after a write that failed, until the next one.
+    database: Option<Database>,
 }
 
 /// Runs `$each!(table name, field)` for every table of the intent.
@@ -85,62 +99,80 @@ macro_rules! each_table {
 impl Store {
     /// Opens or makes the store and reads the intent in it; none when it is new.
     pub(crate) fn open(path: &Path) -> Result<(Self, Option<Intent>), StoreError> {
-        let database = Database::create(path)
-            .map_err(|error| StoreError::Open { path: path.to_owned(), source: Box::new(error.into()) })?;
-        let store = Self { database };
-        let found = store.schema()?;
-        let intent = match found.as_deref() {
-            None => None,
-            Some(SCHEMA) => Some(store.load()?),
-            Some(other) => return Err(StoreError::Schema { path: path.to_owned(), found: other.to_owned() }),
-        };
-        Ok((store, intent))
-    }
-
-    fn schema(&self) -> Result<Option<String>, StoreError> {
-        let transaction = self.database.begin_read().map_err(reading)?;
-        let table = match transaction.open_table(META) {
-            Ok(table) => table,
-            Err(redb::TableError::TableDoesNotExist(_)) => return Ok(None),
-            Err(error) => return Err(reading(error)),
-        };
-        let row = table.get(SCHEMA_KEY).map_err(reading)?;
-        Ok(row.map(|row| String::from_utf8_lossy(row.value()).into_owned()))
-    }
-
-    fn load(&self) -> Result<Intent, StoreError> {
-        let transaction = self.database.begin_read().map_err(reading)?;
-        let mut intent = Intent::default();
-        let meta = transaction.open_table(META).map_err(reading)?;
-        if let Some(row) = meta.get(COUNTERS_KEY).map_err(reading)? {
-            intent.counters = decode("meta", COUNTERS_KEY, row.value())?;
-        }
-        macro_rules! load {
-            ($name:literal, $field:ident) => {
-                intent.$field = load_table(&transaction, $name)?;
-            };
-        }
-        each_table!(load);
-        Ok(intent)
+        let (database, intent) = read(path)?;
+        Ok((Self { path: path.to_owned(), database: Some(database) }, intent))
     }
 
     /// Makes what differs between `before` and `after` durable, all or nothing.
-    pub(crate) fn save(&self, before: &Intent, after: &Intent) -> Result<(), StoreError> {
-        let transaction = self.database.begin_write().map_err(writing)?;
-        {
-            let mut meta = transaction.open_table(META).map_err(writing)?;
-            meta.insert(SCHEMA_KEY, SCHEMA.as_bytes()).map_err(writing)?;
-            let counters = encode("meta", COUNTERS_KEY, &after.counters)?;
-            meta.insert(COUNTERS_KEY, counters.as_slice()).map_err(writing)?;
-        }
-        macro_rules! save {
-            ($name:literal, $field:ident) => {
-                save_table(&transaction, $name, &before.$field, &after.$field)?;
-            };
-        }
-        each_table!(save);
-        transaction.commit().map_err(writing)
+    pub(crate) fn save(&mut self, before: &Intent, after: &Intent) -> Result<(), StoreError> {
+        let (database, found) = match self.database.take() {
+            Some(database) => (database, None),
+            None => {
+                let (database, found) = read(&self.path)?;
+                (database, Some(found.unwrap_or_default()))
+            }
+        };
+        write(&database, found.as_ref().unwrap_or(before), after)?;
+        self.database = Some(database);
+        Ok(())
     }
+}
+
+/// Opens or makes the database and reads the intent in it; none when it is new.
+fn read(path: &Path) -> Result<(Database, Option<Intent>), StoreError> {
+    let database = Database::create(path)
+        .map_err(|error| StoreError::Open { path: path.to_owned(), source: Box::new(error.into()) })?;
+    let intent = match schema(&database)?.as_deref() {
+        None => None,
+        Some(SCHEMA) => Some(load(&database)?),
+        Some(other) => return Err(StoreError::Schema { path: path.to_owned(), found: other.to_owned() }),
+    };
+    Ok((database, intent))
+}
+
+fn schema(database: &Database) -> Result<Option<String>, StoreError> {
+    let transaction = database.begin_read().map_err(reading)?;
+    let table = match transaction.open_table(META) {
+        Ok(table) => table,
+        Err(redb::TableError::TableDoesNotExist(_)) => return Ok(None),
+        Err(error) => return Err(reading(error)),
+    };
+    let row = table.get(SCHEMA_KEY).map_err(reading)?;
+    Ok(row.map(|row| String::from_utf8_lossy(row.value()).into_owned()))
+}
+
+fn load(database: &Database) -> Result<Intent, StoreError> {
+    let transaction = database.begin_read().map_err(reading)?;
+    let mut intent = Intent::default();
+    let meta = transaction.open_table(META).map_err(reading)?;
+    if let Some(row) = meta.get(COUNTERS_KEY).map_err(reading)? {
+        intent.counters = decode("meta", COUNTERS_KEY, row.value())?;
+    }
+    macro_rules! load {
+        ($name:literal, $field:ident) => {
+            intent.$field = load_table(&transaction, $name)?;
+        };
+    }
+    each_table!(load);
+    Ok(intent)
+}
+
+/// Makes what differs between `before` and `after` durable, all or nothing.
+fn write(database: &Database, before: &Intent, after: &Intent) -> Result<(), StoreError> {
+    let transaction = database.begin_write().map_err(writing)?;
+    {
+        let mut meta = transaction.open_table(META).map_err(writing)?;
+        meta.insert(SCHEMA_KEY, SCHEMA.as_bytes()).map_err(writing)?;
+        let counters = encode("meta", COUNTERS_KEY, &after.counters)?;
+        meta.insert(COUNTERS_KEY, counters.as_slice()).map_err(writing)?;
+    }
+    macro_rules! save {
+        ($name:literal, $field:ident) => {
+            save_table(&transaction, $name, &before.$field, &after.$field)?;
+        };
+    }
+    each_table!(save);
+    transaction.commit().map_err(writing)
 }
 
 fn decode<T: DeserializeOwned>(table: &'static str, key: &str, bytes: &[u8]) -> Result<T, StoreError> {
@@ -210,18 +242,19 @@ mod tests {
         let mut context = Context { draw: &mut draw, defaults: &Defaults::default() };
         let intent = Intent::found(&mut context).unwrap();
         {
-            let (store, found) = Store::open(&path).unwrap();
+            let (mut store, found) = Store::open(&path).unwrap();
             assert_eq!(found, None);
             store.save(&Intent::default(), &intent).unwrap();
         }
         {
-            let (store, found) = Store::open(&path).unwrap();
+            let (mut store, found) = Store::open(&path).unwrap();
             assert_eq!(found.as_ref(), Some(&intent));
             let mut less = intent.clone();
             less.delete_flavor("tiny").unwrap();
             store.save(&intent, &less).unwrap();
-            assert_eq!(store.load().unwrap(), less);
-            let transaction = store.database.begin_write().unwrap();
+            let database = store.database.as_ref().unwrap();
+            assert_eq!(load(database).unwrap(), less);
+            let transaction = database.begin_write().unwrap();
             transaction.open_table(META).unwrap().insert(SCHEMA_KEY, b"99".as_slice()).unwrap();
             transaction.commit().unwrap();
         }

@@ -5,6 +5,7 @@ mod fixture;
 
 use std::time::{Duration, Instant};
 
+use fixture::disk::SmallDisk;
 use fixture::{Scheduler, join_request};
 use model::agent::JoinToken;
 use model::observed::{MachineState, Observed, VolumeState};
@@ -278,6 +279,106 @@ async fn it_ends_gracefully_and_lets_waiting_agents_go() {
     assert_eq!(code, Some(0), "{}", scheduler.log());
     assert!(started.elapsed() < Duration::from_secs(5));
     assert_eq!(waiting.await.unwrap(), None, "the poll was answered, not cut");
+}
+
+/// A full disk under the store: each change is refused with the cause and the way out, nothing that was answered is lost and nothing that was
+/// refused is there, looking goes on, and with space again so does everything else, without a restart.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_full_disk_refuses_changes_and_loses_none() {
+    basalt_tests::require!(basalt_tests::skip::Need::Root);
+    let disk = SmallDisk::new("8m");
+    let mut scheduler = Scheduler::start_in(disk.path()).await;
+    let agent = scheduler.join("h1", "192.0.2.1").await;
+    let mut kept = vec!["before".to_owned()];
+    scheduler.operator().make("/v1/networks", json!({"name": "before"})).await;
+    let filler = disk.fill();
+    let operator = scheduler.operator();
+    let mut refused = 0;
+    for number in 0..2000 {
+        let name = format!("net{number}");
+        let (status, value) = operator.call(Method::POST, "/v1/networks", Some(json!({"name": name}))).await;
+        if status == StatusCode::CREATED {
+            assert_eq!(refused, 0, "once it is full it stays so");
+            kept.push(name);
+            continue;
+        }
+        assert_eq!((status.as_u16(), &value["error"]["code"]), (507, &json!("disk_full")), "{value}");
+        let message = value["error"]["message"].as_str().unwrap();
+        assert!(message.contains("space") && message.contains("free some") && message.contains("home"), "{message}");
+        refused += 1;
+        if refused == 3 {
+            break;
+        }
+    }
+    assert_eq!(refused, 3, "2000 networks fit: the disk never was full\n{}", scheduler.log());
+    let names = async |operator: &fixture::Operator<'_>| {
+        let mut names: Vec<String> = Vec::new();
+        for network in operator.get("/v1/networks").await.as_array().unwrap() {
+            names.push(network["name"].as_str().unwrap().to_owned());
+        }
+        names
+    };
+    kept.sort();
+    assert_eq!(names(&operator).await, kept);
+    assert_eq!(agent.report(&agent.empty_report(0)).await, StatusCode::NO_CONTENT, "hosts are heard");
+    assert!(agent.spec(0).await.is_some(), "and told");
+
+    std::fs::remove_file(filler).unwrap();
+    operator.make("/v1/networks", json!({"name": "after"})).await;
+    kept.push("after".to_owned());
+    kept.sort();
+    assert_eq!(names(&operator).await, kept);
+    drop(operator);
+    scheduler.kill_and_restart().await;
+    assert_eq!(names(&scheduler.operator()).await, kept);
+}
+
+/// A host's certificate is renewed over its own link; the old one is good until the new one was shown once, and opens nothing after that.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_certificate_is_renewed_and_the_old_one_is_good_until_the_new_one_is_shown() {
+    let scheduler = Scheduler::start().await;
+    let agent = scheduler.join("h1", "192.0.2.1").await;
+    let renew = async |agent: &fixture::Agent| {
+        let (request, key) =
+            join_request(JoinToken::new(model::image::Sha256::new([0; 32]), [0; 32]), "h1", "192.0.2.1");
+        let body = json!({"csr": request.csr});
+        let answer = agent.client.post(scheduler.url("/agent/v1/renew")).json(&body).send().await.unwrap();
+        assert_eq!(answer.status(), StatusCode::OK);
+        let renewed: model::agent::RenewResponse = answer.json().await.unwrap();
+        agent.again(scheduler.client(Some(&format!("{}{key}", renewed.certificate))))
+    };
+    let lost = renew(&agent).await;
+    let next = renew(&agent).await;
+    assert_eq!(agent.report(&agent.empty_report(0)).await, StatusCode::NO_CONTENT, "an answer may be lost");
+    assert_eq!(lost.report(&agent.empty_report(0)).await, StatusCode::FORBIDDEN, "only the newest counts");
+    assert_eq!(next.report(&agent.empty_report(0)).await, StatusCode::NO_CONTENT);
+    assert_eq!(agent.report(&agent.empty_report(0)).await, StatusCode::FORBIDDEN, "the old one is used up");
+    assert_eq!(next.report(&agent.empty_report(0)).await, StatusCode::NO_CONTENT);
+    let bad =
+        next.client.post(scheduler.url("/agent/v1/renew")).json(&json!({"csr": "nonsense"})).send().await.unwrap();
+    assert_eq!(bad.status(), StatusCode::BAD_REQUEST);
+    let anonymous = scheduler.client(None).post(scheduler.url("/agent/v1/renew")).json(&json!({"csr": ""}));
+    assert_eq!(anonymous.send().await.unwrap().status(), StatusCode::FORBIDDEN);
+}
+
+/// A host that reports is not evacuated, forced or not; nobody is evacuated while the scheduler cannot know who is down.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_host_that_may_be_alive_is_not_evacuated() {
+    let scheduler = Scheduler::start().await;
+    let agent = scheduler.join("h1", "192.0.2.1").await;
+    let operator = scheduler.operator();
+    for force in [false, true] {
+        let body = Some(json!({"force": force}));
+        let (status, value) = operator.call(Method::POST, "/v1/hosts/h1/evacuate", body.clone()).await;
+        assert_eq!(status, StatusCode::CONFLICT);
+        assert!(value["error"]["message"].as_str().unwrap().contains("try again"), "{value}");
+    }
+    agent.report(&agent.empty_report(0)).await;
+    let body = Some(json!({"force": true}));
+    let (status, value) = operator.call(Method::POST, "/v1/hosts/h1/evacuate", body).await;
+    assert_eq!((status, &value["error"]["code"]), (StatusCode::CONFLICT, &json!("wrong_state")));
+    assert!(value["error"]["message"].as_str().unwrap().contains("it is up"), "{value}");
+    assert_eq!(operator.get("/v1/hosts/h1").await["enabled"], true, "a refusal changes nothing");
 }
 
 impl fixture::Agent {

@@ -177,6 +177,18 @@ pub enum HostVerb {
     Enable(Name),
     /// Place no new machine on a host; those that it has stay.
     Disable(Name),
+    /// Place the machines of a host that is dead on other hosts (what Nova calls evacuate).
+    ///
+    /// Refused for a host that is up, and without --force for one that is down: nothing proves that its machines are off. Machines with volumes on
+    /// the host's own disk stay. The host gets no new machines until it is enabled again; delete it if it is gone for good.
+    Evacuate {
+        /// Which host.
+        #[command(flatten)]
+        name: Name,
+        /// The host has no power, or is cut off from its networks: I have made sure of it.
+        #[arg(long)]
+        force: bool,
+    },
     /// What can be done with every kind of object.
     #[command(flatten)]
     Common(Common),
@@ -240,6 +252,10 @@ impl Session<'_> {
         let (path, change) = match verb {
             HostVerb::Enable(name) => enable(name, true),
             HostVerb::Disable(name) => enable(name, false),
+            HostVerb::Evacuate { name, force } => {
+                let path = format!("{}/evacuate", HOSTS.of(&name.name));
+                return self.show(&self.scheduler.post(&path, &json!({"force": force})).await?);
+            }
             HostVerb::Common(verb) => return self.common(HOSTS, verb).await,
         };
         self.show(&self.scheduler.patch(&path, &change).await?)

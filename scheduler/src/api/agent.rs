@@ -9,7 +9,10 @@ use axum::extract::{Path, Query, Request, State};
 use axum::http::{StatusCode, header};
 use axum::response::IntoResponse;
 use jiff::Timestamp;
-use model::agent::{JOIN_BYTES_MAX, JoinRequest, JoinResponse, LONG_POLL_SECONDS, REPORT_BYTES_MAX, SpecQuery};
+use model::agent::{
+    JOIN_BYTES_MAX, JoinRequest, JoinResponse, LONG_POLL_SECONDS, REPORT_BYTES_MAX, RenewRequest, RenewResponse,
+    SpecQuery,
+};
 use model::observed::Report;
 use model::spec::wire;
 
@@ -30,7 +33,7 @@ pub(crate) async fn join(State(app): State<Arc<App>>, request: Request) -> Answe
         let id = intent.joining_id(context, &joining)?;
         let signed = app
             .authority
-            .sign_agent(&asked.csr, id)
+            .sign_agent(&asked.csr, id, app.config.host_certificate_seconds)
             .map_err(|error| Refusal::invalid("csr", crate::centre::chain(&error)))?;
         // The token is used up last, so that a request that is refused for another reason does not cost it.
         token::spend(dir, &asked.token).map_err(|error| refuse_token(&error, &joining.name))?;
@@ -40,6 +43,21 @@ pub(crate) async fn join(State(app): State<Arc<App>>, request: Request) -> Answe
     let (host, signed) = signed?;
     tracing::info!(host_id = %host, host = asked.name, tunnel = %asked.tunnel, version = asked.version, "host joined");
     Ok(Json(JoinResponse { host, certificate: signed.pem, ca: app.authority.pem().to_owned() }).into_response())
+}
+
+/// Gives a host its next certificate.
+pub(crate) async fn renew(State(app): State<Arc<App>>, AgentHost(host): AgentHost, request: Request) -> Answer {
+    let asked: RenewRequest = read_json(request, JOIN_BYTES_MAX).await?;
+    let signed = app
+        .authority
+        .sign_agent(&asked.csr, host, app.config.host_certificate_seconds)
+        .map_err(|error| Refusal::invalid("csr", crate::centre::chain(&error)))?;
+    app.change(|intent, _| {
+        intent.renew(host, signed.digest);
+        Ok(())
+    })?;
+    tracing::info!(host_id = %host, "certificate renewed");
+    Ok(Json(RenewResponse { certificate: signed.pem }).into_response())
 }
 
 fn refuse_token(error: &TokenError, host: &str) -> Refusal {

@@ -10,7 +10,7 @@ use super::routes::{ROUTES, Route, Shape, Verb};
 use super::view;
 use crate::caller::Role;
 use crate::intent::{address, flavor, host, image, machine, network, port, router, security, volume};
-use crate::place;
+use crate::{evacuate, place};
 
 #[derive(OpenApi)]
 #[openapi(
@@ -22,6 +22,9 @@ use crate::place;
     ),
     components(schemas(
         address::Pool,
+        evacuate::Evacuated,
+        evacuate::Evacuation,
+        evacuate::Left,
         flavor::NewFlavor,
         host::HostChange,
         image::NewImage,

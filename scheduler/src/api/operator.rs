@@ -13,6 +13,7 @@ use super::view::{
     SubnetKind, VolumeKind,
 };
 use super::{Answer, App, Read};
+use crate::evacuate::Evacuation;
 use crate::intent::find;
 use crate::intent::flavor::NewFlavor;
 use crate::intent::host::HostChange;
@@ -46,6 +47,14 @@ pub(crate) async fn delete_host(State(app): Here, Path(name): Path<String>) -> A
     })?;
     app.centre.forget(id);
     Ok(StatusCode::NO_CONTENT.into_response())
+}
+
+pub(crate) async fn evacuate_host(State(app): Here, Path(name): Path<String>, Read(how): Read<Evacuation>) -> Answer {
+    let cluster = app.centre.world().cluster;
+    let done = app.change(|intent, _| intent.evacuate(&cluster, &name, &how))?;
+    let left: Vec<&str> = done.left.iter().map(|left| left.vm.as_str()).collect();
+    tracing::warn!(host = name, moved = ?done.moved, forgotten = ?done.forgotten, ?left, "host evacuated by force");
+    Ok(Json(done).into_response())
 }
 
 pub(crate) async fn host_spec(State(app): Here, Path(name): Path<String>) -> Answer {

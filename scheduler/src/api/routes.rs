@@ -8,7 +8,7 @@ use axum::handler::Handler;
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodFilter, MethodRouter, on};
-use model::agent::{JOIN_PATH, REPORT_PATH, SPEC_PATH};
+use model::agent::{JOIN_PATH, RENEW_PATH, REPORT_PATH, SPEC_PATH};
 
 use super::operator as op;
 use super::view::{
@@ -109,6 +109,7 @@ pub(crate) const ROUTES: &[Route] = &[
     show("/v1/hosts/{host}", "One host.", "HostView", handler!(op::show::<HostKind>)),
     Route::new(Patch, "/v1/hosts/{host}", "Enable or disable a host.", handler!(op::change_host)).takes(One("HostChange")).gives(200, One("HostView")),
     delete("/v1/hosts/{host}", "Forget a host without machines.", handler!(op::delete_host)),
+    Route::new(Post, "/v1/hosts/{host}/evacuate", "Place the machines of a host that is dead elsewhere; refused without force, and for a host that is up.", handler!(op::evacuate_host)).takes(One("Evacuation")).gives(200, One("Evacuated")),
     Route::new(Get, "/v1/hosts/{host}/spec", "The specification that the host was given last.", handler!(op::host_spec)).gives(200, Json("the wire form of a node specification")),
 
     list("/v1/networks", "All networks.", "NetworkView", handler!(op::list::<NetworkKind>)),
@@ -171,6 +172,7 @@ pub(crate) const ROUTES: &[Route] = &[
 
     Route::new(Post, JOIN_PATH, "Join a host against a token.", handler!(agent::join)).takes(Json("model::agent::JoinRequest")).gives(200, Json("model::agent::JoinResponse")).role(Role::Anyone),
     Route::new(Get, SPEC_PATH, "Wait for a specification newer than `after`; 204 when none came.", handler!(agent::spec)).gives(200, Json("the wire form of a node specification")).role(Role::Agent),
+    Route::new(Post, RENEW_PATH, "Renew a host's certificate; the old one is good until the new one is shown.", handler!(agent::renew)).takes(Json("model::agent::RenewRequest")).gives(200, Json("model::agent::RenewResponse")).role(Role::Agent),
     Route::new(Post, REPORT_PATH, "Report what a host sees.", handler!(agent::report)).takes(Json("model::observed::Report")).gives(204, Nothing).role(Role::Agent),
     Route::new(Get, "/agent/v1/images/{image}/data", "The bytes of an image.", handler!(agent::image_data)).gives(200, Bytes).role(Role::Agent),
 ];
@@ -200,8 +202,18 @@ pub(crate) fn router(app: &Arc<App>) -> Router {
 /// Lets a request through if its caller has the role.
 async fn admit(State((app, role)): State<(Arc<App>, Role)>, request: Request, next: Next) -> Response {
     let caller = request.extensions().get::<Caller>().cloned().unwrap_or(Caller::Anonymous);
-    match caller.check(role, &app.centre.intent()) {
-        Ok(()) => next.run(request).await,
+    let intent = app.centre.intent();
+    match caller.check(role, &intent) {
+        Ok(()) => {
+            if let Some((host, certificate)) = caller.first_shown(&intent) {
+                // Not now is later: it is shown with every connection.
+                let _ = app.change(|intent, _| {
+                    intent.shown(host, certificate);
+                    Ok(())
+                });
+            }
+            next.run(request).await
+        }
         Err(refusal) => {
             tracing::warn!(path = request.uri().path(), ?caller, %refusal, "a caller was refused");
             refusal.into_response()

@@ -24,6 +24,10 @@ pub(crate) struct Host {
     pub(crate) enabled: bool,
     /// Digest of the one certificate that it may show. Joining again replaces it, so an older one opens nothing.
     pub(crate) certificate: Sha256,
+    /// Digest of the next certificate, from when it is given out until it is shown for the first time; both are good meanwhile, so that an answer
+    /// that is lost shuts nobody out.
+    #[serde(default)]
+    pub(crate) renewed: Option<Sha256>,
     /// When it joined.
     pub(crate) joined: jiff::Timestamp,
 }
@@ -87,8 +91,24 @@ impl Intent {
     /// Takes a host in, or gives a known one its new certificate.
     pub(crate) fn join(&mut self, id: HostId, joining: Joining, certificate: Sha256, now: jiff::Timestamp) {
         let enabled = self.hosts.get(&id).is_none_or(|host| host.enabled);
-        let host = Host { id, name: joining.name, tunnel: joining.tunnel, enabled, certificate, joined: now };
+        let (name, tunnel) = (joining.name, joining.tunnel);
+        let host = Host { id, name, tunnel, enabled, certificate, renewed: None, joined: now };
         self.hosts.insert(id, Arc::new(host));
+    }
+
+    /// Gives a host its next certificate, beside the one that it has.
+    pub(crate) fn renew(&mut self, id: HostId, certificate: Sha256) {
+        if let Some(host) = self.hosts.get_mut(&id) {
+            Arc::make_mut(host).renewed = Some(certificate);
+        }
+    }
+
+    /// Takes note that a host has shown a certificate: once that is its next one, the one before opens nothing any more.
+    pub(crate) fn shown(&mut self, id: HostId, certificate: Sha256) {
+        if let Some(host) = self.hosts.get_mut(&id).filter(|host| host.renewed == Some(certificate)) {
+            let host = Arc::make_mut(host);
+            (host.certificate, host.renewed) = (certificate, None);
+        }
     }
 
     /// Changes a host.

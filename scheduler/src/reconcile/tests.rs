@@ -15,6 +15,7 @@ use uuid::Uuid;
 use super::reconcile;
 use crate::cluster::Cluster;
 use crate::config::Defaults;
+use crate::evacuate::Evacuation;
 use crate::intent::host::Joining;
 use crate::intent::image::Content;
 use crate::intent::{Context, Intent};
@@ -353,6 +354,68 @@ fn a_host_gets_only_what_its_machines_can_reach() {
         )
         .unwrap();
     assert_eq!(cloud.intent.generation(one), generation, "what does not concern a host does not disturb it");
+}
+
+#[test]
+fn a_dead_host_is_evacuated_by_force_alone_and_only_of_what_can_go() {
+    let mut cloud = Cloud::new();
+    cloud.images();
+    let (one, two) = (cloud.join("one", 1), cloud.join("two", 2));
+    cloud.appear(one);
+    cloud.appear(two);
+    cloud.network("blue", "10.1.0.0/24").unwrap();
+    for (name, backend) in [("moves", "rbd"), ("stays", "local"), ("goes", "rbd")] {
+        let vm = json!({"name": name, "flavor": "tiny", "image": "debian", "volume_backend": backend, "networks": ["blue"],
+            "anti_affinity": name, "host": "one"});
+        cloud.launch(vm).unwrap();
+    }
+    // No longer bound to it by request: only by what they are made of.
+    for vm in cloud.intent.machines.values_mut() {
+        std::sync::Arc::make_mut(vm).wanted_host = None;
+    }
+    cloud.settle(one);
+    cloud.settle(two);
+    let host_of =
+        |cloud: &Cloud, name: &str| cloud.intent.machines.values().find(|vm| vm.machine.name == name).map(|vm| vm.host);
+    assert_eq!(host_of(&cloud, "moves"), Some(Some(one)));
+    cloud.change(|intent, _| intent.delete_machine("goes")).unwrap();
+    // The host falls silent.
+    cloud.hosts.get_mut(&one).unwrap().report = None;
+    cloud.reconcile();
+    assert_eq!(host_of(&cloud, "moves"), Some(Some(one)), "silence alone moves nothing");
+    assert_eq!(host_of(&cloud, "goes"), Some(Some(one)), "and forgets nothing");
+    let cluster = cloud.cluster();
+    let evacuate = |cloud: &mut Cloud, name: &str, force: bool| {
+        cloud.change(|intent, _| intent.evacuate(&cluster, name, &Evacuation { force }))
+    };
+    let refusal = evacuate(&mut cloud, "one", false).unwrap_err().to_string();
+    assert!(refusal.contains("does not prove") && refusal.contains("say force"), "{refusal}");
+    assert!(evacuate(&mut cloud, "two", true).unwrap_err().to_string().contains("it is up"));
+    let generation = cloud.intent.generation(one);
+
+    let done = evacuate(&mut cloud, "one", true).unwrap();
+    assert_eq!(
+        (done.moved.as_slice(), done.forgotten.as_slice()),
+        (&["moves".to_owned()][..], &["goes".to_owned()][..])
+    );
+    assert_eq!(done.left.len(), 1);
+    assert!(done.left[0].vm == "stays" && done.left[0].reason.contains("own disk"), "{:?}", done.left);
+    assert_eq!(host_of(&cloud, "moves"), Some(Some(two)), "placed anew, and not where it came from");
+    assert_eq!((host_of(&cloud, "stays"), host_of(&cloud, "goes")), (Some(Some(one)), None));
+    let spec = &cloud.intent.assigned[&one].spec;
+    assert!(spec.generation() > generation, "a host that comes back is told to end what was moved");
+    assert_eq!(spec.machines().values().map(|vm| vm.name.as_str()).collect::<Vec<_>>(), ["stays"]);
+    let volume = |cloud: &Cloud, name: &str| {
+        let vm = cloud.intent.machines.values().find(|vm| vm.machine.name == name).unwrap();
+        cloud.intent.volumes[&vm.machine.disks[0].volume].keeper
+    };
+    assert_eq!((volume(&cloud, "moves"), volume(&cloud, "stays")), (Some(two), Some(one)));
+    cloud.settle(two);
+    cloud.change(|intent, _| intent.delete_machine("stays")).unwrap();
+    assert_eq!(evacuate(&mut cloud, "one", true).unwrap().forgotten, ["stays"]);
+    // A second pass takes what was retired with the machine.
+    evacuate(&mut cloud, "one", true).unwrap();
+    cloud.change(|intent, _| intent.delete_host("one")).unwrap();
 }
 
 #[derive(Debug, Clone)]

@@ -115,9 +115,13 @@ fn machine_state(world: &World, vm: &MachineIntent) -> (&'static str, Option<Pro
             Life::Down => format!("host {name} is down: it does not report"),
             Life::Up | Life::Unheard => format!("host {name} has not reported since the scheduler started"),
         };
-        let remedy = if life == Life::Down { "look after the host and its agent" } else { "wait for its report" };
+        let remedy = if life == Life::Down {
+            format!("look after the host and its agent; if it is dead for good: flowctl host evacuate {name} --force")
+        } else {
+            "wait for its report".to_owned()
+        };
         let state = if vm.deleting { "deleting" } else { "unknown" };
-        return (state, Some(problem(message, remedy)));
+        return (state, Some(problem(message, &remedy)));
     };
     let seen = report.machines.iter().find(|seen| seen.id == vm.machine.id);
     let trouble = seen.and_then(|seen| seen.problem.as_ref()).map(ProblemView::from);
