@@ -52,9 +52,7 @@ pub struct Compiler {
     numbers: PortNumbers,
     index: Index,
     assembly: Assembly,
-    /// What each unit read of what is not its own, both ways.
-    reads: BTreeMap<Unit, Box<[Fact]>>,
-    readers: BTreeSet<(Fact, Unit)>,
+    reads: Reads,
 }
 
 /// Makes the flows, groups and meters that this host should have, from nothing.
@@ -74,8 +72,7 @@ impl Compiler {
             numbers: PortNumbers::default(),
             index: Index::default(),
             assembly: Assembly::default(),
-            reads: BTreeMap::new(),
-            readers: BTreeSet::new(),
+            reads: Reads::default(),
         };
         let constant = BTreeSet::from([Unit::Host]);
         compiler.make(constant);
@@ -152,86 +149,95 @@ impl Compiler {
         let mut units = moved.units;
         for fact in &moved.facts {
             units.extend(fact.own_unit());
-            let readers = self.readers.range((*fact, Unit::Host)..).take_while(|(other, _)| other == fact);
-            units.extend(readers.map(|(_, unit)| unit.clone()));
+            units.extend(self.reads.readers(*fact).cloned());
         }
         self.make(units)
     }
 
     fn make(&mut self, units: BTreeSet<Unit>) -> Touched {
-        let mut parts = Vec::with_capacity(units.len());
-        for unit in units {
-            let view = View::new(&self.network, &self.numbers, &self.index);
-            let part = self.part(&unit, &view);
-            let reads: Box<[Fact]> = match part {
-                Some(_) => {
-                    view.into_reads().into_iter().filter(|fact| fact.own_unit().as_ref() != Some(&unit)).collect()
-                }
-                None => Box::default(),
-            };
-            self.remember(&unit, reads);
-            parts.push((unit, part));
-        }
-        self.assembly.replace(parts)
+        let Self { network, numbers, index, assembly, reads } = self;
+        // One at a time: the parts of thousands of units would be as large as the set.
+        let parts = units.into_iter().map(|unit| {
+            let view = View::new(network, numbers, index);
+            let part = part(&unit, &view, index);
+            let facts = view.into_reads().into_iter().filter(|fact| fact.own_unit().as_ref() != Some(&unit));
+            let facts: Box<[Fact]> = if part.is_some() { facts.collect() } else { Box::default() };
+            reads.remember(&unit, facts);
+            (unit, part)
+        });
+        assembly.replace(parts)
     }
+}
 
-    fn remember(&mut self, unit: &Unit, reads: Box<[Fact]>) {
-        let before = self.reads.remove(unit).unwrap_or_default();
-        if before != reads {
+/// What each unit read of what is not its own, both ways.
+#[derive(Debug, Default)]
+struct Reads {
+    by_unit: BTreeMap<Unit, Box<[Fact]>>,
+    readers: BTreeSet<(Fact, Unit)>,
+}
+
+impl Reads {
+    fn remember(&mut self, unit: &Unit, facts: Box<[Fact]>) {
+        let before = self.by_unit.remove(unit).unwrap_or_default();
+        if before != facts {
             for fact in before {
                 self.readers.remove(&(fact, unit.clone()));
             }
-            self.readers.extend(reads.iter().map(|fact| (*fact, unit.clone())));
+            self.readers.extend(facts.iter().map(|fact| (*fact, unit.clone())));
         }
-        if !reads.is_empty() {
-            self.reads.insert(unit.clone(), reads);
+        if !facts.is_empty() {
+            self.by_unit.insert(unit.clone(), facts);
         }
     }
 
-    /// What a unit wants; nothing when its object is no more.
-    fn part(&self, unit: &Unit, view: &View<'_>) -> Option<Part> {
-        let mut part = Part::default();
-        match unit {
-            Unit::Host => host(view, &mut part),
-            Unit::Network(id) => {
-                let network = view.network(*id)?;
-                part.name(Object::Network(network.vni.get()), format!("network {}", network.name));
-                if let Some(segment) = view.segment(*id) {
-                    forward::network(view, segment, &mut part);
-                    tunnel::network(view, segment, &mut part);
-                }
-            }
-            Unit::Router(id) => {
-                let router = view.router(*id)?;
-                part.name(Object::Router(router.key.into()), format!("router {}", router.name));
-                if view.is_near_router(*id) {
-                    arp::router(view, router, &mut part);
-                    neighbour::router(view, router, &mut part);
-                    forward::router(view, router, &mut part);
-                    router::router(view, router, &mut part);
-                }
-            }
-            Unit::Group(id) => {
-                let group = view.group(*id)?;
-                part.name(Object::Group(group.key), format!("security group {}", group.name));
-                security::group(view, group, &mut part);
-            }
-            Unit::Port(id) => port(view, *id, &mut part)?,
-            Unit::Identity(groups) => self.identity(groups, view, &mut part)?,
-            Unit::Endpoint(endpoint) => part.name_host(*endpoint, view.host_of(*endpoint)?),
-        }
-        Some(part)
+    fn readers(&self, fact: Fact) -> impl Iterator<Item = &Unit> {
+        let from = self.readers.range((fact, Unit::Host)..);
+        from.take_while(move |(other, _)| *other == fact).map(|(_, unit)| unit)
     }
+}
 
-    fn identity(&self, groups: &Groups, view: &View<'_>, part: &mut Part) -> Option<()> {
-        if !self.index.has_set(groups) || groups.is_empty() {
-            return None;
+/// What a unit wants; nothing when its object is no more.
+fn part(unit: &Unit, view: &View<'_>, index: &Index) -> Option<Part> {
+    let mut part = Part::default();
+    match unit {
+        Unit::Host => host(view, &mut part),
+        Unit::Network(id) => {
+            let network = view.network(*id)?;
+            part.name(Object::Network(network.vni.get()), format!("network {}", network.name));
+            if let Some(segment) = view.segment(*id) {
+                forward::network(view, segment, &mut part);
+                tunnel::network(view, segment, &mut part);
+            }
         }
-        let names: Vec<&str> =
-            groups.iter().filter_map(|id| view.group(*id)).map(|group| group.name.as_str()).collect();
-        part.name(Object::Identity(view.identity_of(groups)), format!("members of {}", names.join(" and ")));
-        Some(())
+        Unit::Router(id) => {
+            let router = view.router(*id)?;
+            part.name(Object::Router(router.key.into()), format!("router {}", router.name));
+            if view.is_near_router(*id) {
+                arp::router(view, router, &mut part);
+                neighbour::router(view, router, &mut part);
+                forward::router(view, router, &mut part);
+                router::router(view, router, &mut part);
+            }
+        }
+        Unit::Group(id) => {
+            let group = view.group(*id)?;
+            part.name(Object::Group(group.key), format!("security group {}", group.name));
+            security::group(view, group, &mut part);
+        }
+        Unit::Port(id) => port(view, *id, &mut part)?,
+        Unit::Identity(groups) => set_of_groups(groups, view, index, &mut part)?,
+        Unit::Endpoint(endpoint) => part.name_host(*endpoint, view.host_of(*endpoint)?),
     }
+    Some(part)
+}
+
+fn set_of_groups(groups: &Groups, view: &View<'_>, index: &Index, part: &mut Part) -> Option<()> {
+    if !index.has_set(groups) || groups.is_empty() {
+        return None;
+    }
+    let names: Vec<&str> = groups.iter().filter_map(|id| view.group(*id)).map(|group| group.name.as_str()).collect();
+    part.name(Object::Identity(view.identity_of(groups)), format!("members of {}", names.join(" and ")));
+    Some(())
 }
 
 /// What every host has.

@@ -193,6 +193,9 @@ pub fn diff(desired: &FlowSet, installed: &Installed) -> Changes {
 /// What has to change for a switch that holds all of `before` to hold all of `after`, when they differ at the touched places and nowhere else.
 #[must_use]
 pub fn between(before: &FlowSet, after: &FlowSet, touched: &Touched) -> Changes {
+    if touched.everywhere {
+        return between(before, after, &before.differences(after));
+    }
     let mut changes = Changes::default();
     for key in &touched.flows {
         match (before.entry(key), after.entry(key)) {

@@ -41,9 +41,14 @@ pub struct FlowSet {
     tunnel: Option<PortNo>,
 }
 
+/// The most flows that are named as touched. Past this, comparing the sets costs no more than the names.
+const TOUCHED_MAX: usize = 4096;
+
 /// Places and numbers at which two flow sets may differ; at all others they do not.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Touched {
+    /// Whether flows may differ anywhere: there are too many to name them.
+    pub everywhere: bool,
     /// Flows.
     pub flows: BTreeSet<FlowKey>,
     /// Groups.
@@ -56,12 +61,23 @@ impl Touched {
     /// Whether there is no difference.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.flows.is_empty() && self.groups.is_empty() && self.meters.is_empty()
+        !self.everywhere && self.flows.is_empty() && self.groups.is_empty() && self.meters.is_empty()
+    }
+
+    /// One more flow.
+    fn touch(&mut self, key: FlowKey) {
+        if self.everywhere || (self.flows.len() >= TOUCHED_MAX && !self.flows.contains(&key)) {
+            self.everywhere = true;
+            self.flows.clear();
+        } else {
+            self.flows.insert(key);
+        }
     }
 
     /// Where two sets may differ that are two such steps apart.
     pub fn extend(&mut self, other: Self) {
-        self.flows.extend(other.flows);
+        self.everywhere |= other.everywhere;
+        other.flows.into_iter().for_each(|key| self.touch(key));
         self.groups.extend(other.groups);
         self.meters.extend(other.meters);
     }

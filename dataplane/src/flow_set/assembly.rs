@@ -58,20 +58,24 @@ impl Assembly {
         for (unit, part) in parts {
             let old = self.pieces.remove(&unit).unwrap_or_default();
             self.take_out_numbers(&old, &mut touched);
-            let (piece, gone, came) = exchange(old, part.as_ref());
+            let is_wanted = part.is_some();
+            let mut part = part.unwrap_or_default();
+            let (piece, gone, came) = exchange(old, &mut part);
             for entry in gone {
                 let key = entry.flow.key();
                 self.take_out(&unit, &key);
-                touched.flows.insert(key);
+                touched.touch(key);
             }
-            if let Some(part) = part {
+            if is_wanted {
                 self.pieces.insert(unit.clone(), piece);
                 arrivals.push(Arrival { unit, part, flows: came });
             }
         }
         for Arrival { unit, part, flows } in arrivals {
             for entry in flows {
-                touched.flows.insert(entry.flow.key());
+                if !touched.everywhere {
+                    touched.touch(entry.flow.key());
+                }
                 self.put_in(&unit, entry);
             }
             self.put_in_numbers(part, &mut touched);
@@ -176,20 +180,23 @@ fn join(flows: &mut rpds::RedBlackTreeMapSync<Place, Unit>, wishes: &BTreeMap<Un
 }
 
 /// Holds an old piece against a new part: the new piece, which entries of the old go, and which of the new come. What is equal stays as it is.
-fn exchange(old: Piece, part: Option<&Part>) -> (Piece, Vec<Arc<Entry>>, Vec<Arc<Entry>>) {
-    let Some(part) = part else { return (Piece::default(), old.flows.into_vec(), Vec::new()) };
+/// The flows are taken out of the part.
+fn exchange(old: Piece, part: &mut Part) -> (Piece, Vec<Arc<Entry>>, Vec<Arc<Entry>>) {
     let (mut flows, mut gone, mut came) = (Vec::with_capacity(part.flows.len()), Vec::new(), Vec::new());
     let mut before = old.flows.into_vec().into_iter().peekable();
-    for (key, entry) in &part.flows {
+    for (key, mut entry) in std::mem::take(&mut part.flows) {
+        let key = &key;
         while let Some(less) = before.next_if(|other| (&Place(Arc::clone(other)) as &dyn Placed) < (key as &dyn Placed))
         {
             gone.push(less);
         }
         match before.next_if(|other| (&Place(Arc::clone(other)) as &dyn Placed) == (key as &dyn Placed)) {
-            Some(same) if *same == *entry => flows.push(same),
+            Some(same) if *same == entry => flows.push(same),
             other => {
                 gone.extend(other);
-                let entry = Arc::new(entry.clone());
+                // Thousands of these stay for long.
+                entry.flow.actions.shrink_to_fit();
+                let entry = Arc::new(entry);
                 came.push(Arc::clone(&entry));
                 flows.push(entry);
             }
