@@ -35,7 +35,23 @@ pub struct Switch {
     ovsdb: Option<Daemon>,
     namespace: Namespace,
     directory: TempDir,
+    /// Whether the switch daemon knows devices that exist in its memory only.
+    has_dummies: bool,
 }
+
+/// A link to be plugged into a bridge.
+#[derive(Debug, Clone)]
+pub struct Plugged {
+    /// Its name.
+    pub link: String,
+    /// Whether the switch makes it in its memory; otherwise it is there already.
+    pub is_dummy: bool,
+    /// What the database shall have of it under `external_ids`.
+    pub ids: Vec<(&'static str, String)>,
+}
+
+/// How many links are plugged in by one command.
+const PLUGGED_AT_ONCE: usize = 100;
 
 impl Switch {
     /// Starts both daemons in a fresh directory and namespace.
@@ -46,17 +62,29 @@ impl Switch {
         Self::start_in(Namespace::new()?)
     }
 
+    /// Starts both daemons; the switch can be given thousands of ports that cost no device.
+    ///
+    /// # Errors
+    /// As [`Switch::start`].
+    pub fn start_with_dummies() -> Result<Self> {
+        Self::start_as(Namespace::new()?, true)
+    }
+
     /// Starts both daemons, with the switch inside `namespace`, which it owns from then on.
     ///
     /// # Errors
     /// As [`Switch::start`].
     pub fn start_in(namespace: Namespace) -> Result<Self> {
+        Self::start_as(namespace, false)
+    }
+
+    fn start_as(namespace: Namespace, has_dummies: bool) -> Result<Self> {
         static SWEEP: Once = Once::new();
         SWEEP.call_once(remove_orphans);
         // Socket paths may have 107 bytes (unix(7)), so the directory is directly below the temporary one.
         let prefix = format!("{DIRECTORY_PREFIX}{}-", std::process::id());
         let directory = tempfile::Builder::new().prefix(&prefix).tempdir().context("make a directory for a switch")?;
-        let mut switch = Self { vswitchd: None, ovsdb: None, namespace, directory };
+        let mut switch = Self { vswitchd: None, ovsdb: None, namespace, directory, has_dummies };
         let database = switch.dir().join("conf.db");
         process::run(Command::new("ovsdb-tool").arg("create").arg(&database).arg(SCHEMA), COMMAND_TIMEOUT)?;
         switch.start_ovsdb()?;
@@ -148,6 +176,34 @@ impl Switch {
         self.ofport(link)
     }
 
+    /// Plugs links into a bridge, many at once, and does not wait for the switch.
+    ///
+    /// # Errors
+    /// As [`Switch::vsctl`].
+    pub fn add_dummies(&self, bridge: &str, ports: &[Plugged]) -> Result<()> {
+        for some in ports.chunks(PLUGGED_AT_ONCE) {
+            let mut words = vec!["--no-wait".to_owned()];
+            for port in some {
+                words.extend(["--", "add-port", bridge, &port.link].map(str::to_owned));
+                words.extend(["--", "set", "interface", &port.link].map(str::to_owned));
+                words.extend(port.is_dummy.then(|| "type=dummy".to_owned()));
+                words.extend(port.ids.iter().map(|(key, value)| format!("external_ids:\"{key}\"={value}")));
+            }
+            self.vsctl(&words)?;
+        }
+        Ok(())
+    }
+
+    /// How many flows a bridge holds.
+    ///
+    /// # Errors
+    /// As [`Switch::ofctl`], and when the answer has no count.
+    pub fn flow_count(&self, bridge: &str) -> Result<usize> {
+        let text = self.ofctl(&["dump-aggregate", bridge])?;
+        let count = text.split("flow_count=").nth(1).and_then(|rest| rest.split_whitespace().next());
+        count.and_then(|count| count.parse().ok()).with_context(|| format!("no flow count in {text}"))
+    }
+
     /// The OpenFlow port number that the switch gave to an interface.
     ///
     /// # Errors
@@ -179,6 +235,9 @@ impl Switch {
         let mut command = self.with_environment(self.namespace.command("ovs-vswitchd"));
         let remote = format!("unix:{}", self.db_socket().display());
         command.arg(remote).args(daemon_arguments(&control, &self.vswitchd_log()));
+        if self.has_dummies {
+            command.arg("--enable-dummy");
+        }
         let mut daemon = Daemon::start("ovs-vswitchd", &command, &self.dir().join("ovs-vswitchd.out"))?;
         daemon.wait_ready("the switch to take over its configuration", START_TIMEOUT, || {
             Ok(self.answers(&control)?.then_some(()))

@@ -16,7 +16,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use basalt_tests::ceph::shared::{Lease, Use, lease};
-use basalt_tests::ceph::{Name, POOL, USER};
+use basalt_tests::ceph::{POOL, USER};
 use basalt_tests::netns::Namespace;
 use basalt_tests::process::wait_for;
 use basalt_tests::require;
@@ -279,28 +279,4 @@ fn blocks_written_to_an_image_in_ceph_outlive_the_machine() {
 fn a_jailed_machine_serves_an_image_in_ceph() {
     require!(Need::Kvm, Need::Root, Need::Ceph);
     image_outlives_the_machine("jailed-guest", Some(&JAIL));
-}
-
-/// Reconnecting makes librados' threads do what they did not do before: under the filter, inside the wall.
-#[test]
-fn a_jailed_machine_goes_on_after_its_storage_was_away() {
-    require!(Need::Kvm, Need::Root, Need::Ceph);
-    let cluster = lease(Use::Alone).unwrap();
-    let pool = Pool::connect(&cluster.conf(), USER, POOL, Timeouts::default()).unwrap();
-    let image = format!("away-{}", std::process::id());
-    pool.create(&image, VOLUME_BYTES).unwrap();
-    let place = RbdSource { conf: cluster.conf(), user: USER.to_owned(), pool: POOL.to_owned(), image: image.clone() };
-    let config = with_disk("blk=write:7:2048 blk=verify:7:2048", DiskSource::Rbd(place), Some(JAIL));
-    run_by(Command::new(env!("CARGO_BIN_EXE_vmm")), config, |lines| {
-        lines.until("ok blk=verify:7:2048");
-        cluster.kill(Name::Osd(0)).unwrap();
-        cluster.kill(Name::Mon).unwrap();
-        cluster.start(Name::Mon).unwrap();
-        cluster.start(Name::Osd(0)).unwrap();
-        // The guest starts over again and again; a run that met the outage may have given up.
-        (0..3).for_each(|_| lines.until("ok blk=verify:7:2048"));
-        assert_jailed(lines.pid, JAIL.uid);
-    });
-    assert_eq!(difference(&exported(&cluster, &image), &pattern(7, SECTORS)), None);
-    pool.remove(&image).unwrap();
 }

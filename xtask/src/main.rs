@@ -2,6 +2,7 @@
 //!
 //! Owns the command line only: each command's work is in the module of its name.
 
+mod bench;
 mod ceph;
 mod check;
 mod lab;
@@ -36,11 +37,14 @@ enum Task {
     /// Emulated hosts with real KVM and a kernel data path.
     #[command(subcommand)]
     Lab(lab::LabCommand),
+    /// Measure next to the peers.
+    #[command(subcommand)]
+    Bench(bench::Bench),
     /// Run a private Ceph cluster to try things on.
     Ceph(ceph::Ceph),
     /// Install the Debian packages that are missing; start no service.
     Packages {
-        /// Only these groups: build, lab, network, ceph. All when none is named.
+        /// Only these groups: build, lab, network, systemd, ceph, bench. All but bench when none is named.
         groups: Vec<String>,
     },
 }
@@ -67,6 +71,7 @@ fn run(cli: Cli) -> Result<ExitCode> {
         }
         Task::Up(arguments) => up::run(&arguments, &Progress::new("up", Audience::Stderr)),
         Task::Lab(command) => lab::run(command),
+        Task::Bench(bench) => bench::run(root(), &bench, &Progress::new("bench", Audience::Stderr)),
         Task::Ceph(command) => {
             ceph::run(root(), &command, &Progress::new("ceph", Audience::Stderr))?;
             Ok(ExitCode::SUCCESS)

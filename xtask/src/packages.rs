@@ -63,6 +63,7 @@ pub(crate) const GROUPS: &[Group] = &[
             "curl",
         ],
     },
+    Group { name: "bench", purpose: "the peers of cargo xtask bench", packages: &["ovn-central", "ovn-host"] },
     Group { name: "systemd", purpose: "the packaged units under a systemd of their own", packages: &["systemd"] },
     Group {
         name: "ceph",
@@ -70,6 +71,9 @@ pub(crate) const GROUPS: &[Group] = &[
         packages: &["ceph-mon", "ceph-mgr", "ceph-osd", "ceph-common", "librbd1", "librados2"],
     },
 ];
+
+/// Groups that are installed only when they are named.
+const ONLY_BY_NAME: &[&str] = &["bench"];
 
 /// Longest time that one `apt-get install` may take.
 const INSTALL_LIMIT: Duration = Duration::from_secs(600);
@@ -122,7 +126,8 @@ fn select(names: &[&str]) -> Result<BTreeSet<&'static str>> {
         let known = GROUPS.iter().map(|group| group.name).collect::<Vec<_>>().join(", ");
         bail!("no package group {unknown:?}; known: {known}");
     }
-    let chosen = GROUPS.iter().filter(|group| names.is_empty() || names.contains(&group.name));
+    let is_general = |group: &Group| names.is_empty() && !ONLY_BY_NAME.contains(&group.name);
+    let chosen = GROUPS.iter().filter(|group| is_general(group) || names.contains(&group.name));
     Ok(chosen.flat_map(|group| group.packages.iter().copied()).collect())
 }
 
@@ -299,6 +304,7 @@ mod tests {
         assert!(select(&["ceph"]).unwrap().contains("ceph-mon"));
         assert!(!select(&["ceph"]).unwrap().contains("cpio"));
         assert!(select(&[]).unwrap().contains("cpio"));
+        assert!(!select(&[]).unwrap().contains("ovn-central") && select(&["bench"]).unwrap().contains("ovn-central"));
         assert!(select(&["no-such"]).is_err());
     }
 }
