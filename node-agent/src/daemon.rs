@@ -26,6 +26,7 @@ use crate::identity::{self, Identity};
 use crate::ledger::Ledger;
 use crate::link::{self, LinkStatus, SchedulerClient};
 use crate::reconcile::{Command, Outlets, Reconciler, Snapshot, stamp};
+use crate::renewal;
 
 /// Threads that run tasks: the agent waits far more than it computes.
 const WORKER_THREADS: usize = 2;
@@ -153,6 +154,7 @@ async fn serve(config: Arc<Config>) -> Result<()> {
         tokio::spawn(follow_cluster(volumes, Arc::clone(&changed)));
     }
     if let Some(client) = scheduler {
+        tokio::spawn(renewal::keep(client.clone(), config.paths.state.clone()));
         tokio::spawn(link::keep(client, commands.clone(), reports, generations, status));
     }
     if let SpecSource::File(path) = &config.spec.source {

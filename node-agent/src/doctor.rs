@@ -1,19 +1,23 @@
 //! Checks what a host needs, each with what was found and the way out.
 
 use std::path::Path;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use dataplane::switch::handlers;
+use rustls::pki_types::CertificateDer;
 use serde::Serialize;
 use utoipa::ToSchema;
+use x509_parser::extensions::ParsedExtension;
 
 use crate::api::Api;
 use crate::config::{Datapath, SpecSource};
 use crate::driver::chain;
-use crate::identity;
+use crate::{identity, renewal};
 
 /// How long before its end a certificate is worth a word.
 const CERTIFICATE_WARNING: Duration = Duration::from_secs(30 * 24 * 3600);
+/// The way out of a certificate that is of no use.
+const JOIN_AGAIN: &str = "`node-agent join` with a new token";
 /// The least free space for state and cache, MiB.
 const SPACE_MIN_MIB: u64 = 1024;
 /// The clock status bit that says that the clock is not synchronised (linux/timex.h, `STA_UNSYNC`).
@@ -180,12 +184,17 @@ fn underlay(api: &Api) -> Check {
 }
 
 fn clock() -> Check {
-    const NAME: &str = "clock";
     // The file is there while systemd-timesyncd has the time (systemd-timesyncd.service(8)).
-    if Path::new("/run/systemd/timesync/synchronized").exists() {
+    judge_clock(Path::new("/run/systemd/timesync/synchronized").exists(), crate::clock::status_bits())
+}
+
+/// What a clock is worth by what systemd-timesyncd and the kernel (adjtimex(2)) say of it.
+fn judge_clock(is_timesyncd_sure: bool, status: Option<i32>) -> Check {
+    const NAME: &str = "clock";
+    if is_timesyncd_sure {
         return Check::fine(NAME, "systemd-timesyncd has the time");
     }
-    match clock_status() {
+    match status {
         Some(status) if status & CLOCK_UNSYNCHRONISED == 0 => {
             Check::fine(NAME, "the kernel says that it is synchronised")
         }
@@ -198,39 +207,64 @@ fn clock() -> Check {
     }
 }
 
-/// The status bits of the kernel's clock (adjtimex(2)).
-fn clock_status() -> Option<i32> {
-    crate::clock::status_bits()
-}
-
 fn certificate(api: &Api) -> Check {
     const NAME: &str = "certificate";
     if api.config.spec.source != SpecSource::Scheduler {
         return Check::fine(NAME, "none needed: specs do not come from a scheduler");
     }
-    let remedy = "`node-agent join` with a new token";
-    let certificate = match identity::certificate(&api.config.paths.state) {
-        Ok(certificate) => certificate,
-        Err(error) => return Check::bad(NAME, chain(&error), remedy),
-    };
-    let Some(end) = not_after(&certificate) else {
-        return Check::bad(NAME, "its end cannot be read", remedy);
-    };
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
-    let days = end.saturating_sub(now) / 86_400;
-    if end <= now {
-        Check::bad(NAME, "it has ended: the scheduler refuses it", remedy)
-    } else if end - now < CERTIFICATE_WARNING.as_secs() {
-        Check::bad(NAME, format!("it ends in {days} days"), remedy)
-    } else {
-        Check::fine(NAME, format!("good for {days} days"))
+    let state = &api.config.paths.state;
+    match identity::certificate(state).and_then(|certificate| Ok((certificate, identity::authority(state)?))) {
+        Ok((certificate, authority)) => judge_certificate(&certificate, &authority, renewal::now()),
+        Err(error) => Check::bad(NAME, chain(&error), JOIN_AGAIN),
     }
 }
 
-/// When a certificate ends, seconds since 1970.
-fn not_after(certificate: &rustls::pki_types::CertificateDer<'_>) -> Option<u64> {
-    let (_, parsed) = x509_parser::parse_x509_certificate(certificate.as_ref()).ok()?;
-    u64::try_from(parsed.validity().not_after.timestamp()).ok()
+/// What a certificate is worth: whose it is, and for how long it is good.
+fn judge_certificate(certificate: &CertificateDer<'_>, authority: &CertificateDer<'_>, now: u64) -> Check {
+    const NAME: &str = "certificate";
+    if !is_issued_by(certificate, authority) {
+        let evidence = "it was not issued by the CA that this host joined: the scheduler refuses it";
+        return Check::bad(NAME, evidence, JOIN_AGAIN);
+    }
+    let Some(validity) = renewal::Validity::of(certificate) else {
+        return Check::bad(NAME, "its end cannot be read", JOIN_AGAIN);
+    };
+    let left = validity.end.saturating_sub(now);
+    let good_for =
+        if left >= 2 * 86_400 { format!("{} days", left / 86_400) } else { format!("{} minutes", left / 60) };
+    // Renewed when a third is left: half of that later, something is wrong.
+    let lifetime = validity.end.saturating_sub(validity.begin);
+    if now < validity.begin {
+        Check::bad(NAME, "it is not good yet: this host's clock is behind the scheduler's", "set the clock")
+    } else if left == 0 {
+        Check::bad(NAME, "it has ended: the scheduler refuses it", JOIN_AGAIN)
+    } else if left < CERTIFICATE_WARNING.as_secs().min(lifetime / 6) {
+        let remedy = "the agent should have renewed it: look at the scheduler link and the agent's log, or join again";
+        Check::bad(NAME, format!("it ends in {good_for}"), remedy)
+    } else {
+        Check::fine(NAME, format!("good for {good_for}"))
+    }
+}
+
+/// Whether the key that signed a certificate is that of a CA, by the names and identifiers of both (RFC 5280 §4.2.1.1).
+fn is_issued_by(certificate: &CertificateDer<'_>, authority: &CertificateDer<'_>) -> bool {
+    let (Ok((_, leaf)), Ok((_, ca))) = (
+        x509_parser::parse_x509_certificate(certificate.as_ref()),
+        x509_parser::parse_x509_certificate(authority.as_ref()),
+    ) else {
+        return false;
+    };
+    let signer = leaf.iter_extensions().find_map(|extension| match extension.parsed_extension() {
+        ParsedExtension::AuthorityKeyIdentifier(identifier) => {
+            identifier.key_identifier.as_ref().map(|id| id.0.to_vec())
+        }
+        _ => None,
+    });
+    let own = ca.iter_extensions().find_map(|extension| match extension.parsed_extension() {
+        ParsedExtension::SubjectKeyIdentifier(id) => Some(id.0.to_vec()),
+        _ => None,
+    });
+    leaf.issuer().as_raw() == ca.subject().as_raw() && signer.is_some() && signer == own
 }
 
 fn link(api: &Api) -> Check {
@@ -259,5 +293,66 @@ fn space(name: &'static str, path: &Path) -> Check {
             }
         }
         Err(error) => Check::bad(name, format!("{}: {error}", path.display()), "make the directory"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
+
+    struct Authority {
+        issuer: Issuer<'static, KeyPair>,
+        certificate: CertificateDer<'static>,
+    }
+
+    /// An authority; all of them bear one name, as those of two clouds do.
+    fn authority() -> Authority {
+        let key = KeyPair::generate().unwrap();
+        let mut params = CertificateParams::default();
+        params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+        let certificate = params.self_signed(&key).unwrap().der().clone();
+        Authority { issuer: Issuer::new(params, key), certificate }
+    }
+
+    impl Authority {
+        fn issue(&self, begin: u64, end: u64) -> CertificateDer<'static> {
+            let mut params = CertificateParams::default();
+            let at = |second| rcgen::date_time_ymd(1970, 1, 1) + Duration::from_secs(second);
+            (params.not_before, params.not_after) = (at(begin), at(end));
+            params.use_authority_key_identifier_extension = true;
+            params.signed_by(&KeyPair::generate().unwrap(), &self.issuer).unwrap().der().clone()
+        }
+    }
+
+    #[test]
+    fn each_fault_of_a_certificate_has_its_own_words_and_way_out() {
+        const DAY: u64 = 86_400;
+        let (ours, foreign) = (authority(), authority());
+        let now = 20_000 * DAY;
+        let judge = |certificate: &CertificateDer<'_>| judge_certificate(certificate, &ours.certificate, now);
+        let fine = judge(&ours.issue(now - DAY, now + 300 * DAY));
+        assert!(fine.ok && fine.evidence.contains("300 days"), "{fine:?}");
+        let short = judge(&ours.issue(now - 600, now + 3000));
+        assert!(short.ok && short.evidence.contains("50 minutes"), "{short:?}");
+        for (certificate, evidence, remedy) in [
+            (ours.issue(now - 300 * DAY, now - 1), "it has ended", "join"),
+            (ours.issue(now - 300 * DAY, now + 20 * DAY), "ends in 20 days", "should have renewed"),
+            (ours.issue(now + DAY, now + 300 * DAY), "not good yet", "clock"),
+            (foreign.issue(now - DAY, now + 300 * DAY), "not issued by the CA that this host joined", "join"),
+            (CertificateDer::from(vec![1, 2, 3]), "not issued by", "join"),
+        ] {
+            let check = judge(&certificate);
+            assert!(!check.ok && check.evidence.contains(evidence) && check.remedy.contains(remedy), "{check:?}");
+        }
+    }
+
+    #[test]
+    fn a_clock_that_nobody_keeps_is_named() {
+        assert!(judge_clock(true, None).ok);
+        assert!(judge_clock(false, Some(0)).ok);
+        let off = judge_clock(false, Some(CLOCK_UNSYNCHRONISED));
+        assert!(!off.ok && off.evidence.contains("not synchronised") && off.remedy.contains("chrony"), "{off:?}");
+        assert!(!judge_clock(false, None).ok);
     }
 }

@@ -121,6 +121,40 @@ pub fn load(state: &Path) -> Result<Identity, IdentityError> {
     serde_json::from_slice(&bytes).map_err(|source| IdentityError::Damaged { path, source: Box::new(source) })
 }
 
+/// The private key of this host: a secret.
+///
+/// # Errors
+/// [`IdentityError`] when it cannot be read.
+pub fn key(state: &Path) -> Result<rcgen::KeyPair, IdentityError> {
+    let path = directory(state).join("key.pem");
+    let text = fs::read_to_string(&path).map_err(|source| IdentityError::Read { path: path.clone(), source })?;
+    rcgen::KeyPair::from_pem(&text).map_err(|source| IdentityError::Damaged { path, source: Box::new(source) })
+}
+
+/// Puts a new certificate for the same key in the place of the one there is.
+///
+/// # Errors
+/// [`IdentityError`] when the text is no certificate for this host's key, or the file could not be written: the old one stays.
+pub fn replace_certificate(state: &Path, pem: &str) -> Result<(), IdentityError> {
+    let path = directory(state).join("certificate.pem");
+    let damaged = |source: Box<dyn std::error::Error + Send + Sync>| IdentityError::Damaged {
+        path: path.with_extension("answer"),
+        source,
+    };
+    let certificate = CertificateDer::from_pem_slice(pem.as_bytes()).map_err(|error| damaged(Box::new(error)))?;
+    tls_with(state, certificate)?;
+    Ok(replace(&path, pem.as_bytes(), 0o600)?)
+}
+
+/// The certificate of the joined CA.
+///
+/// # Errors
+/// [`IdentityError`] when it cannot be read.
+pub fn authority(state: &Path) -> Result<CertificateDer<'static>, IdentityError> {
+    let path = directory(state).join("ca.pem");
+    CertificateDer::from_pem_file(&path).map_err(|source| IdentityError::Damaged { path, source: Box::new(source) })
+}
+
 /// The certificate of this host, if it has one.
 ///
 /// # Errors
@@ -135,12 +169,16 @@ pub fn certificate(state: &Path) -> Result<CertificateDer<'static>, IdentityErro
 /// # Errors
 /// [`IdentityError`] when a file is missing or damaged.
 pub fn tls(state: &Path) -> Result<ClientConfig, IdentityError> {
+    tls_with(state, certificate(state)?)
+}
+
+fn tls_with(state: &Path, certificate: CertificateDer<'static>) -> Result<ClientConfig, IdentityError> {
     let directory = directory(state);
     let damaged = |name: &str| {
         let path = directory.join(name);
         move |source: Box<dyn std::error::Error + Send + Sync>| IdentityError::Damaged { path, source }
     };
-    let ca = CertificateDer::from_pem_file(directory.join("ca.pem")).map_err(|e| damaged("ca.pem")(Box::new(e)))?;
+    let ca = authority(state)?;
     let key = PrivateKeyDer::from_pem_file(directory.join("key.pem")).map_err(|e| damaged("key.pem")(Box::new(e)))?;
     let mut roots = RootCertStore::empty();
     roots.add(ca).map_err(|error| damaged("ca.pem")(Box::new(error)))?;
@@ -148,7 +186,7 @@ pub fn tls(state: &Path) -> Result<ClientConfig, IdentityError> {
         .with_safe_default_protocol_versions()
         .map_err(|error| damaged("ca.pem")(Box::new(error)))?
         .with_root_certificates(roots)
-        .with_client_auth_cert(vec![certificate(state)?], key)
+        .with_client_auth_cert(vec![certificate], key)
         .map_err(|error| damaged("certificate.pem")(Box::new(error)))?;
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     Ok(config)

@@ -25,6 +25,7 @@ pub mod plan;
 pub mod process;
 pub mod reconcile;
 pub mod record;
+pub mod renewal;
 pub mod report;
 pub mod resources;
 pub mod seen;

@@ -5,12 +5,13 @@
 
 use std::hash::{BuildHasher, Hasher};
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use model::ImageId;
 use model::agent::{
-    ErrorBody, LONG_POLL_SECONDS, REPORT_INTERVAL_SECONDS, REPORT_PATH, SPEC_BYTES_MAX, SPEC_PATH, image_data_path,
+    ErrorBody, LONG_POLL_SECONDS, RENEW_PATH, REPORT_INTERVAL_SECONDS, REPORT_PATH, RenewRequest, RenewResponse,
+    SPEC_BYTES_MAX, SPEC_PATH, image_data_path,
 };
 use model::observed::{Problem, Report};
 use model::spec::{Generation, NodeSpec, wire};
@@ -37,7 +38,8 @@ const REPORT_GAP: Duration = Duration::from_millis(100);
 /// A connection pool to the scheduler.
 #[derive(Debug, Clone)]
 pub struct SchedulerClient {
-    http: reqwest::Client,
+    /// Made anew when the certificate is: a connection shows the one that it was made with.
+    http: Arc<RwLock<reqwest::Client>>,
     url: Arc<str>,
 }
 
@@ -71,15 +73,35 @@ impl SchedulerClient {
     /// # Errors
     /// [`IdentityError`] when key or certificates cannot be read.
     pub fn new(state: &Path, identity: &Identity) -> Result<Self, IdentityError> {
-        let http = reqwest::Client::builder()
-            .tls_backend_preconfigured(identity::tls(state)?)
-            .https_only(true)
-            .connect_timeout(CONNECT_TIMEOUT)
-            .http2_keep_alive_interval(Duration::from_secs(10))
-            .http2_keep_alive_timeout(Duration::from_secs(10))
-            .build()
-            .map_err(|error| IdentityError::Damaged { path: identity::directory(state), source: Box::new(error) })?;
+        let http = Arc::new(RwLock::new(client(state)?));
         Ok(Self { http, url: identity.scheduler.trim_end_matches('/').into() })
+    }
+
+    /// Shows the certificate that is there now with every further request.
+    ///
+    /// # Errors
+    /// [`IdentityError`] when key or certificates cannot be read.
+    pub fn reload(&self, state: &Path) -> Result<(), IdentityError> {
+        let next = client(state)?;
+        *self.http.write().unwrap_or_else(PoisonError::into_inner) = next;
+        Ok(())
+    }
+
+    fn http(&self) -> reqwest::Client {
+        self.http.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Has a certificate made for the key of a request (PEM); gives it in PEM.
+    ///
+    /// # Errors
+    /// [`Failure`] when the scheduler does not answer or refuses.
+    pub async fn renew(&self, csr: String) -> Result<String, Failure> {
+        let attempt = "renew this host's certificate";
+        let url = format!("{}{RENEW_PATH}", self.url);
+        let sent = self.http().post(url).timeout(REPORT_TIMEOUT).json(&RenewRequest { csr }).send().await;
+        let response = self.accepted(attempt, sent).await?;
+        let answer: RenewResponse = response.json().await.map_err(|error| unreachable(&self.url, attempt, error))?;
+        Ok(answer.certificate)
     }
 
     /// Asks for a spec newer than `after`; none when there is none within the poll.
@@ -89,7 +111,7 @@ impl SchedulerClient {
     pub async fn spec(&self, after: Generation) -> Result<Option<NodeSpec>, Failure> {
         let attempt = "ask for a spec";
         let url = format!("{}{SPEC_PATH}?after={after}", self.url);
-        let sent = self.http.get(url).timeout(Duration::from_secs(LONG_POLL_SECONDS + 10)).send().await;
+        let sent = self.http().get(url).timeout(Duration::from_secs(LONG_POLL_SECONDS + 10)).send().await;
         let mut response = self.accepted(attempt, sent).await?;
         if response.status() == reqwest::StatusCode::NO_CONTENT {
             return Ok(None);
@@ -114,7 +136,7 @@ impl SchedulerClient {
     /// [`Failure`] when the scheduler does not answer or refuses.
     pub async fn report(&self, report: &Report) -> Result<(), Failure> {
         let url = format!("{}{REPORT_PATH}", self.url);
-        let sent = self.http.post(url).timeout(REPORT_TIMEOUT).json(report).send().await;
+        let sent = self.http().post(url).timeout(REPORT_TIMEOUT).json(report).send().await;
         self.accepted("send a report", sent).await.map(drop)
     }
 
@@ -124,7 +146,7 @@ impl SchedulerClient {
     /// [`Failure`] when the scheduler does not answer or has no such image.
     pub async fn image(&self, id: ImageId) -> Result<ImageBody, Failure> {
         let url = format!("{}{}", self.url, image_data_path(id));
-        let sent = self.http.get(url).send().await;
+        let sent = self.http().get(url).send().await;
         let response = self.accepted("fetch an image", sent).await?;
         Ok(ImageBody { response, url: Arc::clone(&self.url) })
     }
@@ -147,6 +169,17 @@ impl SchedulerClient {
         };
         Err(Failure::new(format!("{attempt} at {}: refused with {status}: {words}", self.url), remedy))
     }
+}
+
+fn client(state: &Path) -> Result<reqwest::Client, IdentityError> {
+    reqwest::Client::builder()
+        .tls_backend_preconfigured(identity::tls(state)?)
+        .https_only(true)
+        .connect_timeout(CONNECT_TIMEOUT)
+        .http2_keep_alive_interval(Duration::from_secs(10))
+        .http2_keep_alive_timeout(Duration::from_secs(10))
+        .build()
+        .map_err(|error| IdentityError::Damaged { path: identity::directory(state), source: Box::new(error) })
 }
 
 fn unreachable(url: &str, attempt: &str, error: reqwest::Error) -> Failure {
@@ -261,22 +294,30 @@ fn note(client: &SchedulerClient, status: &watch::Sender<Option<LinkStatus>>, ou
 #[derive(Debug)]
 pub struct Wait {
     next: Duration,
+    max: Duration,
 }
 
 impl Wait {
     /// A wait that begins short.
     #[must_use]
     pub const fn new() -> Self {
-        Self { next: RETRY_MIN }
+        Self::up_to(RETRY_MAX)
+    }
+
+    /// A wait that begins short and is `max` at most.
+    #[must_use]
+    pub const fn up_to(max: Duration) -> Self {
+        Self { next: RETRY_MIN, max }
     }
 
     const fn reset(&mut self) {
         self.next = RETRY_MIN;
     }
 
-    async fn pause(&mut self) {
+    /// Waits.
+    pub async fn pause(&mut self) {
         tokio::time::sleep(jitter(self.next, random())).await;
-        self.next = (self.next * 2).min(RETRY_MAX);
+        self.next = (self.next * 2).min(self.max);
     }
 }
 

@@ -24,6 +24,8 @@ pub(crate) struct Agent {
     namespace: Option<String>,
     /// The cgroup of its machines, where there is cgroup v2.
     group: Option<PathBuf>,
+    /// Words for the shell that becomes the agent, in a mount namespace of its own.
+    prelude: String,
     child: Option<Child>,
 }
 
@@ -38,7 +40,7 @@ impl Agent {
         let number = COUNT.fetch_add(1, Ordering::Relaxed);
         let name = format!("basalt-agent-{}-{number}", std::process::id());
         let group = systemd::cgroup_root().ok().map(|root| root.join(name));
-        let agent = Self { directory, namespace, group, child: None };
+        let agent = Self { directory, namespace, group, prelude: String::new(), child: None };
         let run_dir = switch.map_or_else(|| agent.path("no-switch"), |switch| switch.dir().to_owned());
         agent.configure(&format!(
             "[spec]\nsource = \"api\"\n[switch]\ndatapath = \"netdev\"\nrun_dir = {run_dir:?}\ndatabase = {:?}\n",
@@ -87,7 +89,9 @@ impl Agent {
                 // ip-netns(8) mounts a /sys of the namespace, which has the taps and lacks the cgroups.
                 let mut command = Command::new("ip");
                 command.args(["netns", "exec", name, "sh", "-ec"]);
-                command.arg(format!("mount -t cgroup2 cgroup2 {NAMESPACE_GROUPS}; exec \"$0\" \"$@\"")).arg(program);
+                command
+                    .arg(format!("mount -t cgroup2 cgroup2 {NAMESPACE_GROUPS}; {} exec \"$0\" \"$@\"", self.prelude))
+                    .arg(program);
                 command
             }
         };
@@ -142,6 +146,11 @@ impl Agent {
     /// What a machine's guest wrote to its console, over all its processes.
     pub(crate) fn console(&self, number: u32) -> String {
         std::fs::read_to_string(self.path(&format!("run/vm/{}/console.log", uuid(1, number)))).unwrap_or_default()
+    }
+
+    /// Has the shell that becomes the agent do something first, in the agent's own mount namespace. Only for an agent in a switch's namespace.
+    pub(crate) fn begin_with(&mut self, words: &str) {
+        self.prelude = format!("{words};");
     }
 
     /// Adds sections to the configuration.
