@@ -5,6 +5,7 @@
 mod bench;
 mod ceph;
 mod check;
+mod fuzz;
 mod lab;
 mod packages;
 mod test;
@@ -42,6 +43,8 @@ enum Task {
     Bench(bench::Bench),
     /// Run a private Ceph cluster to try things on.
     Ceph(ceph::Ceph),
+    /// Fuzz what comes off a wire: OpenFlow and OVSDB.
+    Fuzz(fuzz::Fuzz),
     /// Install the Debian packages that are missing; start no service.
     Packages {
         /// Only these groups: build, lab, network, systemd, ceph, bench. All but bench when none is named.
@@ -74,6 +77,10 @@ fn run(cli: Cli) -> Result<ExitCode> {
         Task::Bench(bench) => bench::run(root(), &bench, &Progress::new("bench", Audience::Stderr)),
         Task::Ceph(command) => {
             ceph::run(root(), &command, &Progress::new("ceph", Audience::Stderr))?;
+            Ok(ExitCode::SUCCESS)
+        }
+        Task::Fuzz(arguments) => {
+            fuzz::run(root(), &arguments, &Progress::new("fuzz", Audience::Stderr))?;
             Ok(ExitCode::SUCCESS)
         }
         Task::Packages { groups } => {

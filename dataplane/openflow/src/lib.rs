@@ -6,6 +6,8 @@
 //! - `connection` (feature `io`): a client for one switch, on tokio.
 
 #![forbid(unsafe_code)]
+#![deny(missing_docs)]
+#![cfg_attr(all(doctest, feature = "io"), doc = include_str!("../README.md"))]
 
 #[cfg(feature = "io")]
 pub mod connection;

@@ -24,7 +24,7 @@ use openflow::{
         Role, RoleKind, SwitchConfig, SwitchError,
     },
 };
-use samples::{FLOWS, GROUPS};
+use samples::{FLOWS, GROUPS, REFUSED_FLOWS};
 
 const TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -80,7 +80,8 @@ fn as_flow_mod(flow: &Flow) -> String {
 }
 
 fn sample_flows() -> Vec<Flow> {
-    FLOWS.iter().map(|line| line.parse().unwrap_or_else(|error| panic!("{line}: {error}"))).collect()
+    let lines = FLOWS.iter().chain(REFUSED_FLOWS);
+    lines.map(|line| line.parse().unwrap_or_else(|error| panic!("{line}: {error}"))).collect()
 }
 
 fn sample_groups() -> Vec<Group> {
@@ -260,8 +261,9 @@ fn sent_by_ofctl(command: &str, lines: &[&str]) -> Result<Vec<Message>> {
 #[test]
 fn their_flows_read_the_same() -> Result<()> {
     require!(Need::OpenVswitch);
-    let sent = sent_by_ofctl("add-flows", FLOWS)?;
-    ensure!(sent.len() == FLOWS.len(), "{} of {} arrived", sent.len(), FLOWS.len());
+    let lines = [FLOWS, REFUSED_FLOWS].concat();
+    let sent = sent_by_ofctl("add-flows", &lines)?;
+    ensure!(sent.len() == lines.len(), "{} of {} arrived", sent.len(), lines.len());
     for (flow, message) in sample_flows().into_iter().zip(sent) {
         assert_eq!(message, Message::FlowMod(FlowMod::add(flow)));
     }

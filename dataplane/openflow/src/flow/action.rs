@@ -10,9 +10,12 @@ use thiserror::Error;
 use super::{
     PortNo,
     ct::{Ct, Nat},
-    field::{Field, FieldValue, Subfield},
+    field::Field,
     learn::Learn,
     matching::MatchError,
+    sample::Sample,
+    spread::Spread,
+    subfield::{FieldValue, Subfield},
 };
 
 /// How deep `clone`, `ct` and `write_actions` may nest.
@@ -105,6 +108,23 @@ pub enum Action {
     },
     /// Hashes the packet and writes the chosen link.
     Multipath(Multipath),
+    /// Sends the packet out of one of several ports, or writes which.
+    Spread(Spread),
+    /// Tells IPFIX collectors of some packets.
+    Sample(Sample),
+    /// Gives the flow other timeouts once a TCP FIN or RST was seen.
+    FinTimeout {
+        /// Idle timeout in seconds; 0 leaves it.
+        idle: u16,
+        /// Hard timeout in seconds; 0 leaves it.
+        hard: u16,
+    },
+    /// Pushes an MPLS label with this EtherType (0x8847 or 0x8848).
+    PushMpls(u16),
+    /// Removes the outermost MPLS label; the packet gets this EtherType.
+    PopMpls(u16),
+    /// Decrements the TTL of the outermost MPLS label.
+    DecMplsTtl,
     /// Sets the queue for later output.
     SetQueue(u32),
     /// Goes back to the queue that the packet began with.

@@ -10,8 +10,11 @@ use super::{
     PortNo,
     action::{Action, Controller, HashFields, Multipath, MultipathAlgorithm, NESTING_MAX, PacketInReason, SetField},
     ct::{Ct, Nat},
-    field::{Field, FieldValue, Subfield},
+    field::Field,
     learn::Learn,
+    sample::Sample,
+    spread::Spread,
+    subfield::{FieldValue, Subfield},
     text::{self, Place, TextError},
 };
 
@@ -142,6 +145,12 @@ impl fmt::Display for Action {
             Self::Learn(learn) => write!(f, "{learn}"),
             Self::CheckPacketLarger { octets, target } => write!(f, "check_pkt_larger({octets})->{target}"),
             Self::Multipath(multipath) => write!(f, "{multipath}"),
+            Self::Spread(spread) => write!(f, "{spread}"),
+            Self::Sample(sample) => write!(f, "{sample}"),
+            Self::FinTimeout { idle, hard } => fin_timeout(f, *idle, *hard),
+            Self::PushMpls(ethertype) => write!(f, "push_mpls:{ethertype:#06x}"),
+            Self::PopMpls(ethertype) => write!(f, "pop_mpls:{ethertype:#06x}"),
+            Self::DecMplsTtl => f.write_str("dec_mpls_ttl"),
             Self::SetQueue(queue) => write!(f, "set_queue:{queue}"),
             Self::PopQueue => f.write_str("pop_queue"),
             Self::Exit => f.write_str("exit"),
@@ -154,6 +163,12 @@ impl fmt::Display for Action {
             Self::Unknown(octets) => write!(f, "unknown({})", Hex(octets, "")),
         }
     }
+}
+
+fn fin_timeout(f: &mut fmt::Formatter<'_>, idle: u16, hard: u16) -> fmt::Result {
+    let parts = [("idle_timeout", idle), ("hard_timeout", hard)];
+    let parts: Vec<_> = parts.iter().filter(|(_, n)| *n != 0).map(|(name, n)| format!("{name}={n}")).collect();
+    write!(f, "fin_timeout({})", parts.join(","))
 }
 
 fn resubmit(f: &mut fmt::Formatter<'_>, port: PortNo, table: Option<u8>, original_tuple: bool) -> fmt::Result {
@@ -214,6 +229,11 @@ fn parse_action(item: &str, depth: usize) -> Result<Action, TextError> {
         "learn" => Action::Learn(Box::new(Learn::parse(value)?)),
         "check_pkt_larger" => parse_check_larger(item)?,
         "multipath" => Action::Multipath(parse_multipath(value)?),
+        "bundle" | "bundle_load" => Action::Spread(Spread::parse(value, key == "bundle_load")?),
+        "sample" => Action::Sample(Sample::parse(value)?),
+        "fin_timeout" => parse_fin_timeout(value)?,
+        "push_mpls" => Action::PushMpls(text::number(key, value)?),
+        "pop_mpls" => Action::PopMpls(text::number(key, value)?),
         "set_queue" => Action::SetQueue(text::number(key, value)?),
         "meter" => Action::Meter(text::number(key, value)?),
         "write_actions" => Action::WriteActions(parse_list(value, depth + 1)?),
@@ -234,6 +254,7 @@ fn parse_word(word: &str) -> Result<Action, TextError> {
     Ok(match word {
         "pop_vlan" | "strip_vlan" => Action::PopVlan,
         "dec_ttl" => Action::DecTtl,
+        "dec_mpls_ttl" => Action::DecMplsTtl,
         "ct" => Action::ct(Ct::default()),
         "ct_clear" => Action::CtClear,
         "nat" => Action::Nat(Nat::default()),
@@ -280,6 +301,15 @@ fn parse_write(key: &str, value: &str) -> Result<Option<Action>, TextError> {
         "mod_dl_dst" => whole(Field::EthDst),
         "mod_nw_src" => whole(Field::Ipv4Src),
         "mod_nw_dst" => whole(Field::Ipv4Dst),
+        "mod_nw_ttl" => whole(Field::IpTtl),
+        "mod_nw_ecn" => whole(Field::IpEcn),
+        "mod_nw_tos" => {
+            let tos: u8 = text::number(key, value)?;
+            if tos & 3 != 0 {
+                return Err(text::bad(key, value));
+            }
+            Ok(Some(Action::set(Field::IpDscp, tos >> 2)))
+        }
         "set_tunnel" | "set_tunnel64" => whole(Field::TunId),
         _ => Ok(None),
     }
@@ -322,6 +352,18 @@ fn parse_controller(text: &str) -> Result<Action, TextError> {
         }
     }
     Ok(Action::Controller(controller))
+}
+
+fn parse_fin_timeout(text: &str) -> Result<Action, TextError> {
+    let (mut idle, mut hard) = (0, 0);
+    for item in text::items(text)? {
+        match text::key_value(item) {
+            ("idle_timeout", Some(value)) => idle = text::number("idle_timeout", value)?,
+            ("hard_timeout", Some(value)) => hard = text::number("hard_timeout", value)?,
+            (key, _) => return Err(TextError::UnknownKey { key: key.to_owned(), context: "fin_timeout()" }),
+        }
+    }
+    Ok(Action::FinTimeout { idle, hard })
 }
 
 fn parse_resubmit(item: &str, value: &str) -> Result<Action, TextError> {

@@ -7,7 +7,7 @@
 use thiserror::Error;
 
 use super::{
-    Action, ActionError, Ct, CtZone, Field, Flow, Match, MatchError, NESTING_MAX, PortNo, SetField, Subfield,
+    Action, ActionError, Ct, CtZone, Field, Flow, Match, MatchError, NESTING_MAX, PortNo, Sample, SetField, Subfield,
     field::Prerequisite,
 };
 
@@ -143,6 +143,22 @@ fn check_action(action: &Action, matching: &Match, inside: Inside, depth: usize)
         Action::PushVlan(ethertype) if !matches!(ethertype, 0x8100 | 0x88a8) => {
             invalid("the EtherType must be 0x8100 or 0x88a8")
         }
+        Action::PushMpls(ethertype) if !matches!(ethertype, 0x8847 | 0x8848) => {
+            invalid("the EtherType must be 0x8847 or 0x8848")
+        }
+        Action::Sample(Sample { probability: 0, .. }) => invalid("the probability must be at least 1"),
+        Action::Sample(sample) if sample.port.is_some_and(|port| port.to_u16().is_none()) => {
+            invalid("the port must fit 16 bits")
+        }
+        Action::Spread(spread) if spread.ports.iter().any(|port| port.to_u16().is_none()) => {
+            invalid("the ports must fit 16 bits")
+        }
+        Action::Spread(spread) => match spread.target {
+            Some(target) if target.bits() < 16 => invalid("the target must be at least 16 bits"),
+            Some(target) => check_target(target, matching, inside),
+            None => Ok(()),
+        },
+        Action::FinTimeout { .. } => check_prerequisite(Field::TcpFlags, matching, inside),
         Action::DecTtlFor(ids) if ids.is_empty() => invalid("at least one controller id is needed"),
         Action::Ct(ct) => check_ct(action, ct, matching, depth),
         Action::Nat(_) if inside != Inside::Ct => Err(misplaced(action, "outside of ct()")),

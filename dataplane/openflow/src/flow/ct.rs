@@ -9,7 +9,7 @@ use std::{fmt, net::IpAddr};
 use super::{
     action::Action,
     action_text::{ActionList, parse_list},
-    field::Subfield,
+    subfield::Subfield,
     text::{self, TextError},
 };
 

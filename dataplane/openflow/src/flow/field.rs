@@ -6,8 +6,6 @@
 
 use std::fmt;
 
-use thiserror::Error;
-
 /// How the value of a field is written in ovs-ofctl syntax.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Format {
@@ -31,6 +29,8 @@ pub enum Format {
     TcpFlags,
     /// OpenFlow port number or reserved port name.
     Port,
+    /// Kind of packet as name space and type, as in `(1,0x800)`.
+    PacketType,
 }
 
 /// What else a match must say before a field means anything.
@@ -60,6 +60,8 @@ pub enum Prerequisite {
     NeighbourSolicit,
     /// ICMPv6 neighbour advertisement.
     NeighbourAdvert,
+    /// MPLS.
+    Mpls,
     /// A tracked IPv4 packet: `ct_state=+trk` is not demanded by the switch, IPv4 or IPv6 is.
     Conntrack,
 }
@@ -170,6 +172,14 @@ fields! {
     InPort16 "in_port" "in_port" [] 16/2 Port exact rw P::None; ("NXM_OF_IN_PORT" NXM_0 0);
     /// Packet mark of the Linux kernel.
     PktMark "pkt_mark" "pkt_mark" [] 32/4 Hexadecimal mask rw P::None; ("NXM_NX_PKT_MARK" NXM_1 33);
+    /// Which pass through the datapath it is; 0 is the first.
+    RecircId "recirc_id" "recirc_id" [] 32/4 Hexadecimal exact ro P::None; ("NXM_NX_RECIRC_ID" NXM_1 36);
+    /// Hash that the datapath computed.
+    DpHash "dp_hash" "dp_hash" [] 32/4 Hexadecimal mask ro P::None; ("NXM_NX_DP_HASH" NXM_1 35);
+    /// Output port in the action set.
+    ActsetOutput "actset_output" "actset_output" [] 32/4 Port exact ro P::None; ("OXM_OF_ACTSET_OUTPUT" OXM 43);
+    /// Kind of packet: name space (0 Ethernet, 1 EtherType) and type.
+    PacketType "packet_type" "packet_type" [] 32/4 PacketType exact ro P::None; ("OXM_OF_PACKET_TYPE" OXM 44);
     /// Identifier of a satisfied conjunction.
     ConjId "conj_id" "conj_id" [] 32/4 Decimal exact ro P::None; ("NXM_NX_CONJ_ID" NXM_1 37);
     /// Connection tracking state: see [`ct_state`](crate::flow::ct_state).
@@ -250,6 +260,10 @@ fields! {
     TunIpv6Dst "tun_ipv6_dst" "tun_ipv6_dst" [] 128/16 Ipv6 mask rw P::None; ("NXM_NX_TUN_IPV6_DST" NXM_1 110);
     /// Flags of the tunnel header.
     TunFlags "tun_flags" "tun_flags" [] 1/2 TunnelFlags mask rw P::None; ("NXM_NX_TUN_FLAGS" NXM_1 104);
+    /// Group policy identifier of a VXLAN tunnel.
+    TunGbpId "tun_gbp_id" "tun_gbp_id" [] 16/2 Decimal mask rw P::None; ("NXM_NX_TUN_GBP_ID" NXM_1 38);
+    /// Group policy flags of a VXLAN tunnel.
+    TunGbpFlags "tun_gbp_flags" "tun_gbp_flags" [] 8/1 Hexadecimal mask rw P::None; ("NXM_NX_TUN_GBP_FLAGS" NXM_1 39);
     /// Metadata carried between tables.
     Metadata "metadata" "metadata" [] 64/8 Hexadecimal mask rw P::None; ("OXM_OF_METADATA" OXM 2);
     /// Ethernet source.
@@ -264,6 +278,14 @@ fields! {
     VlanPcp "vlan_pcp" "dl_vlan_pcp" ["dl_vlan_pcp"] 3/1 Decimal exact rw P::Vlan; ("OXM_OF_VLAN_PCP" OXM 7);
     /// VLAN tag as 16 bits. In a match it becomes `VlanVid` and `VlanPcp`.
     VlanTci "vlan_tci" "vlan_tci" [] 16/2 Hexadecimal mask rw P::None; ("NXM_OF_VLAN_TCI" NXM_0 4);
+    /// MPLS label.
+    MplsLabel "mpls_label" "mpls_label" [] 20/4 Decimal exact rw P::Mpls; ("OXM_OF_MPLS_LABEL" OXM 34);
+    /// MPLS traffic class.
+    MplsTc "mpls_tc" "mpls_tc" [] 3/1 Decimal exact rw P::Mpls; ("OXM_OF_MPLS_TC" OXM 35);
+    /// MPLS time to live.
+    MplsTtl "mpls_ttl" "mpls_ttl" [] 8/1 Decimal exact rw P::Mpls; ("NXM_NX_MPLS_TTL" NXM_1 30);
+    /// MPLS bottom of stack.
+    MplsBos "mpls_bos" "mpls_bos" [] 1/1 Decimal exact ro P::Mpls; ("OXM_OF_MPLS_BOS" OXM 36);
     /// IPv4 source.
     Ipv4Src "ip_src" "nw_src" ["nw_src"] 32/4 Ipv4 mask rw P::Ipv4; ("NXM_OF_IP_SRC" NXM_0 7), ("OXM_OF_IPV4_SRC" OXM 11);
     /// IPv4 destination.
@@ -413,7 +435,7 @@ impl Field {
     }
 
     /// Bits that a subfield may address: without the "tag present" bit of a VLAN identifier, with the unused ones of `ct_state`.
-    fn subfield_bits(self) -> u8 {
+    pub(super) fn subfield_bits(self) -> u8 {
         match self {
             Self::VlanVid => 12,
             Self::CtState => 32,
@@ -450,154 +472,11 @@ pub(crate) fn ones(bits: u8) -> u128 {
     if bits >= 128 { u128::MAX } else { (1 << bits) - 1 }
 }
 
-/// A value for a field, right-aligned: built from numbers, addresses and MAC octets.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
-pub struct FieldValue(pub u128);
-
-macro_rules! value_from {
-    ($($kind:ty),*) => {$(
-        impl From<$kind> for FieldValue {
-            fn from(value: $kind) -> Self {
-                Self(u128::from(value))
-            }
-        }
-    )*};
-}
-value_from!(bool, u8, u16, u32, u64, u128);
-
-impl From<i32> for FieldValue {
-    /// For literals: a negative number becomes a value too wide for any field, which `check` refuses.
-    fn from(value: i32) -> Self {
-        Self(u128::try_from(value).unwrap_or(u128::MAX))
-    }
-}
-
-impl From<std::net::Ipv4Addr> for FieldValue {
-    fn from(value: std::net::Ipv4Addr) -> Self {
-        Self(u128::from(value.to_bits()))
-    }
-}
-
-impl From<std::net::Ipv6Addr> for FieldValue {
-    fn from(value: std::net::Ipv6Addr) -> Self {
-        Self(value.to_bits())
-    }
-}
-
-impl From<[u8; 6]> for FieldValue {
-    fn from(value: [u8; 6]) -> Self {
-        Self(value.iter().fold(0, |sum, octet| sum << 8 | u128::from(*octet)))
-    }
-}
-
-impl From<super::PortNo> for FieldValue {
-    fn from(value: super::PortNo) -> Self {
-        Self(u128::from(value.0))
-    }
-}
-
-/// A run of bits inside a field, as in `NXM_NX_REG0[0..15]`.
-///
-/// ```
-/// use openflow::flow::{Field, Subfield};
-/// let low: Subfield = "reg0[0..15]".parse()?;
-/// assert_eq!(low, Subfield::new(Field::Reg0, 0, 16)?);
-/// assert_eq!(low.to_string(), "NXM_NX_REG0[0..15]");
-/// # Ok::<(), Box<dyn std::error::Error>>(())
-/// ```
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Subfield {
-    field: Field,
-    start: u8,
-    bits: u8,
-}
-
-/// A run of bits that a field does not have.
-#[derive(Debug, Clone, PartialEq, Eq, Error)]
-#[error("{field} has {width} bits: bits {start} to {start} + {bits} are not inside it")]
-pub struct SubfieldError {
-    /// The field asked for.
-    pub field: Field,
-    /// Its width.
-    pub width: u8,
-    /// First bit asked for.
-    pub start: u8,
-    /// Number of bits asked for.
-    pub bits: u8,
-}
-
-impl Subfield {
-    /// Bits `start` to `start + bits - 1` of `field`.
-    ///
-    /// # Errors
-    /// When the field has no such bits, or `bits` is zero.
-    pub fn new(field: Field, start: u8, bits: u8) -> Result<Self, SubfieldError> {
-        let width = field.subfield_bits();
-        if bits == 0 || u16::from(start) + u16::from(bits) > u16::from(width) {
-            return Err(SubfieldError { field, width, start, bits });
-        }
-        Ok(Self { field, start, bits })
-    }
-
-    /// All bits of `field`.
-    #[must_use]
-    pub fn whole(field: Field) -> Self {
-        Self { field, start: 0, bits: field.subfield_bits() }
-    }
-
-    /// The field.
-    #[must_use]
-    pub fn field(self) -> Field {
-        self.field
-    }
-
-    /// The least significant bit of the run.
-    #[must_use]
-    pub fn start(self) -> u8 {
-        self.start
-    }
-
-    /// Number of bits.
-    #[must_use]
-    pub fn bits(self) -> u8 {
-        self.bits
-    }
-
-    /// The mask of these bits inside the field.
-    #[must_use]
-    pub fn mask(self) -> u128 {
-        ones(self.bits) << self.start
-    }
-
-    /// Whether it covers the whole field.
-    #[must_use]
-    pub fn is_whole(self) -> bool {
-        self.bits == self.field.subfield_bits()
-    }
-}
-
-impl From<Field> for Subfield {
-    fn from(field: Field) -> Self {
-        Self::whole(field)
-    }
-}
-
-impl fmt::Display for Subfield {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let name = self.field.info().code_points[0].name;
-        match (self.is_whole(), self.bits) {
-            (true, _) => write!(f, "{name}[]"),
-            (false, 1) => write!(f, "{name}[{}]", self.start),
-            (false, bits) => write!(f, "{name}[{}..{}]", self.start, self.start + bits - 1),
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeSet;
 
-    use super::{FIELDS, Field, Subfield};
+    use super::{FIELDS, Field};
 
     /// Shows that the table is sound: rows stand at their discriminant, and names and code points are unique.
     #[test]
@@ -623,13 +502,5 @@ mod tests {
         assert_eq!(Field::XReg7.covered_registers(), [Field::Reg14, Field::Reg15]);
         assert_eq!(Field::XXReg1.covered_registers(), [Field::Reg4, Field::Reg5, Field::Reg6, Field::Reg7]);
         assert!(Field::Reg0.covered_registers().is_empty() && Field::TunId.covered_registers().is_empty());
-    }
-
-    /// Shows that bits outside a field are refused.
-    #[test]
-    fn subfields_stay_inside() {
-        assert!(Subfield::new(Field::Reg0, 16, 17).is_err());
-        assert!(Subfield::new(Field::Reg0, 0, 0).is_err());
-        assert_eq!(Subfield::new(Field::Reg0, 4, 4).map(Subfield::mask), Ok(0xf0));
     }
 }

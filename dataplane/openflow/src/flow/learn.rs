@@ -8,7 +8,8 @@ use std::fmt;
 
 use super::{
     PortNo,
-    field::{Field, Format, Subfield, ones},
+    field::{Field, Format, ones},
+    subfield::Subfield,
     text::{self, AltHex, Place, TextError},
 };
 

@@ -35,7 +35,10 @@ const SHORTHANDS: [(&str, u16, Option<u8>); 15] = [
 /// Fields printed before the protocol word.
 const BEFORE_PROTOCOL: &[Field] = &[
     Field::PktMark,
+    Field::RecircId,
+    Field::DpHash,
     Field::ConjId,
+    Field::ActsetOutput,
     Field::CtState,
     Field::CtZone,
     Field::CtMark,
@@ -56,13 +59,15 @@ const BEFORE_VLAN: &[Field] = &[
     Field::TunDst,
     Field::TunIpv6Src,
     Field::TunIpv6Dst,
+    Field::TunGbpId,
+    Field::TunGbpFlags,
     Field::TunFlags,
     Field::Metadata,
     Field::InPort,
 ];
 
 /// Fields printed after the VLAN and before the EtherType (where no protocol word says it).
-const BEFORE_ETH_TYPE: &[Field] = &[Field::EthSrc, Field::EthDst];
+const BEFORE_ETH_TYPE: &[Field] = &[Field::EthSrc, Field::EthDst, Field::PacketType];
 
 /// Fields printed last.
 const REST: &[Field] = &[
@@ -80,6 +85,10 @@ const REST: &[Field] = &[
     Field::IpDscp,
     Field::IpEcn,
     Field::IpTtl,
+    Field::MplsLabel,
+    Field::MplsTc,
+    Field::MplsTtl,
+    Field::MplsBos,
     Field::IpFrag,
     Field::IcmpType,
     Field::IcmpCode,

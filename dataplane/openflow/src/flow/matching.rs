@@ -15,7 +15,8 @@ use thiserror::Error;
 
 use super::{
     PortNo,
-    field::{Field, FieldValue, Prerequisite, Subfield},
+    field::{Field, Prerequisite},
+    subfield::{FieldValue, Subfield},
     text::ct_state,
 };
 
@@ -268,6 +269,7 @@ impl Match {
             Prerequisite::Neighbour => (neighbour(135) || neighbour(136), "icmp6 with type 135 or 136 and code 0"),
             Prerequisite::NeighbourSolicit => (neighbour(135), "icmp6 with type 135 and code 0"),
             Prerequisite::NeighbourAdvert => (neighbour(136), "icmp6 with type 136 and code 0"),
+            Prerequisite::Mpls => (ether(eth_type::MPLS) || ether(eth_type::MPLS_MULTICAST), "mpls"),
             Prerequisite::Conntrack => (self.is_tracked_and_valid(), "a ct_state that implies a valid connection"),
         };
         (!holds).then_some(needs)

@@ -17,6 +17,9 @@ mod match_text;
 mod matching;
 mod meter;
 mod port;
+mod sample;
+mod spread;
+mod subfield;
 mod text;
 
 pub use action::{
@@ -26,12 +29,15 @@ pub use action::{
 pub use action_text::{parse_actions, print_actions};
 pub use check::FlowError;
 pub use ct::{Ct, CtZone, Nat, NatChoice, NatRange, NatSide};
-pub use field::{CodePoint, FIELDS, Field, FieldInfo, FieldValue, Format, Prerequisite, Subfield, SubfieldError};
+pub use field::{CodePoint, FIELDS, Field, FieldInfo, Format, Prerequisite};
 pub use group::{Bucket, Group, GroupError, GroupKind, Selection};
 pub use learn::{DEFAULT_PRIORITY, Learn, LearnSource, LearnSpec};
 pub use matching::{Masked, Match, MatchError, VLAN_PRESENT, eth_type, ip_proto};
 pub use meter::{Band, BandAction, Meter, MeterUnit};
 pub use port::{PortNo, PortNoError};
+pub use sample::{Sample, SampleSide};
+pub use spread::{Spread, SpreadAlgorithm};
+pub use subfield::{FieldValue, Subfield, SubfieldError};
 pub use text::{TextError, ct_state};
 
 bitflags::bitflags! {

@@ -13,7 +13,8 @@ use thiserror::Error;
 
 use super::{
     PortNo,
-    field::{Field, Format, Subfield, SubfieldError, ones},
+    field::{Field, Format, ones},
+    subfield::{Subfield, SubfieldError},
 };
 
 /// Text that is not in ovs-ofctl syntax.
@@ -249,6 +250,17 @@ fn prefix_length(mask: u128, width: u8) -> Option<u8> {
     (0..=width).find(|bits| ones(width) & !ones(width - bits) == mask)
 }
 
+/// Name space and type in parentheses, or one number.
+fn parse_packet_type(key: &str, text: &str) -> Result<u128, TextError> {
+    match text.trim_start_matches('(').trim_end_matches(')').split_once(',') {
+        Some((space, kind)) => {
+            let (space, kind): (u16, u16) = (number(key, space.trim())?, number(key, kind.trim())?);
+            Ok(u128::from(space) << 16 | u128::from(kind))
+        }
+        None => number(key, text),
+    }
+}
+
 /// Reads the text of a value with optional mask for `field`. The result may be too wide: the caller checks.
 pub(crate) fn parse_value(field: Field, key: &str, text: &str) -> Result<(u128, u128), TextError> {
     let full = field.full_mask();
@@ -264,6 +276,7 @@ pub(crate) fn parse_value(field: Field, key: &str, text: &str) -> Result<(u128, 
             Some((_, value, mask)) => Ok((*value, *mask)),
             None => parse_masked_number(key, text, full),
         },
+        Format::PacketType => Ok((parse_packet_type(key, text)?, full)),
         Format::Port => {
             let port: PortNo = text.parse().map_err(|_| bad(key, text))?;
             let value = match field {
@@ -321,6 +334,7 @@ pub(crate) fn format_value(
             Some((name, ..)) => f.write_str(name),
             None => write!(f, "{}/{}", hex(value), hex(mask)),
         },
+        Format::PacketType => write!(f, "({},{:#x})", value >> 16, value & 0xffff),
         Format::Port => match field {
             Field::InPort16 => write!(f, "{}", PortNo::from_u16(u16::try_from(value).unwrap_or(u16::MAX))),
             _ => write!(f, "{}", PortNo(u32::try_from(value).unwrap_or(u32::MAX))),

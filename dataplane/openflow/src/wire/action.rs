@@ -10,11 +10,15 @@ use super::{
     nicira,
     oxm::{self, Oxm},
 };
-use crate::flow::{Action, Controller, NESTING_MAX, PortNo, SetField, Subfield};
+use crate::flow::{Action, Controller, Field, NESTING_MAX, PortNo, SetField, Subfield};
 
 const OUTPUT: u16 = 0;
 const PUSH_VLAN: u16 = 17;
 const POP_VLAN: u16 = 18;
+const PUSH_MPLS: u16 = 19;
+const POP_MPLS: u16 = 20;
+const DEC_MPLS_TTL: u16 = 16;
+const SET_NW_TTL: u16 = 23;
 const SET_QUEUE: u16 = 21;
 const GROUP: u16 = 22;
 const DEC_TTL: u16 = 24;
@@ -76,21 +80,12 @@ fn put(to: &mut Writer, action: &Action) -> Result<(), EncodeError> {
             oxm::put_field(to, target.field());
             end(to, start)
         }
-        Action::PushVlan(ethertype) => {
-            let start = begin(to, PUSH_VLAN);
-            to.u16(*ethertype);
-            end(to, start)
-        }
-        Action::PopVlan => {
-            let start = begin(to, POP_VLAN);
-            to.zeros(4);
-            end(to, start)
-        }
-        Action::DecTtl => {
-            let start = begin(to, DEC_TTL);
-            to.zeros(4);
-            end(to, start)
-        }
+        Action::PushVlan(ethertype) => put_ethertype(to, PUSH_VLAN, *ethertype),
+        Action::PushMpls(ethertype) => put_ethertype(to, PUSH_MPLS, *ethertype),
+        Action::PopMpls(ethertype) => put_ethertype(to, POP_MPLS, *ethertype),
+        Action::PopVlan => put_u32(to, POP_VLAN, 0),
+        Action::DecTtl => put_u32(to, DEC_TTL, 0),
+        Action::DecMplsTtl => put_u32(to, DEC_MPLS_TTL, 0),
         Action::Unknown(octets) => {
             to.bytes(octets);
             Ok(())
@@ -105,6 +100,12 @@ fn put(to: &mut Writer, action: &Action) -> Result<(), EncodeError> {
 fn put_u32(to: &mut Writer, kind: u16, value: u32) -> Result<(), EncodeError> {
     let start = begin(to, kind);
     to.u32(value);
+    end(to, start)
+}
+
+fn put_ethertype(to: &mut Writer, kind: u16, ethertype: u16) -> Result<(), EncodeError> {
+    let start = begin(to, kind);
+    to.u16(ethertype);
     end(to, start)
 }
 
@@ -149,6 +150,10 @@ fn take(from: &mut Reader<'_>, depth: usize) -> Result<Action, DecodeError> {
         METER => Some(Action::Meter(body.u32()?)),
         PUSH_VLAN => Some(Action::PushVlan(body.u16()?)),
         POP_VLAN => Some(Action::PopVlan),
+        PUSH_MPLS => Some(Action::PushMpls(body.u16()?)),
+        POP_MPLS => Some(Action::PopMpls(body.u16()?)),
+        DEC_MPLS_TTL => Some(Action::DecMplsTtl),
+        SET_NW_TTL => Some(Action::set(Field::IpTtl, body.u8()?)),
         DEC_TTL => Some(Action::DecTtl),
         SET_FIELD => match oxm::take(&mut body)? {
             Oxm::Known(field, masked) => Some(Action::SetField(SetField::new(field, masked.value, masked.mask))),
@@ -173,7 +178,7 @@ fn take_copy(body: &mut Reader<'_>) -> Result<Option<Action>, DecodeError> {
 }
 
 /// A run of bits as read.
-pub(super) fn subfield(field: crate::flow::Field, start: u16, bits: u16) -> Result<Subfield, DecodeError> {
+pub(super) fn subfield(field: Field, start: u16, bits: u16) -> Result<Subfield, DecodeError> {
     let narrow = |value: u16| u8::try_from(value).ok();
     narrow(start)
         .zip(narrow(bits))

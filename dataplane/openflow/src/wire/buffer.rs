@@ -92,11 +92,16 @@ impl<'a> Reader<'a> {
         self.sub(body, what)
     }
 
-    /// A string padded with zeros to `count` octets.
+    /// A string padded with zeros to `count` octets. What is not UTF-8 becomes question marks, so that it never grows.
     pub(crate) fn text(&mut self, count: usize) -> Result<String, DecodeError> {
         let octets = self.bytes(count)?;
         let end = octets.iter().position(|octet| *octet == 0).unwrap_or(octets.len());
-        Ok(String::from_utf8_lossy(&octets[..end]).into_owned())
+        let mut text = String::with_capacity(end);
+        for chunk in octets[..end].utf8_chunks() {
+            text.push_str(chunk.valid());
+            text.extend(chunk.invalid().iter().map(|_| '?'));
+        }
+        Ok(text)
     }
 }
 

@@ -10,6 +10,8 @@ use super::{
 
 /// The wire version of OpenFlow 1.5.
 pub const VERSION: u8 = 6;
+/// The first of the two property types that experimenters have.
+const EXPERIMENTER_SECONDARY: u16 = 0xfffe;
 const HELLO_VERSION_BITMAP: u16 = 1;
 
 /// The versions that a side speaks, as a bitmap: bit `n` is wire version `n`, 0 to 31.
@@ -220,7 +222,8 @@ impl AsyncConfig {
             let (kind, length) = (from.u16()?, from.u16()?);
             let mut body = from.body(length, 4, "async property")?;
             from.skip_padding(padding(length.into()));
-            if body.left() >= 4 {
+            // Properties of experimenters are longer, and say nothing to us.
+            if kind < EXPERIMENTER_SECONDARY {
                 masks.push((kind, body.u32()?));
             }
         }

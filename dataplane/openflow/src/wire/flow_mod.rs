@@ -149,7 +149,9 @@ impl FlowMod {
         let (out_port, out_group) = (PortNo(from.u32()?), from.u32()?);
         let (flags, importance) = (from.u16()?, from.u16()?);
         let matching = oxm::take_match(&mut from)?;
-        let actions = take_instructions(from)?;
+        // What a deletion says that a flow does counts for nothing.
+        let is_deletion = matches!(command, FlowCommand::Delete | FlowCommand::DeleteStrict);
+        let actions = if is_deletion { Vec::new() } else { take_instructions(from)? };
         let known = FlowFlags::from_bits_truncate(flags);
         let flow =
             Flow { table, priority, matching, cookie, actions, idle_timeout, hard_timeout, flags: known, importance };

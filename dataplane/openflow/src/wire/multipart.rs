@@ -1,7 +1,7 @@
 //! Questions whose answers may come in several messages.
 //!
 //! Owns requests and replies. Never puts the parts together: that is the session's.
-//! Invariant: a reply of a kind that is not known is kept as octets.
+//! Invariant: a request or reply of a kind that is not known is kept as octets.
 //! Source: OpenFlow 1.5.1 §7.3.5.
 
 use super::{
@@ -78,6 +78,13 @@ pub enum MultipartRequest {
     TableFeatures(Vec<TableFeatures>),
     /// Watches flows. Changes come unasked, after the first answer.
     FlowMonitor(Vec<FlowMonitor>),
+    /// Something else, as octets.
+    Unknown {
+        /// The type of the question.
+        kind: u16,
+        /// Its body.
+        body: Vec<u8>,
+    },
 }
 
 impl MultipartRequest {
@@ -111,6 +118,7 @@ impl MultipartRequest {
             Self::TableSettings => (kind::TABLE_DESCRIPTION, None),
             Self::TableFeatures(_) => (kind::TABLE_FEATURES, None),
             Self::FlowMonitor(_) => (kind::FLOW_MONITOR, None),
+            Self::Unknown { kind, .. } => (*kind, None),
             Self::Flows(_) => (kind::FLOW, None),
             Self::Aggregate(_) => (kind::AGGREGATE, None),
             Self::Tables => (kind::TABLE, None),
@@ -126,6 +134,7 @@ impl MultipartRequest {
             Self::QueueStats(filter) | Self::Queues(filter) => filter.encode(to),
             Self::TableFeatures(tables) => tables.iter().try_for_each(|table| table.encode(to))?,
             Self::FlowMonitor(monitors) => monitors.iter().try_for_each(|monitor| monitor.encode(to))?,
+            Self::Unknown { body, .. } => to.bytes(body),
             _ => {}
         }
         if let Some(argument) = argument {
@@ -156,7 +165,7 @@ impl MultipartRequest {
             kind::TABLE_DESCRIPTION => Self::TableSettings,
             kind::TABLE_FEATURES => Self::TableFeatures(all(from, TableFeatures::decode)?),
             kind::FLOW_MONITOR => Self::FlowMonitor(all(from, FlowMonitor::decode)?),
-            other => return Err(DecodeError::BadValue { what: "multipart request", value: other.into() }),
+            kind => Self::Unknown { kind, body: from.rest().to_vec() },
         })
     }
 }

@@ -14,7 +14,7 @@ use super::{
 };
 use crate::flow::{
     Action, Controller, Ct, CtZone, Field, HashFields, Multipath, MultipathAlgorithm, Nat, NatChoice, NatRange,
-    NatSide, Note, PacketInReason, PortNo, SetField, Subfield,
+    NatSide, Note, PacketInReason, PortNo, Sample, SampleSide, SetField, Spread, SpreadAlgorithm, Subfield,
 };
 
 /// The vendor number of Nicira.
@@ -27,21 +27,27 @@ const REG_LOAD: u16 = 7;
 const NOTE: u16 = 8;
 const SET_TUNNEL64: u16 = 9;
 const MULTIPATH: u16 = 10;
+const SPREAD: u16 = 12;
+const SPREAD_LOAD: u16 = 13;
 const RESUBMIT_TABLE: u16 = 14;
 const OUTPUT_REG: u16 = 15;
 pub(super) const LEARN: u16 = 16;
 const EXIT: u16 = 17;
+const FIN_TIMEOUT: u16 = 19;
 const CONTROLLER: u16 = 20;
 const DEC_TTL_FOR: u16 = 21;
 const POP_QUEUE: u16 = 5;
 const STACK_PUSH: u16 = 27;
 const STACK_POP: u16 = 28;
+const SAMPLE: u16 = 29;
 const REG_LOAD2: u16 = 33;
 const CONJUNCTION: u16 = 34;
 const CT: u16 = 35;
 const NAT: u16 = 36;
 const CONTROLLER2: u16 = 37;
+const SAMPLE2: u16 = 38;
 const OUTPUT_TRUNCATED: u16 = 39;
+const SAMPLE3: u16 = 41;
 const CLONE: u16 = 42;
 const CT_CLEAR: u16 = 43;
 const RESUBMIT_TABLE_CT: u16 = 44;
@@ -133,6 +139,14 @@ pub(super) fn put(to: &mut Writer, action: &Action) -> Result<(), EncodeError> {
             end(to, start)
         }
         Action::Multipath(multipath) => put_multipath(to, multipath),
+        Action::Spread(spread) => put_spread(to, spread),
+        Action::Sample(sample) => put_sample(to, *sample),
+        Action::FinTimeout { idle, hard } => {
+            let start = begin_vendor(to, FIN_TIMEOUT);
+            to.u16(*idle);
+            to.u16(*hard);
+            end(to, start)
+        }
         Action::PopQueue => put_empty(to, POP_QUEUE),
         Action::Exit => put_empty(to, EXIT),
         other => Err(no_wire_form(other)),
@@ -381,6 +395,84 @@ fn take_multipath(body: &mut Reader<'_>) -> Result<Option<Action>, DecodeError> 
     Ok(Some(Action::Multipath(Multipath { fields, basis, algorithm, link_max, argument, target })))
 }
 
+/// The kind of the ports of a spread: the Nicira field header of `in_port`, 16 bits.
+const SPREAD_OF_PORTS: u32 = 0x0000_0002;
+
+fn put_spread(to: &mut Writer, spread: &Spread) -> Result<(), EncodeError> {
+    let wrong = || no_wire_form(&Action::Spread(spread.clone()));
+    let start = begin_vendor(to, if spread.target.is_some() { SPREAD_LOAD } else { SPREAD });
+    to.u16(SpreadAlgorithm::ALL.iter().find(|(one, ..)| *one == spread.algorithm).map_or(0, |(_, number, _)| *number));
+    to.u16(HashFields::ALL.iter().find(|(one, ..)| *one == spread.fields).map_or(0, |(_, number, _)| *number));
+    to.u16(spread.basis);
+    to.u32(SPREAD_OF_PORTS);
+    to.u16(u16::try_from(spread.ports.len()).map_err(|_| wrong())?);
+    to.u16(spread.target.map_or(0, offset_bits));
+    match spread.target {
+        Some(target) => oxm::put_field(to, target.field()),
+        None => to.zeros(4),
+    }
+    to.zeros(4);
+    for port in &spread.ports {
+        to.u16(port.to_u16().ok_or_else(wrong)?);
+    }
+    end(to, start)
+}
+
+fn take_spread(body: &mut Reader<'_>, has_target: bool) -> Result<Option<Action>, DecodeError> {
+    let (algorithm, fields, basis) = (body.u16()?, body.u16()?, body.u16()?);
+    let (kind, count, packed) = (body.u32()?, body.u16()?, body.u16()?);
+    let target = if has_target {
+        let Some(field) = oxm::field(body)? else { return Ok(None) };
+        Some(take_offset_bits(packed, field)?)
+    } else {
+        body.skip(4)?;
+        None
+    };
+    body.skip(4)?;
+    let ports = (0..count).map(|_| body.u16().map(PortNo::from_u16)).collect::<Result<_, _>>()?;
+    let fields = HashFields::ALL.iter().find(|(_, number, _)| *number == fields);
+    let algorithm = SpreadAlgorithm::ALL.iter().find(|(_, number, _)| *number == algorithm);
+    let (Some((fields, ..)), Some((algorithm, ..)), SPREAD_OF_PORTS) = (fields, algorithm, kind) else {
+        return Ok(None);
+    };
+    Ok(Some(Action::Spread(Spread { fields: *fields, basis, algorithm: *algorithm, ports, target })))
+}
+
+fn put_sample(to: &mut Writer, sample: Sample) -> Result<(), EncodeError> {
+    let wrong = || no_wire_form(&Action::Sample(sample));
+    let has_port = sample.port.is_some() || sample.side != SampleSide::Unsaid;
+    let subtype = match (has_port, sample.side) {
+        (false, _) => SAMPLE,
+        (true, SampleSide::Unsaid) => SAMPLE2,
+        (true, _) => SAMPLE3,
+    };
+    let start = begin_vendor(to, subtype);
+    to.u16(sample.probability);
+    to.u32(sample.collector_set_id);
+    to.u32(sample.obs_domain_id);
+    to.u32(sample.obs_point_id);
+    if has_port {
+        to.u16(sample.port.unwrap_or(PortNo::ANY).to_u16().ok_or_else(wrong)?);
+        to.u8(SampleSide::ALL.iter().find(|(side, ..)| *side == sample.side).map_or(0, |(_, number, _)| *number));
+    }
+    end(to, start)
+}
+
+fn take_sample(body: &mut Reader<'_>, subtype: u16) -> Result<Action, DecodeError> {
+    let (probability, collector_set_id) = (body.u16()?, body.u32()?);
+    let (obs_domain_id, obs_point_id) = (body.u32()?, body.u32()?);
+    let (mut port, mut side) = (None, SampleSide::Unsaid);
+    if subtype != SAMPLE {
+        port = Some(PortNo::from_u16(body.u16()?)).filter(|port| *port != PortNo::ANY);
+    }
+    if subtype == SAMPLE3 {
+        let number = body.u8()?;
+        let known = SampleSide::ALL.iter().find(|(_, known, _)| *known == number);
+        side = known.ok_or(DecodeError::BadValue { what: "side of a sample", value: number.into() })?.0;
+    }
+    Ok(Action::Sample(Sample { probability, collector_set_id, obs_domain_id, obs_point_id, port, side }))
+}
+
 /// Reads the body of a vendor action; `None` when it is not known.
 pub(super) fn take(body: &mut Reader<'_>, depth: usize) -> Result<Option<Action>, DecodeError> {
     if body.u32()? != NICIRA {
@@ -419,6 +511,9 @@ pub(super) fn take(body: &mut Reader<'_>, depth: usize) -> Result<Option<Action>
         }
         LEARN | LEARN2 => return learn::take(body, subtype),
         MULTIPATH => return take_multipath(body),
+        SPREAD | SPREAD_LOAD => return take_spread(body, subtype == SPREAD_LOAD),
+        SAMPLE | SAMPLE2 | SAMPLE3 => take_sample(body, subtype)?,
+        FIN_TIMEOUT => Action::FinTimeout { idle: body.u16()?, hard: body.u16()? },
         POP_QUEUE => Action::PopQueue,
         EXIT => Action::Exit,
         SET_TUNNEL => {

@@ -45,7 +45,19 @@ pub(crate) const FLOWS: &[&str] = &[
     "table=41,priority=4,sctp,tp_src=5 actions=drop",
     "table=41,priority=5,dl_type=0x88cc actions=drop",
     "table=41,priority=6,rarp,arp_sha=02:00:00:00:00:01 actions=drop",
+    "table=42,priority=1 actions=sample(probability=65535,collector_set_id=1,obs_domain_id=2,obs_point_id=3),sample(probability=5,collector_set_id=1,obs_domain_id=2,obs_point_id=3,sampling_port=4),sample(probability=5,collector_set_id=1,obs_domain_id=2,obs_point_id=3,sampling_port=4,egress)",
+    "table=42,priority=2 actions=bundle(eth_src,5,hrw,ofport,members:1,2,3),bundle_load(symmetric_l4,0,active_backup,ofport,NXM_NX_REG0[0..15],members:4,5)",
+    "table=42,priority=3,tcp actions=fin_timeout(idle_timeout=5,hard_timeout=6)",
+    "table=42,priority=4,ip actions=push_mpls:0x8847,output:1",
+    "table=42,priority=5,mpls,mpls_label=5,mpls_tc=2,mpls_ttl=6,mpls_bos=1 actions=set_field:5->mpls_label,set_field:2->mpls_tc,set_field:3->mpls_ttl,dec_mpls_ttl,pop_mpls:0x0800",
+    "table=42,priority=6,actset_output=3,tun_gbp_id=5,tun_gbp_flags=0x40,pkt_mark=1,ct_state=+trk actions=drop",
+    "table=42,priority=7,packet_type=(1,0x800) actions=drop",
+    "table=42,priority=8,ip actions=set_field:6->nw_ttl,set_field:4->ip_dscp,set_field:2->nw_ecn,set_queue:2,output:1,pop_queue",
 ];
+
+/// Flows that a switch keeps for itself: it refuses them from anybody else.
+pub(crate) const REFUSED_FLOWS: &[&str] =
+    &["table=43,priority=1,recirc_id=5 actions=drop", "table=43,priority=2,dp_hash=0x5/0xf actions=drop"];
 
 /// Groups of every kind.
 pub(crate) const GROUPS: &[&str] = &[

@@ -2,14 +2,19 @@
 
 use openflow::flow::{
     Action, Bucket, Controller, Ct, CtZone, Field, Flow, FlowFlags, Group, GroupKind, HashFields, Learn, LearnSource,
-    LearnSpec, Match, Multipath, MultipathAlgorithm, Nat, NatChoice, NatRange, NatSide, PacketInReason, PortNo,
-    Selection, Subfield, eth_type, ip_proto,
+    LearnSpec, Match, Multipath, MultipathAlgorithm, Nat, NatChoice, NatRange, NatSide, PacketInReason, PortNo, Sample,
+    Selection, Spread, SpreadAlgorithm, Subfield, eth_type, ip_proto,
 };
 use proptest::{collection::vec, option, prelude::*, sample::select};
 
 /// Fields that need nothing else.
 const FREE: &[Field] = &[
     Field::PktMark,
+    Field::RecircId,
+    Field::DpHash,
+    Field::ActsetOutput,
+    Field::TunGbpId,
+    Field::TunGbpFlags,
     Field::ConjId,
     Field::CtZone,
     Field::CtMark,
@@ -45,7 +50,7 @@ fn packets() -> impl Strategy<Value = (Match, Vec<Field>)> {
     select(vec![
         (Match::new(), vec![]),
         (Match::new().eth_type(0x88cc), vec![]),
-        (Match::new().eth_type(eth_type::MPLS), vec![]),
+        (Match::new().eth_type(eth_type::MPLS), vec![Field::MplsLabel, Field::MplsTc, Field::MplsTtl, Field::MplsBos]),
         (Match::new().ip(), v4()),
         (Match::new().ipv6(), v6()),
         (Match::new().ip().ip_proto(99), v4()),
@@ -287,6 +292,23 @@ fn simple() -> impl Strategy<Value = Action> {
         (any::<u16>(), bits_of(&[Field::Reg0], 1))
             .prop_map(|(octets, target)| Action::CheckPacketLarger { octets, target }),
         any::<u32>().prop_map(Action::SetQueue),
+        (1..u16::MAX, any::<u32>(), any::<u32>(), option::of(1..0xff00_u32)).prop_map(
+            |(probability, collector_set_id, obs_point_id, port)| Action::Sample(Sample {
+                obs_point_id,
+                port: port.map(PortNo),
+                ..Sample::new(probability, collector_set_id)
+            })
+        ),
+        (any::<u16>(), vec((1..0xff00_u32).prop_map(PortNo), 0..4), option::of(bits_of(&[Field::Reg2], 20))).prop_map(
+            |(basis, ports, target)| Action::Spread(Spread {
+                fields: HashFields::NwSrc,
+                basis,
+                algorithm: SpreadAlgorithm::Hrw,
+                ports,
+                target,
+            })
+        ),
+        select(vec![Action::PushMpls(0x8847), Action::PopMpls(0x0800), Action::DecMplsTtl]),
         (1..1000_u32).prop_map(Action::Meter),
     ];
     // Boxed: the value trees of all kinds side by side would not fit a test thread's stack.
