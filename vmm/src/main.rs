@@ -1,12 +1,13 @@
 //! The program: reads the command line, starts logging, and hands over to the supervisor.
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::fs::OpenOptions;
 use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Mutex;
 use tracing_subscriber::EnvFilter;
+use vmm::client::Client;
 use vmm::config::VmConfig;
 use vmm::control::Call;
 use vmm::log::{Bounded, LOG_MAX_BYTES};
@@ -31,6 +32,36 @@ struct Cli {
 enum Command {
     /// Serves one machine, told by its control socket what to do.
     Run(Run),
+    /// Asks a running monitor and prints its answer, JSON.
+    Ask(Ask),
+}
+
+#[derive(Debug, Args)]
+struct Ask {
+    /// The monitor's control socket.
+    #[arg(long, value_name = "PATH")]
+    control: PathBuf,
+    /// What to ask.
+    what: Question,
+}
+
+/// Questions and orders that take no parameters.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum Question {
+    /// The machine's state.
+    State,
+    /// Counters of vCPUs and devices, and the monitor's own memory (`overhead_kib`).
+    Metrics,
+    /// Stop vCPUs and devices where they are.
+    Pause,
+    /// Let vCPUs and devices go on.
+    Resume,
+    /// Press the power button.
+    Shutdown,
+    /// Start the machine again from its kernel.
+    Reset,
+    /// End the machine without asking the guest.
+    Stop,
 }
 
 #[derive(Debug, Args)]
@@ -50,8 +81,11 @@ struct Run {
 }
 
 fn main() -> ExitCode {
-    let Command::Run(run) = Cli::parse().command;
-    match serve(&run) {
+    let done = match Cli::parse().command {
+        Command::Run(run) => serve(&run),
+        Command::Ask(question) => ask(&question).map(|()| State::Created),
+    };
+    match done {
         Ok(State::Crashed) => ExitCode::from(EXIT_CRASHED),
         Ok(_) => ExitCode::SUCCESS,
         Err(error) => {
@@ -73,6 +107,24 @@ fn serve(run: &Run) -> Result<State, Box<dyn std::error::Error>> {
         supervisor.ask(Call::Start)?;
     }
     Ok(supervisor.run(run.start)?)
+}
+
+#[expect(clippy::print_stdout, reason = "the answer is what the command is for")]
+fn ask(ask: &Ask) -> Result<(), Box<dyn std::error::Error>> {
+    let mut client = Client::connect(&ask.control)?;
+    let answer = match ask.what {
+        Question::State => serde_json::to_string(&client.state()?)?,
+        Question::Metrics => serde_json::to_string(&client.metrics()?)?,
+        Question::Pause => client.pause().map(|()| String::new())?,
+        Question::Resume => client.resume().map(|()| String::new())?,
+        Question::Shutdown => client.shutdown().map(|()| String::new())?,
+        Question::Reset => client.reset().map(|()| String::new())?,
+        Question::Stop => client.stop().map(|()| String::new())?,
+    };
+    if !answer.is_empty() {
+        println!("{answer}");
+    }
+    Ok(())
 }
 
 fn start_log(path: Option<&Path>) -> Result<(), Box<dyn std::error::Error>> {

@@ -324,6 +324,28 @@ fn a_new_console_client_gets_what_was_said_before() {
     second.expect("x");
 }
 
+/// The monitor's own memory, as an operator sees it, is within what is promised without librbd.
+#[test]
+fn what_a_running_machine_costs_can_be_asked_for() {
+    require!(Need::Kvm);
+    let monitor = Monitor::start_with(&["--config", "config.json", "--start"]);
+    monitor.console().expect("up\n");
+    let ask = |what: &str| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_vmm"));
+        command.args(["ask", "--control"]).arg(monitor.path("control.sock")).arg(what).output().unwrap()
+    };
+    let answer: serde_json::Value = serde_json::from_slice(&ask("metrics").stdout).unwrap();
+    let overhead_kib = answer["overhead_kib"].as_u64().unwrap();
+    println!("monitor without guest memory: {overhead_kib} KiB (PSS)");
+    assert!((1..=OVERHEAD_MAX_KIB).contains(&overhead_kib), "{answer}");
+    assert!(ask("pause").status.success());
+    let state: serde_json::Value = serde_json::from_slice(&ask("state").stdout).unwrap();
+    assert_eq!(state["state"], "paused");
+    let refused = ask("pause");
+    assert_eq!(refused.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&refused.stderr).contains("cannot pause a machine that is paused"));
+}
+
 #[test]
 fn the_virtio_console_carries_both_ways() {
     require!(Need::Kvm);

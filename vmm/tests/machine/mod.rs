@@ -14,7 +14,7 @@ use vmm::control::Event;
 /// The most that one step of the monitor may take.
 const SOON: Duration = Duration::from_secs(10);
 /// The most that the guest may take for all its words.
-const GUEST_TIMEOUT: Duration = Duration::from_secs(25);
+const GUEST_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// A running monitor with files of its own; ended when dropped.
 struct Monitor {
