@@ -161,13 +161,33 @@ mod tests {
         Cli::command().debug_assert();
     }
 
+    /// Every path of commands, without the program's name: `vm`, `vm launch`, …
+    fn paths(command: &clap::Command, before: &str) -> Vec<String> {
+        let mut all = Vec::new();
+        for sub in command.get_subcommands() {
+            let path = format!("{before} {}", sub.get_name()).trim().to_owned();
+            all.extend(paths(sub, &path));
+            all.push(path);
+        }
+        all
+    }
+
     #[test]
     fn every_command_has_a_manual_page_and_a_completion() {
         let directory = tempfile::tempdir().unwrap();
-        let pages = manual::write_pages(Cli::command(), directory.path()).unwrap();
-        assert!(pages > Cli::command().get_subcommands().count(), "{pages} pages");
-        for shell in [Shell::Bash, Shell::Zsh, Shell::Fish] {
-            assert!(manual::completion(&mut Cli::command(), shell).contains("flowctl"), "{shell}");
+        manual::write_pages(Cli::command(), directory.path()).unwrap();
+        let scripts =
+            [Shell::Bash, Shell::Zsh, Shell::Fish].map(|shell| manual::completion(&mut Cli::command(), shell));
+        let paths = paths(&Cli::command(), "");
+        assert!(paths.len() > 60, "{paths:?}");
+        for path in &paths {
+            let page = directory.path().join(format!("flowctl-{}.1", path.replace(' ', "-")));
+            let text = std::fs::read_to_string(&page).unwrap_or_else(|error| panic!("{}: {error}", page.display()));
+            assert!(text.contains(".SH SYNOPSIS"), "{path}");
+            let word = path.rsplit(' ').next().unwrap_or_default();
+            for script in &scripts {
+                assert!(script.contains(word), "{path} is in no completion");
+            }
         }
     }
 }

@@ -70,7 +70,7 @@ impl Packet {
 /// A packet whose way is asked for.
 #[derive(Debug, Args)]
 pub struct Trace {
-    /// Who sends it: a VM or port on this host, by name or id.
+    /// Who sends it: a VM or port, by name or id; of one on another host, the leg that is here is shown.
     #[arg(long)]
     from: String,
     #[command(flatten)]
@@ -86,7 +86,7 @@ pub struct Trace {
 /// What is asked about.
 #[derive(Debug, Args)]
 pub struct Why {
-    /// A VM or port on this host, by name or id. Without --to: what stops the VM itself.
+    /// A VM or port, by name or id; of one on another host, the leg that is here is asked about. Without --to: what stops the VM itself.
     #[arg(long)]
     from: String,
     /// Where a packet from it goes: an address, or a VM or port by name or id.

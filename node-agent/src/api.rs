@@ -26,6 +26,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use utoipa::OpenApi;
 
 use crate::accept::Refusal;
+use crate::arrival;
 use crate::ask::{self, AnyQuestion, AskError, Flows, Question, Traced, Why};
 use crate::config::{Config, SpecSource};
 use crate::doctor::{self, Diagnosis};
@@ -113,6 +114,7 @@ impl From<AskError> for ApiError {
         let (status, code, field) = match &error {
             AskError::Unknown { .. } => (StatusCode::NOT_FOUND, "not_found", None),
             AskError::Field { field, .. } => (StatusCode::BAD_REQUEST, "invalid", Some(*field)),
+            AskError::Elsewhere { .. } => (StatusCode::UNPROCESSABLE_ENTITY, "elsewhere", None),
             AskError::Packet(_) => (StatusCode::UNPROCESSABLE_ENTITY, "no_packet", None),
         };
         Self { status, code, message: chain(&error), field }
@@ -397,7 +399,8 @@ async fn why(State(api): Shared, question: Result<Json<WhyQuestion>, JsonRejecti
     let flows = Flows { network: spec.network(), numbers: &numbers, set: &set };
     let (packet, connection) = ask::packet(&spec, &flows, &packet_question)?;
     let path = dataplane::trace(&set, &packet, connection);
-    Ok(Json(ask::why_packet(&packet_question, &path)))
+    let sender = arrival::elsewhere(&spec, ask::find_port(&spec, &packet_question.port)?);
+    Ok(Json(ask::why_packet(&packet_question, &path, sender)))
 }
 
 /// Checks what this host needs.

@@ -9,11 +9,12 @@ use std::time::Duration;
 use dataplane::trace::ofproto::{Exit, Report, arguments, compare};
 use dataplane::trace::{Connection, Packet, Path as PacketPath, Payload, Verdict};
 use dataplane::{FlowSet, PortNumbers, trace};
-use model::network::Port;
+use model::network::{Binding, Port};
 use model::spec::{HostNetwork, NodeSpec};
 use openflow::flow::Field;
 use serde::{Deserialize, Serialize};
 
+use crate::arrival;
 use crate::driver::Failure;
 use crate::plan::Lane;
 use crate::reconcile::Snapshot;
@@ -128,6 +129,20 @@ pub enum AskError {
         /// What it should be.
         want: &'static str,
     },
+    /// Neither end of the packet is here.
+    #[error(
+        "make a packet from port {port} to {target}: neither is on this host; ask host {host} at {tunnel}, where the port is"
+    )]
+    Elsewhere {
+        /// The sender.
+        port: String,
+        /// Its host.
+        host: String,
+        /// That host's tunnel endpoint.
+        tunnel: Ipv4Addr,
+        /// The destination.
+        target: std::net::IpAddr,
+    },
     /// No packet can be made.
     #[error("make a packet")]
     Packet(#[from] dataplane::trace::PacketError),
@@ -185,7 +200,10 @@ pub fn packet(spec: &NodeSpec, flows: &Flows<'_>, question: &Question) -> Result
             want: "icmp, tcp, udp or a number to 255",
         })?),
     };
-    let mut packet = Packet::from_port(flows.network, flows.numbers, port, target, payload)?;
+    let mut packet = match arrival::elsewhere(spec, port) {
+        Some(binding) => arrival::out_of_tunnel(flows, (port, binding), target.into(), payload)?,
+        None => Packet::from_port(flows.network, flows.numbers, port, target, payload)?,
+    };
     if let Some(source) = question.src {
         packet = packet.with(Field::Ipv4Src, source);
     }
@@ -315,9 +333,9 @@ pub fn why_machine(spec: &NodeSpec, snapshot: &Snapshot, name: &str) -> Result<W
     Ok(Why { line, stopped: problem.is_some() || state != wanted, details })
 }
 
-/// What stops a packet.
+/// What stops a packet; `sender` is where its sender is plugged in, if that is another host.
 #[must_use]
-pub fn why_packet(question: &Question, path: &PacketPath) -> Why {
+pub fn why_packet(question: &Question, path: &PacketPath, sender: Option<&Binding>) -> Why {
     let dropped = path.outcomes.iter().find_map(|outcome| match &outcome.verdict {
         Verdict::Dropped { table, why } => Some((table, why)),
         _ => None,
@@ -327,11 +345,20 @@ pub fn why_packet(question: &Question, path: &PacketPath) -> Why {
         Some(port) => format!("{} from {} to {} port {port}", question.proto, question.port, question.dst),
         None => format!("{} from {} to {}", question.proto, question.port, question.dst),
     };
+    let asked = match sender {
+        Some(at) => format!("{asked}, out of the tunnel from {},", at.tunnel),
+        None => asked,
+    };
     let line = match (arrives, dropped) {
         (false, Some((table, why))) => format!("{asked} is dropped in table {table}: {why}"),
         (false, None) => format!("{asked} is dropped: no flow lets it out"),
         (true, _) => format!("{asked} passes on this host: {}", line(path)),
     };
-    let details = path.hops.iter().map(|hop| format!("table {} {}: {}", hop.table, hop.name, hop.meaning)).collect();
+    let note = sender.map(|at| {
+        let (port, host, tunnel) = (&question.port, at.host, at.tunnel);
+        format!("{port} is on host {host} at {tunnel}: ask there whether the packet leaves it; this is what happens to it here")
+    });
+    let hops = path.hops.iter().map(|hop| format!("table {} {}: {}", hop.table, hop.name, hop.meaning));
+    let details = note.into_iter().chain(hops).collect();
     Why { line, stopped: !arrives, details }
 }

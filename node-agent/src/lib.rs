@@ -7,6 +7,7 @@
 pub mod accept;
 pub mod api;
 pub mod apply;
+pub mod arrival;
 pub mod ask;
 pub mod cli;
 pub mod clock;

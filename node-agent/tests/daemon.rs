@@ -67,6 +67,38 @@ fn questions_are_answered_from_the_model_and_from_the_switch() {
     assert!(agent.text("/metrics").unwrap().ends_with("# EOF\n"));
 }
 
+/// A question whose sender is on another host is answered for the leg that is here: out of the tunnel, by the model and by Open vSwitch; one that
+/// has neither end here names the host to ask.
+#[test]
+fn a_sender_on_another_host_is_asked_about_as_its_packets_arrive_here() {
+    require!(Need::Root, Need::OpenVswitch, Need::File("/dev/net/tun"));
+    let switch = Switch::start().unwrap();
+    let mut agent = Agent::new(Some(&switch));
+    agent.add_config("[underlay]\nip = \"192.0.2.1\"\n");
+    agent.start();
+    let mut spec = agent::spec_value(1, 2, false);
+    for list in ["machines", "volumes"] {
+        spec[list].as_array_mut().unwrap().pop();
+    }
+    for port in spec["ports"].as_array_mut().unwrap() {
+        port["port_security"] = false.into();
+    }
+    spec["ports"][1]["binding"]["host"] = agent::uuid(9, 2).into();
+    spec["ports"][1]["binding"]["tunnel"] = "192.0.2.2".into();
+    agent.put(&spec.to_string()).unwrap();
+    agent.wait("generation 1 to settle", SETTLE, |status| status["settled"] == true);
+    let traced = agent.post("/v1/trace", r#"{"port":"vm2","dst":"vm1","proto":"tcp","dst_port":22}"#).unwrap();
+    assert_eq!(traced["agree"], true, "{traced:#}");
+    let why = agent.post("/v1/why", r#"{"vm":"vm2","dst":"vm1","proto":"tcp","dst_port":22}"#).unwrap();
+    let (line, first) = (why["line"].as_str().unwrap(), why["details"][0].as_str().unwrap());
+    assert!(line.contains("out of the tunnel from 192.0.2.2"), "{why:#}");
+    assert!(first.contains(&agent::uuid(9, 2)) && first.contains("ask there"), "{why:#}");
+    let away = agent.post("/v1/why", r#"{"vm":"vm1","dst":"vm2","proto":"tcp","dst_port":22}"#).unwrap();
+    assert!(away["line"].as_str().unwrap().contains("192.0.2.2"), "{away:#}");
+    let error = agent.post("/v1/why", r#"{"vm":"vm2","dst":"10.9.0.99","proto":"icmp"}"#).unwrap_err();
+    assert!(error.contains("elsewhere") && error.contains("192.0.2.2"), "{error}");
+}
+
 /// A switch that is down is named with the way out, the rest goes on, and the host settles by itself once the switch is back.
 #[test]
 fn a_switch_that_is_down_holds_up_only_what_needs_it() {
