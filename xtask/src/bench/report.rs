@@ -70,7 +70,8 @@ pub(super) fn write(root: &Path, runs: &[Run]) -> Result<()> {
              network namespaces on the userspace datapath.\n\
              - *throughput* and *ping*: iperf3 over TCP without offloads, in turns with the other side and with the switch's built-in learning \
              (`NORMAL`); medians of three turns.\n\n";
-    text += "## Conditions\n\n";
+    text += "## Conditions\n\nWhere the load is above the number of cores, other work shared the machine: seconds are then many times those of an \
+             idle one, and only counts and the ratio within a row mean something.\n\n";
     for run in runs {
         let at = &run.conditions;
         let normal = &run.normal;
