@@ -1,7 +1,7 @@
 //! Renews this host's certificate over the link that it opens, long before it ends.
 //!
 //! The key stays, so that one file is replaced, at once or not at all; the scheduler takes the old certificate until the new one was shown, so that an
-//! agent killed at any point goes on with either. A renewal that fails is tried again after a wait that doubles up to [`RETRY_MAX`]; machines and
+//! agent killed at any point goes on with either. A renewal that fails is tried again after a wait that doubles up to `RETRY_MAX`; machines and
 //! flows have nothing to do with it. A certificate that has ended cannot be renewed: `doctor` says to join again.
 
 use std::path::{Path, PathBuf};
