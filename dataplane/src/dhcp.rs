@@ -9,11 +9,12 @@
 use std::net::{IpAddr, Ipv4Addr};
 
 use dhcproto::v4::{DhcpOption, Flags, Message, MessageType, Opcode};
-use dhcproto::{Encodable, Encoder};
+use dhcproto::{Encodable, Encoder, Name};
 use etherparse::{NetSlice, PacketBuilder, SlicedPacket, TransportSlice};
 use ipnet::{IpNet, Ipv4Net};
 use model::Mac;
-use model::network::{Port, Subnet};
+use model::domain::Domain;
+use model::network::{Announced, Port, Subnet};
 use model::spec::HostNetwork;
 
 mod request;
@@ -129,7 +130,7 @@ fn offer<'a>(host: &'a HostNetwork, port: &'a Port) -> Option<Offer<'a>> {
     })
 }
 
-/// Routes that the default gateway does not cover: by routers of the subnet that are not its gateway.
+/// Routes that the default gateway does not cover: by routers of the subnet that are not its gateway, and those its owner announces.
 fn routes(host: &HostNetwork, subnet: &Subnet, gateway: Option<Ipv4Addr>) -> Vec<(Ipv4Net, Ipv4Addr)> {
     let mut routes = Vec::new();
     for router in host.routers.values() {
@@ -141,8 +142,20 @@ fn routes(host: &HostNetwork, subnet: &Subnet, gateway: Option<Ipv4Addr>) -> Vec
             }
         }
     }
+    for route in &subnet.announced.routes {
+        if let (IpNet::V4(destination), Some(next_hop)) = (route.destination, v4(route.next_hop)) {
+            routes.push((destination.trunc(), next_hop));
+        }
+    }
     routes.sort_unstable();
+    routes.dedup();
     routes
+}
+
+/// Domains that short names are looked up in: the machine's own first.
+pub(crate) fn search(announced: &Announced) -> impl Iterator<Item = &Domain> {
+    let own = announced.domain.iter();
+    own.chain(announced.search.iter().filter(|other| Some(*other) != announced.domain.as_ref()))
 }
 
 impl Offer<'_> {
@@ -204,6 +217,16 @@ impl Offer<'_> {
         let dns: Vec<Ipv4Addr> = self.subnet.dns.iter().copied().filter_map(v4).collect();
         if !dns.is_empty() {
             options.push(DhcpOption::DomainNameServer(dns));
+        }
+        let announced = &self.subnet.announced;
+        options.extend(announced.domain.as_ref().map(|domain| DhcpOption::DomainName(domain.to_string())));
+        let search: Vec<Name> = search(announced).filter_map(|domain| Name::from_ascii(domain.as_str()).ok()).collect();
+        if !announced.search.is_empty() {
+            options.push(DhcpOption::DomainSearch(search));
+        }
+        let ntp: Vec<Ipv4Addr> = announced.ntp.iter().copied().filter_map(v4).collect();
+        if !ntp.is_empty() {
+            options.push(DhcpOption::NtpServers(ntp));
         }
         let hostname = self.port.binding.as_ref().map(|binding| binding.hostname.clone());
         options.extend(hostname.filter(|name| !name.is_empty() && name.len() <= 63).map(DhcpOption::Hostname));

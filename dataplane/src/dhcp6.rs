@@ -4,7 +4,8 @@
 //! go into the first association that the client asks for; others are told that there is none. Every host is the same server, by one identifier,
 //! so that a machine that moved renews as before. Never speaks for a port that did not ask through its own tap, never panics on what a guest sends.
 //! Invariant: a reply grants the port's own addresses or none.
-//! Source: RFC 8415 §16 (which messages to take), §18.3 (what to answer), §21 (options); RFC 3646 (name servers).
+//! Source: RFC 8415 §16 (which messages to take), §18.3 (what to answer), §21 (options); RFC 3646 (name servers and domains),
+//! RFC 5908 (time servers).
 
 use std::net::{IpAddr, Ipv6Addr};
 
@@ -13,7 +14,7 @@ use model::network::{Port, Subnet};
 use model::spec::HostNetwork;
 
 use crate::dhcp::{LEASE_SECONDS, SERVER_MAC};
-use crate::router_advert::{default_router, name_servers};
+use crate::router_advert::{default_router, name_servers, search_list};
 
 mod message;
 
@@ -162,6 +163,11 @@ impl<'a> Server<'a> {
 
     fn facts(&self, options: &mut Options) {
         options.name_servers(&name_servers(self.subnets.iter().copied()));
+        options.search(&search_list(self.subnets.iter().copied()));
+        let ntp = self.subnets.iter().flat_map(|subnet| &subnet.announced.ntp);
+        options.time_servers(
+            ntp.filter_map(|address| if let IpAddr::V6(address) = address { Some(*address) } else { None }),
+        );
     }
 
     fn frame(&self, client: Ipv6Addr, message: &[u8], length: usize) -> Result<Vec<u8>, Dhcp6Error> {

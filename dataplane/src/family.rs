@@ -104,6 +104,11 @@ pub(crate) fn value(address: IpAddr) -> FieldValue {
     }
 }
 
+/// Packets of the version of a prefix.
+pub(crate) fn packets(prefix: IpNet) -> Match {
+    Family::of(prefix.addr()).packets()
+}
+
 /// Packets from an address.
 pub(crate) fn from(address: IpAddr) -> Match {
     let family = Family::of(address);

@@ -165,6 +165,28 @@ impl GroupNumber {
     }
 }
 
+/// Numbers of our meters: what they limit, and the port.
+///
+/// ```text
+/// 31  28 27                    0
+/// | kind |    key of port      |
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum MeterNumber {
+    /// Questions to the agent.
+    Questions(u32),
+}
+
+impl MeterNumber {
+    /// The number on the wire.
+    #[must_use]
+    pub const fn to_wire(self) -> u32 {
+        match self {
+            Self::Questions(key) => 0x1 << 28 | key & 0x0fff_ffff,
+        }
+    }
+}
+
 impl fmt::Display for GroupNumber {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -307,7 +329,7 @@ impl FlowSet {
             text += &format!("group {group}\n");
         }
         for meter in self.meters() {
-            text += &format!("meter {meter:?}\n");
+            text += &format!("{meter}\n");
         }
         let mut before = None;
         for entry in self.entries() {

@@ -63,8 +63,14 @@ pub const TO_TUNNEL: Flag = Flag { mask: 1 << 3, name: "to another host" };
 /// It goes to every other host of its network.
 pub const TO_ALL_HOSTS: Flag = Flag { mask: 1 << 4, name: "to all other hosts" };
 
+/// The source port is guarded by stateless groups only.
+pub const SOURCE_STATELESS: Flag = Flag { mask: 1 << 5, name: "sender stateless" };
+/// The destination port is guarded by stateless groups only.
+pub const TARGET_STATELESS: Flag = Flag { mask: 1 << 6, name: "receiver stateless" };
+
 /// All flags.
-pub const FLAGS: &[Flag] = &[FROM_TUNNEL, SOURCE_GUARDED, TARGET_GUARDED, TO_TUNNEL, TO_ALL_HOSTS];
+pub const FLAGS: &[Flag] =
+    &[FROM_TUNNEL, SOURCE_GUARDED, TARGET_GUARDED, TO_TUNNEL, TO_ALL_HOSTS, SOURCE_STATELESS, TARGET_STATELESS];
 
 /// The bit of a connection's mark that says that it was allowed once and is not any more.
 pub const MARK_DEAD: u32 = 1;
@@ -84,7 +90,7 @@ mod tests {
         for (index, register) in REGISTERS.iter().enumerate() {
             assert!(REGISTERS[..index].iter().all(|other| other.field != register.field));
         }
-        assert_eq!(FLAGS.iter().map(|flag| flag.mask.count_ones()).sum::<u32>(), 5);
-        assert_eq!(FLAGS.iter().fold(0, |bits, flag| bits | flag.mask).count_ones(), 5);
+        assert_eq!(FLAGS.iter().map(|flag| flag.mask.count_ones()).sum::<u32>(), 7);
+        assert_eq!(FLAGS.iter().fold(0, |bits, flag| bits | flag.mask).count_ones(), 7);
     }
 }

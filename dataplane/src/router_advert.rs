@@ -4,17 +4,18 @@
 //! Where the subnet has DHCPv6 the flags say so; a prefix is announced for autoconfiguration only to a port whose address is what comes of it,
 //! because another would not pass anti-spoofing. On a network without a router the advertisement says that there is none (lifetime 0) and still
 //! carries prefixes. Never speaks for a port that did not ask through its own tap. Never panics on what a guest sends.
-//! Source: RFC 4861 §4.2 and §6.2.6, RFC 4862 §5.5, RFC 8106 (name servers), RFC 8319 (lifetimes).
+//! Source: RFC 4861 §4.2 and §6.2.6, RFC 4862 §5.5, RFC 8106 (name servers and domains), RFC 8319 (lifetimes).
 
 use std::net::{IpAddr, Ipv6Addr};
 
 use etherparse::PacketBuilder;
 use ipnet::{IpNet, Ipv6Net};
 use model::Mac;
+use model::domain::Domain;
 use model::network::{Port, RouterInterface, Subnet};
 use model::spec::HostNetwork;
 
-use crate::dhcp::{LEASE_SECONDS, SERVER_MAC};
+use crate::dhcp::{LEASE_SECONDS, SERVER_MAC, search};
 
 /// How long a router may be used after an advertisement: the most that RFC 8319 §4 allows.
 pub const ROUTER_LIFETIME_SECONDS: u16 = u16::MAX;
@@ -33,6 +34,9 @@ const SOURCE_ADDRESS: u8 = 1;
 const PREFIX: u8 = 3;
 const MTU: u8 = 5;
 const NAME_SERVERS: u8 = 25;
+const SEARCH_LIST: u8 = 31;
+/// Octets of names in one option: its length has 8 bits, in units of 8 octets, and 8 octets are its head.
+const SEARCH_OCTETS_MAX: usize = 1024;
 /// Name servers in one option: its length has 8 bits, in units of 8 octets.
 const NAME_SERVERS_MAX: usize = 8;
 
@@ -133,7 +137,25 @@ fn body(host: &HostNetwork, port: &Port, homes: &[Home<'_>], mac: Mac) -> Vec<u8
         body.extend(LEASE_SECONDS.to_be_bytes());
         body.extend(servers.iter().flat_map(Ipv6Addr::octets));
     }
+    let mut names = search_list(homes.iter().map(|home| home.subnet));
+    names.resize(names.len().next_multiple_of(8), 0);
+    if let (false, Ok(units)) = (names.is_empty(), u8::try_from(1 + names.len() / 8)) {
+        body.extend([SEARCH_LIST, units, 0, 0]);
+        body.extend(LEASE_SECONDS.to_be_bytes());
+        body.extend(names);
+    }
     body
+}
+
+/// The domains that short names are looked up in, as DNS messages carry them, as many as one option carries.
+pub(crate) fn search_list<'a>(subnets: impl Iterator<Item = &'a Subnet>) -> Vec<u8> {
+    let mut octets = Vec::new();
+    for name in subnets.flat_map(|subnet| search(&subnet.announced)).map(Domain::to_wire) {
+        if octets.len() + name.len() <= SEARCH_OCTETS_MAX {
+            octets.extend(name);
+        }
+    }
+    octets
 }
 
 /// The IPv6 name servers of some subnets, each once, as many as one option carries.

@@ -10,6 +10,7 @@ use dhcproto::v4::{DhcpOption, Message, MessageType, Opcode, OptionCode};
 use dhcproto::{Decodable, Decoder, Encodable, Encoder};
 use etherparse::{NetSlice, PacketBuilder, SlicedPacket, TransportSlice};
 use model::Mac;
+use model::network::{Announced, StaticRoute};
 use model::spec::HostNetwork;
 use proptest::prelude::{Strategy as _, any, proptest};
 use topology::two_subnets;
@@ -161,6 +162,36 @@ fn routers_beside_the_gateway_are_announced() {
     let routes = vec![behind, ("0.0.0.0/0".parse().unwrap(), GATEWAY)];
     assert_eq!(offer.option(OptionCode::ClasslessStaticRoute), Some(&DhcpOption::ClasslessStaticRoute(routes)));
     assert_eq!(offer.server_mac, SERVER_MAC.bytes());
+}
+
+/// What the subnet's owner announces is said: domain, search list with the domain first, time servers, routes beside the default one.
+#[test]
+fn what_a_subnet_announces_is_said() {
+    let mut cloud = two_subnets();
+    let next_hop = Ipv4Addr::new(10, 0, 1, 77);
+    cloud.subnets[0].announced = Announced {
+        domain: Some("cloud.test".parse().unwrap()),
+        search: vec!["b.test".parse().unwrap()],
+        ntp: vec![Ipv4Addr::new(10, 0, 1, 9).into()],
+        routes: vec![StaticRoute { destination: "192.168.0.0/16".parse().unwrap(), next_hop: next_hop.into() }],
+    };
+    let offer = ask(&cloud.host(0), &request(MessageType::Discover, &[])).unwrap();
+    let routes = vec![("192.168.0.0/16".parse().unwrap(), next_hop), ("0.0.0.0/0".parse().unwrap(), GATEWAY)];
+    for option in [
+        DhcpOption::DomainName("cloud.test".to_owned()),
+        DhcpOption::NtpServers(vec![Ipv4Addr::new(10, 0, 1, 9)]),
+        DhcpOption::ClasslessStaticRoute(routes),
+    ] {
+        assert_eq!(offer.option(OptionCode::from(&option)), Some(&option));
+    }
+    let Some(DhcpOption::DomainSearch(names)) = offer.option(OptionCode::DomainSearch) else { panic!("{offer:?}") };
+    assert_eq!(names.iter().map(ToString::to_string).collect::<Vec<_>>(), ["cloud.test.", "b.test."]);
+
+    cloud.subnets[0].announced.routes[0].next_hop = Ipv4Addr::new(10, 0, 2, 1).into();
+    let host =
+        HostNetwork { subnets: cloud.subnets.iter().map(|s| (s.id, s.clone())).collect(), ..two_subnets().host(0) };
+    let error = host.check().unwrap_err().to_string();
+    assert!(error.ends_with("its route to 192.168.0.0/16 by 10.0.2.1 does not begin in 10.0.1.0/24"), "{error}");
 }
 
 /// What is no request of the port gets no answer, and the error says why.

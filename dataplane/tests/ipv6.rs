@@ -16,7 +16,7 @@ use dataplane::dhcp6::{self, Dhcp6Error, server_id};
 use dataplane::respond::answer;
 use dataplane::trace::{Connection, Packet, Payload, Verdict};
 use dataplane::{compile, trace};
-use dhcproto::v6::{DhcpOption, DhcpOptions, IAAddr, IANA, Message, MessageType, OptionCode};
+use dhcproto::v6::{DhcpOption, DhcpOptions, IAAddr, IANA, Message, MessageType, NtpSuboption, OptionCode};
 use dhcproto::{Decodable, Decoder, Encodable, Encoder};
 use etherparse::{NetSlice, PacketBuilder, SlicedPacket, TransportSlice};
 use hosts::Host;
@@ -213,6 +213,18 @@ fn dhcpv6_gives_the_port_its_own_addresses_only() {
     ] {
         assert!(ask(&host, &silent).is_none(), "{silent:?}");
     }
+    let mut announcing = dual_stack();
+    announcing.subnets6[0].announced.domain = Some("cloud.test".parse().unwrap());
+    announcing.subnets6[0].announced.search = vec!["cloud.test".parse().unwrap(), "b.test".parse().unwrap()];
+    announcing.subnets6[0].announced.ntp = vec![v6("2001:db8::123").into()];
+    let facts = ask(&announcing.host(0), &client(MessageType::InformationRequest, &[])).unwrap();
+    let Some(DhcpOption::DomainSearchList(names)) = facts.opts().get(OptionCode::DomainSearchList) else {
+        panic!("{facts:?}")
+    };
+    let names: Vec<String> = names.iter().map(ToString::to_string).collect();
+    assert_eq!(names, ["cloud.test.", "b.test."]);
+    let time = DhcpOption::NtpServer(vec![NtpSuboption::ServerAddress(v6("2001:db8::123"))]);
+    assert_eq!(facts.opts().get(OptionCode::NtpServer), Some(&time));
     let facts = ask(&host, &client(MessageType::InformationRequest, &[])).unwrap();
     assert_eq!((granted(&facts).len(), facts.opts().get(OptionCode::DomainNameServers)), (0, Some(&servers)));
 
@@ -268,9 +280,11 @@ fn a_router_is_advertised_to_the_port_that_asks() {
     cloud.ports[WEB_1].addresses[1].address = mac.autoconfigured(v6("fd00:0:0:1::")).into();
     cloud.routers.clear();
     cloud.subnets6[0].dhcp = false;
+    cloud.subnets6[0].announced.search = vec!["a.test".parse().unwrap()];
     let (head, options) = advert(&cloud.host(0));
     assert_eq!(head[4..], [64, 0x40, 0, 0], "no router, nothing managed");
     assert_eq!(options[2].1[..2], [64, 0xc0]);
+    assert_eq!((options[4].0, &options[4].1[6..]), (31, &b"\x01a\x04test\0"[..]));
 }
 
 proptest! {
@@ -329,6 +343,10 @@ async fn machines_speak_ipv6_on_two_hosts() -> Result<()> {
     let web_2 = format!("{} lladdr {}", at(WEB_2), cloud.mac(WEB_2));
     let routed = neighbours.lines().any(|line| line.contains(" router "));
     assert!(neighbours.contains(&web_2) || routed, "answered in flows: {neighbours}");
+
+    let (asked, answered) = machines[WEB_1].flood_dhcp6()?;
+    assert!((1..=asked / 4).contains(&answered), "{answered} of {asked} questions answered: a port has a rate");
+    machines[WEB_2].ask_ipv6()?;
 
     machines[WEB_1].namespace.add_address("eth0", "fd00:0:0:1::99/128")?;
     let words = ["ping", "-n", "-c", "2", "-i", "0.2", "-W", "1", "-I", "fd00:0:0:1::99", &at(WEB_2).to_string()];

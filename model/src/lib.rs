@@ -8,6 +8,7 @@
 
 pub mod address;
 pub mod agent;
+pub mod domain;
 pub mod id;
 pub mod image;
 pub mod machine;

@@ -9,6 +9,7 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use crate::address::{Mac, Vni};
+use crate::domain::Domain;
 use crate::id::{HostId, MachineId, NetworkId, PortId, RouterId, SecurityGroupId, SubnetId};
 
 /// A tenant network: one layer-2 segment, carried between hosts in VXLAN.
@@ -44,6 +45,37 @@ pub struct Subnet {
     /// Name servers announced by DHCP and in router advertisements.
     #[serde(default)]
     pub dns: Vec<IpAddr>,
+    /// What else is announced.
+    #[serde(default)]
+    pub announced: Announced,
+}
+
+/// What DHCP, DHCPv6 and router advertisements say of a subnet beside addresses, routers and name servers.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Announced {
+    /// The domain that machines are in.
+    #[serde(default)]
+    pub domain: Option<Domain>,
+    /// Domains that short names are looked up in, beside that one.
+    #[serde(default)]
+    pub search: Vec<Domain>,
+    /// Time servers, each of the subnet's version of IP.
+    #[serde(default)]
+    pub ntp: Vec<IpAddr>,
+    /// Routes beside the default one, each of the subnet's version of IP; IPv6 has no way to announce them (RFC 8415 knows none).
+    #[serde(default)]
+    pub routes: Vec<StaticRoute>,
+}
+
+/// A way to a range of addresses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct StaticRoute {
+    /// The range.
+    pub destination: IpNet,
+    /// The neighbour that leads there.
+    pub next_hop: IpAddr,
 }
 
 /// A router between subnets, present on every host at once.
@@ -90,6 +122,9 @@ pub struct Port {
     pub addresses: Vec<FixedIp>,
     /// The security groups that it is in.
     pub groups: Vec<SecurityGroupId>,
+    /// What it may send from beside its own addresses; without port security it may send from anything.
+    #[serde(default)]
+    pub allowed_pairs: Vec<AllowedPair>,
     /// Whether spoofed sources are dropped and security groups hold. Off: everything passes.
     pub port_security: bool,
     /// Where it is plugged in; none: nowhere yet.
@@ -104,6 +139,17 @@ pub struct FixedIp {
     pub subnet: SubnetId,
     /// The address.
     pub address: IpAddr,
+}
+
+/// Addresses that a port may send from though they are not its own, as the members of a VRRP group do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AllowedPair {
+    /// The addresses.
+    pub addresses: IpNet,
+    /// The MAC address that they come with; none: the port's own.
+    #[serde(default)]
+    pub mac: Option<Mac>,
 }
 
 /// Where a port is plugged in.
@@ -140,6 +186,11 @@ impl Port {
     /// own has no link-local one either: it does not speak IPv6.
     pub fn ipv6_addresses(&self) -> impl Iterator<Item = Ipv6Addr> {
         with_link_local(self.addresses.iter().map(|fixed| fixed.address), self.mac)
+    }
+
+    /// What this port may send from beside its own addresses: ranges, each with its MAC address.
+    pub fn pairs(&self) -> impl Iterator<Item = (IpNet, Mac)> {
+        self.allowed_pairs.iter().map(|pair| (pair.addresses.trunc(), pair.mac.unwrap_or(self.mac)))
     }
 
     /// Whether this port is plugged in on `host`.

@@ -1,6 +1,6 @@
 //! Security groups: which traffic a port may take and send, said by rules that many ports share.
 //!
-//! Rules only allow; what no rule allows is dropped. Replies and related traffic of an allowed connection are allowed.
+//! Rules only allow; what no rule allows is dropped. Replies and related traffic of an allowed connection are allowed where a group is stateful.
 
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
@@ -17,8 +17,16 @@ pub struct SecurityGroup {
     pub name: String,
     /// Number of this group in flows: unique in the cloud, 1 and up, never used again for another group.
     pub key: u32,
+    /// Whether replies of allowed connections pass by themselves. Without, each direction needs a rule of its own and no connection is remembered;
+    /// a port that is also in a stateful group is treated as stateful.
+    #[serde(default = "stateful")]
+    pub stateful: bool,
     /// The rules, each allowing some traffic.
     pub rules: Vec<Rule>,
+}
+
+const fn stateful() -> bool {
+    true
 }
 
 /// Which way traffic goes, as seen from the VM.

@@ -314,6 +314,7 @@ impl HostNetwork {
             if subnet.cidr != subnet.cidr.trunc() {
                 return Err(SpecError::Unfit { object, problem: format!("{} has host bits set", subnet.cidr) });
             }
+            check_announced(&object, subnet)?;
             if let Some(gateway) = subnet.gateway.filter(|gateway| !subnet.cidr.contains(gateway)) {
                 return Err(SpecError::Unfit {
                     object,
@@ -397,6 +398,12 @@ impl HostNetwork {
                     return Err(SpecError::Unfit { object, problem });
                 }
             }
+            if let Some(mac) = port.allowed_pairs.iter().filter_map(|pair| pair.mac).find(|mac| !mac.is_unicast()) {
+                return Err(SpecError::Unfit {
+                    object,
+                    problem: format!("its allowed pair has {mac}, no unicast address"),
+                });
+            }
             let mut seen = BTreeSet::new();
             for group in &port.groups {
                 refer(&self.groups, &object, *group)?;
@@ -407,6 +414,24 @@ impl HostNetwork {
         }
         Ok(())
     }
+}
+
+/// Time servers and routes are of the subnet's version, and next hops are on it.
+fn check_announced(object: &str, subnet: &Subnet) -> Result<(), SpecError> {
+    let refuse = |problem: String| Err(SpecError::Unfit { object: object.to_owned(), problem });
+    let is_plain = subnet.cidr.addr().is_ipv4();
+    if let Some(address) = subnet.announced.ntp.iter().find(|address| address.is_ipv4() != is_plain) {
+        return refuse(format!("its time server {address} is of another version than {}", subnet.cidr));
+    }
+    for route in &subnet.announced.routes {
+        if route.destination.addr().is_ipv4() != is_plain || !subnet.cidr.contains(&route.next_hop) {
+            return refuse(format!(
+                "its route to {} by {} does not begin in {}",
+                route.destination, route.next_hop, subnet.cidr
+            ));
+        }
+    }
+    Ok(())
 }
 
 fn overlap(a: IpNet, b: IpNet) -> bool {

@@ -2,7 +2,7 @@
 //!
 //! The model walks the flows that should be; Open vSwitch walks the flows that are. Both are shown, and whether they agree.
 
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 use std::path::Path;
 use std::time::Duration;
 
@@ -45,7 +45,7 @@ pub struct Question {
     /// A source address other than the port's own.
     #[serde(default)]
     #[schema(value_type = Option<String>)]
-    pub src: Option<Ipv4Addr>,
+    pub src: Option<IpAddr>,
     /// What the connection tracker is taken to say: new, established, reply, related, invalid.
     #[serde(default)]
     pub connection: Option<String>,
@@ -185,13 +185,13 @@ pub fn find_port<'a>(spec: &'a NodeSpec, name: &str) -> Result<&'a Port, AskErro
 /// [`AskError`].
 pub fn packet(spec: &NodeSpec, flows: &Flows<'_>, question: &Question) -> Result<(Packet, Connection), AskError> {
     let port = find_port(spec, &question.port)?;
-    let target = match question.dst.parse::<Ipv4Addr>() {
+    let target = match question.dst.parse::<IpAddr>() {
         Ok(address) => address,
         Err(_) => address_of(find_port(spec, &question.dst)?, &question.dst)?,
     };
     let ports = (question.src_port.unwrap_or(40_000), question.dst_port.unwrap_or(80));
     let payload = match question.proto.as_str() {
-        "icmp" | "ping" => Payload::Icmp { kind: 8, code: 0 },
+        "icmp" | "ping" => Payload::ping(target),
         "tcp" => Payload::Tcp { source: ports.0, target: ports.1 },
         "udp" => Payload::Udp { source: ports.0, target: ports.1 },
         number => Payload::Protocol(number.parse().map_err(|_| AskError::Field {
@@ -205,7 +205,10 @@ pub fn packet(spec: &NodeSpec, flows: &Flows<'_>, question: &Question) -> Result
         None => Packet::from_port(flows.network, flows.numbers, port, target, payload)?,
     };
     if let Some(source) = question.src {
-        packet = packet.with(Field::Ipv4Src, source);
+        packet = match source {
+            IpAddr::V4(source) => packet.with(Field::Ipv4Src, source),
+            IpAddr::V6(source) => packet.with(Field::Ipv6Src, source),
+        };
     }
     let connection = match question.connection.as_deref() {
         None | Some("new") => Connection::New,
@@ -221,12 +224,11 @@ pub fn packet(spec: &NodeSpec, flows: &Flows<'_>, question: &Question) -> Result
     Ok((packet, connection))
 }
 
-fn address_of(port: &Port, name: &str) -> Result<Ipv4Addr, AskError> {
-    let found = port.addresses.iter().find_map(|fixed| match fixed.address {
-        std::net::IpAddr::V4(address) => Some(address),
-        std::net::IpAddr::V6(_) => None,
-    });
-    found.ok_or_else(|| AskError::Unknown { what: "an IPv4 address of", name: name.to_owned() })
+/// The address that a port is known by: its IPv4 address where it has one.
+fn address_of(port: &Port, name: &str) -> Result<IpAddr, AskError> {
+    let addresses = port.addresses.iter().map(|fixed| fixed.address);
+    let found = addresses.min_by_key(IpAddr::is_ipv6);
+    found.ok_or_else(|| AskError::Unknown { what: "an address of", name: name.to_owned() })
 }
 
 /// Traces a packet through the model and through Open vSwitch.

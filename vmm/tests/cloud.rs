@@ -50,6 +50,7 @@ fn port(number: usize) -> Port {
         mac: Mac::new([2, 2, 0, 0, 0, u8::try_from(number).unwrap()]),
         addresses: vec![FixedIp { subnet: SubnetId::from_uuid(id(3, 0)), address: address(number).into() }],
         groups: vec![SecurityGroupId::from_uuid(id(5, 0))],
+        allowed_pairs: Vec::new(),
         port_security: true,
         binding: Some(Binding {
             machine: MachineId::from_uuid(id(7, number)),
@@ -94,10 +95,19 @@ fn network() -> HostNetwork {
         networks: [(network, Network { id: network, name: "blue".to_owned(), vni, mtu: 1450 })].into(),
         subnets: [(
             subnet,
-            Subnet { id: subnet, name: "blue".to_owned(), network, cidr, gateway: None, dhcp: true, dns: Vec::new() },
+            Subnet {
+                id: subnet,
+                name: "blue".to_owned(),
+                network,
+                cidr,
+                gateway: None,
+                dhcp: true,
+                dns: Vec::new(),
+                announced: model::network::Announced::default(),
+            },
         )]
         .into(),
-        groups: [(group, SecurityGroup { id: group, name: "ping".to_owned(), key: 1, rules })].into(),
+        groups: [(group, SecurityGroup { id: group, name: "ping".to_owned(), key: 1, stateful: true, rules })].into(),
         ports: (1..=NEIGHBOUR).map(|number| (port(number).id, port(number))).collect(),
         ..nothing()
     };

@@ -125,6 +125,9 @@ impl<'a> Changed<'a> {
         for (id, (before, after)) in &self.groups {
             moved.facts.insert(Fact::Group(*id));
             moved.rules();
+            if before.map(|group| group.stateful) != after.map(|group| group.stateful) {
+                moved.facts.insert(Fact::Stateful(*id));
+            }
             if before.zip(*after).is_some_and(|(before, after)| before.key != after.key) {
                 moved.keys();
             }

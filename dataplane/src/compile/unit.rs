@@ -62,6 +62,8 @@ pub(crate) enum Fact {
     NearRouter(RouterId),
     /// Whether routers here lead to a network.
     Routed(NetworkId),
+    /// Whether a security group remembers connections.
+    Stateful(SecurityGroupId),
     /// Which ports have an address.
     At(IpAddr),
     /// Which host has a tunnel endpoint.

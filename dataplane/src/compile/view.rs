@@ -212,6 +212,15 @@ impl<'a> View<'a> {
         self.index.identity(groups).unwrap_or(NOBODY)
     }
 
+    /// Whether a port is guarded by stateless groups, and by no other: no connection of it is remembered.
+    pub(crate) fn is_stateless(&self, port: &Port) -> bool {
+        let remembers = |id: &SecurityGroupId| {
+            self.read(Fact::Stateful(*id));
+            self.host.groups.get(id).is_none_or(|group| group.stateful)
+        };
+        port.port_security && !port.groups.is_empty() && !port.groups.iter().any(remembers)
+    }
+
     /// The identities of guarded ports here that are in a group.
     pub(crate) fn own_identities(&self, group: SecurityGroupId) -> BTreeSet<u32> {
         self.read(Fact::Own(group));

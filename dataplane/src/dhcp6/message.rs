@@ -66,6 +66,10 @@ const ADDRESS: u16 = 5;
 const STATUS: u16 = 13;
 const RAPID_COMMIT: u16 = 14;
 const NAME_SERVERS: u16 = 23;
+const SEARCH: u16 = 24;
+const NTP: u16 = 56;
+/// The suboption of a time server's address (RFC 5908 §4.1).
+const NTP_ADDRESS: u16 = 1;
 
 /// The next option and what follows it.
 fn option(octets: &[u8]) -> Result<(u16, &[u8], &[u8]), MessageError> {
@@ -200,6 +204,21 @@ impl Options {
         if !servers.is_empty() {
             let value: Vec<u8> = servers.iter().flat_map(Ipv6Addr::octets).collect();
             Self::put(&mut self.octets, NAME_SERVERS, &value);
+        }
+    }
+
+    /// Domains that short names are looked up in, as DNS messages carry them.
+    pub(super) fn search(&mut self, names: &[u8]) {
+        if !names.is_empty() {
+            Self::put(&mut self.octets, SEARCH, names);
+        }
+    }
+
+    pub(super) fn time_servers(&mut self, servers: impl Iterator<Item = Ipv6Addr>) {
+        let mut value = Vec::new();
+        servers.for_each(|server| Self::put(&mut value, NTP_ADDRESS, &server.octets()));
+        if !value.is_empty() {
+            Self::put(&mut self.octets, NTP, &value);
         }
     }
 

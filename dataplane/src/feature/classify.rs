@@ -3,10 +3,12 @@
 //! One lookup settles both: a guarded port passes with its own MAC address and one of its own addresses (in ARP the sender's hardware and
 //! protocol addresses are held to the same), and with :: for the probes and router solicitations of ICMPv6. ARP probes (RFC 5227 §2.1.1) get no
 //! answer, which says that the address is free. A port with an IPv6 address owns the link-local one that its MAC address makes, too. Everything
-//! else of a guarded port is dropped. A port with port security off passes with anything. What is IPv6 goes by way of neighbour discovery.
+//! else of a guarded port is dropped, but for what its allowed pairs name (a VRRP pair). A port with port security off passes with anything. What is IPv6 goes by way of neighbour discovery.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use ipnet::IpNet;
+use model::Mac;
 use model::network::Port;
 use openflow::flow::{Action, Field, Match, PortNo};
 
@@ -14,10 +16,12 @@ use crate::compile::view::{Segment, Spot, View};
 use crate::cookie::{Cookie, Object};
 use crate::feature::Feature;
 use crate::flow_set::Part;
-use crate::register::{FLAG_BITS, NETWORK, SOURCE, SOURCE_GUARDED, SOURCE_IDENTITY, ZONE};
+use crate::register::{FLAG_BITS, NETWORK, SOURCE, SOURCE_GUARDED, SOURCE_IDENTITY, SOURCE_STATELESS, ZONE};
 use crate::table::Table;
 
 const GUARDED: u16 = 100;
+/// Below a port's own addresses, which a pair's range may cover.
+const PAIR: u16 = 95;
 const OPEN_SPECIAL: u16 = 90;
 const OPEN: u16 = 80;
 const PROBE: u16 = 70;
@@ -53,6 +57,9 @@ fn add_guarded(view: &View<'_>, segment: Segment<'_>, port: &Port, number: PortN
         let ip = sender().ip().with(Field::Ipv4Src, address);
         part.add(Table::Classify, GUARDED, ip, to(Table::Forward), cookie);
     }
+    for (range, mac) in port.pairs() {
+        add_pair(range, mac, number, to, part, cookie);
+    }
     let mut addresses = port.ipv6_addresses().peekable();
     if addresses.peek().is_some() {
         let homeless = sender().icmp6().with(Field::Ipv6Src, Ipv6Addr::UNSPECIFIED);
@@ -61,6 +68,32 @@ fn add_guarded(view: &View<'_>, segment: Segment<'_>, port: &Port, number: PortN
     for address in addresses {
         let ip = sender().ipv6().with(Field::Ipv6Src, address);
         part.add(Table::Classify, GUARDED, ip, to(Table::Guard), cookie);
+    }
+}
+
+/// Addresses that a guarded port may send from though they are not its own.
+fn add_pair(
+    range: IpNet,
+    mac: Mac,
+    number: PortNo,
+    to: impl Fn(Table) -> Vec<Action>,
+    part: &mut Part,
+    cookie: Cookie,
+) {
+    let sender = Match::new().in_port(number).eth_src(mac.bytes());
+    match range {
+        IpNet::V4(range) => {
+            let mask = range.netmask();
+            let arp = sender.clone().arp().with_masked(Field::ArpSpa, range.network(), mask);
+            let arp = arp.with(Field::ArpSha, mac.bytes());
+            part.add(Table::Classify, PAIR, arp, to(Table::Arp), cookie);
+            let ip = sender.ip().ipv4_src_net(range.network(), range.prefix_len());
+            part.add(Table::Classify, PAIR, ip, to(Table::Forward), cookie);
+        }
+        IpNet::V6(range) => {
+            let ip = sender.ipv6().ipv6_src_net(range.network(), range.prefix_len());
+            part.add(Table::Classify, PAIR, ip, to(Table::Guard), cookie);
+        }
     }
 }
 
@@ -80,8 +113,10 @@ pub(crate) fn steps(view: &View<'_>, segment: Segment<'_>, port: &Port, next: Ta
         Action::set(ZONE.field, segment.zone),
         Action::set(SOURCE_IDENTITY.field, view.identity(port)),
     ];
+    let stateless = if view.is_stateless(port) { SOURCE_STATELESS.mask } else { 0 };
     if port.port_security {
-        steps.push(Action::set_masked(FLAG_BITS.field, SOURCE_GUARDED.mask, SOURCE_GUARDED.mask));
+        let flags = SOURCE_GUARDED.mask | stateless;
+        steps.push(Action::set_masked(FLAG_BITS.field, flags, flags));
     }
     steps.push(Action::GotoTable(next.number()));
     steps

@@ -2,19 +2,19 @@
 //! in guests.
 //!
 //! DHCPv4 requests of a guarded port must carry its MAC address as their Ethernet source; they come from no address and are met where ports are.
-//! IPv6 questions come from addresses that were checked before. What a port asks that the agent has no answer for is ordinary traffic.
+//! Each port has a meter: what it asks beyond its rate is dropped in the switch and troubles nobody else. IPv6 questions come from addresses that were checked before. What a port asks that the agent has no answer for is ordinary traffic.
 
 use std::net::{IpAddr, Ipv6Addr};
 
 use model::network::Port;
-use openflow::flow::{Action, Controller, Field, Match, ip_proto};
+use openflow::flow::{Action, Controller, Field, Match, Meter, MeterUnit, ip_proto};
 
 use crate::compile::view::{Spot, View};
 use crate::cookie::{Cookie, Object};
 use crate::family::{FAMILIES, Family};
 use crate::feature::neighbour::ROUTER_SOLICIT;
 use crate::feature::{Feature, classify};
-use crate::flow_set::Part;
+use crate::flow_set::{MeterNumber, Part};
 use crate::punt::Punt;
 use crate::register::{FLAG_BITS, SOURCE, SOURCE_GUARDED};
 use crate::table::Table;
@@ -22,6 +22,10 @@ use crate::table::Table;
 const REQUEST: u16 = 120;
 const QUESTION: u16 = 100;
 const NO_SERVER: u16 = 300;
+
+/// Questions that one port may put to the agent in a second, and at once: a booting machine asks less than ten.
+const QUESTIONS_PER_SECOND: u32 = 20;
+const QUESTIONS_BURST: u32 = 20;
 
 /// The group of all DHCPv6 servers of a link (RFC 8415 §7.1).
 const SERVERS: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 1, 2);
@@ -75,7 +79,10 @@ pub(crate) fn port(view: &View<'_>, spot: Spot<'_>, part: &mut Part) {
     if plain || port.ipv6_addresses().next().is_some() {
         let asked = Match::new().with(SOURCE.field, port.key);
         let punt = Punt { port: port.key };
-        let steps = vec![Action::Controller(Controller::new().with_userdata(punt.to_user_data()))];
+        let meter = MeterNumber::Questions(port.key).to_wire();
+        part.add_meter(Meter::drop_above(meter, MeterUnit::Packets, QUESTIONS_PER_SECOND, QUESTIONS_BURST));
+        let controller = Controller::new().with_userdata(punt.to_user_data());
+        let steps = vec![Action::Meter(meter), Action::Controller(controller)];
         part.add(Table::Punt, QUESTION, asked, steps, cookie);
     }
 }

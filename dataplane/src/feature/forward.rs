@@ -13,11 +13,15 @@ use crate::family::Family;
 use crate::feature::Feature;
 use crate::flow_set::{GroupNumber, Part};
 use crate::register::{
-    ENDPOINT, FLAG_BITS, FROM_TUNNEL, NETWORK, ROUTER, TARGET, TARGET_GUARDED, TARGET_IDENTITY, TO_ALL_HOSTS, TO_TUNNEL,
+    ENDPOINT, FLAG_BITS, FROM_TUNNEL, NETWORK, ROUTER, TARGET, TARGET_GUARDED, TARGET_IDENTITY, TARGET_STATELESS,
+    TO_ALL_HOSTS, TO_TUNNEL,
 };
 use crate::table::Table;
 
 const KNOWN: u16 = 100;
+/// Below the MAC addresses of ports, which a pair may repeat.
+const SHARED_FROM_TUNNEL: u16 = 80;
+const SHARED: u16 = 70;
 const FLOOD_FROM_TUNNEL: u16 = 60;
 const FLOOD: u16 = 50;
 /// Copies in one group: a bucket takes about 70 octets, and a message must not have more than 65,535 (OpenFlow 1.5.1 §7.1.1). Parts may come out a
@@ -43,6 +47,18 @@ pub(crate) fn port(view: &View<'_>, spot: Spot<'_>, part: &mut Part) {
     let mut steps = towards(view, port);
     steps.push(Action::GotoTable(Table::Track.number()));
     part.add(Table::Forward, KNOWN, to, steps, cookie);
+    add_shared(port, segment, cookie, part);
+}
+
+/// A MAC address of an allowed pair may be at several ports: who has it now is known to nobody here, so it is flooded. One flow for all of them.
+fn add_shared(port: &Port, segment: Segment<'_>, cookie: Cookie, part: &mut Part) {
+    for mac in port.pairs().map(|(_, mac)| mac).filter(|mac| *mac != port.mac) {
+        let shared = || Match::new().with(NETWORK.field, segment.vni()).eth_dst(mac.bytes());
+        let from_tunnel = shared().with_masked(FLAG_BITS.field, FROM_TUNNEL.mask, FROM_TUNNEL.mask);
+        let copy = |group: GroupNumber| vec![Action::Group(group.to_wire())];
+        part.add(Table::Forward, SHARED_FROM_TUNNEL, from_tunnel, copy(GroupNumber::FloodHere(segment.vni())), cookie);
+        part.add(Table::Forward, SHARED, shared(), copy(GroupNumber::FloodEverywhere(segment.vni())), cookie);
+    }
 }
 
 /// The feet of a router.
@@ -65,6 +81,7 @@ pub(crate) fn router(view: &View<'_>, router: &Router, part: &mut Part) {
 pub(crate) fn towards(view: &View<'_>, port: &Port) -> Vec<Action> {
     let mut steps = vec![Action::set(TARGET.field, port.key), Action::set(TARGET_IDENTITY.field, view.identity(port))];
     match view.place(port) {
+        Place::Here if view.is_stateless(port) => steps.push(raise(TARGET_GUARDED.mask | TARGET_STATELESS.mask)),
         Place::Here if port.port_security => steps.push(raise(TARGET_GUARDED.mask)),
         Place::Here | Place::Nowhere => {}
         Place::There(endpoint) => {

@@ -21,6 +21,7 @@ use crate::table::Table;
 
 const AMBIGUOUS: u16 = 110;
 const MEMBER: u16 = 100;
+const PAIR: u16 = 90;
 
 const PIPELINE: Cookie = Cookie { feature: Feature::Identity, object: Object::Pipeline };
 
@@ -50,6 +51,13 @@ pub(crate) fn port(view: &View<'_>, spot: Spot<'_>, part: &mut Part) {
         } else {
             add_ambiguous(view, port, fixed, &source, part);
         }
+    }
+    // An address of an allowed pair may be another's as well; on its own network the port's own MAC address tells whose packet it is. What was
+    // routed has lost that, and a MAC address of the pair's may be several ports': such packets count as nobody's.
+    for (range, _) in port.pairs().filter(|(_, mac)| *mac == port.mac) {
+        let Some(segment) = spot.segment else { continue };
+        let source = family::from_net(family::packets(range), range).with(NETWORK.field, segment.vni());
+        part.add(Table::Identity, PAIR, source.eth_src(port.mac.bytes()), steps(view, port), cookie(port));
     }
     // A link-local address belongs to one network: another may have the same one.
     let link_local = port.ipv6_addresses().find(Ipv6Addr::is_unicast_link_local);

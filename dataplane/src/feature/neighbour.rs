@@ -9,8 +9,9 @@
 
 use std::net::Ipv6Addr;
 
+use ipnet::IpNet;
 use model::Mac;
-use model::network::Router;
+use model::network::{Port, Router};
 use openflow::flow::{Action, Field, Match, PortNo};
 
 use crate::compile::view::{Place, Segment, Spot, View};
@@ -69,8 +70,12 @@ pub(crate) fn host(part: &mut Part) {
 /// What a guarded port that is plugged in here may say of itself.
 pub(crate) fn local(view: &View<'_>, spot: Spot<'_>, part: &mut Part) {
     let port = spot.port;
+    if !port.port_security || view.number(port.id).is_none() {
+        return;
+    }
+    add_pairs(port, part);
     let mut addresses = port.ipv6_addresses().peekable();
-    if !port.port_security || view.number(port.id).is_none() || addresses.peek().is_none() {
+    if addresses.peek().is_none() {
         return;
     }
     let cookie = Cookie { feature: Feature::Neighbour, object: Object::Port(port.key) };
@@ -80,6 +85,20 @@ pub(crate) fn local(view: &View<'_>, spot: Spot<'_>, part: &mut Part) {
     part.add(Table::Guard, CLAIM, solicit, vec![Action::GotoTable(Table::Neighbour.number())], cookie);
     for address in addresses {
         let advert = message(ADVERT).with(Field::NdTarget, address).with(Field::NdTll, mac);
+        part.add(Table::Guard, CLAIM, advert, vec![Action::GotoTable(Table::Forward.number())], cookie);
+    }
+}
+
+/// What a guarded port may say of the addresses of its allowed pairs.
+fn add_pairs(port: &Port, part: &mut Part) {
+    let cookie = Cookie { feature: Feature::Neighbour, object: Object::Port(port.key) };
+    for (range, mac) in port.pairs() {
+        let IpNet::V6(range) = range else { continue };
+        let message = |kind: u8| Match::new().icmp6().with(SOURCE.field, port.key).with(Field::Icmpv6Type, kind);
+        let solicit = message(SOLICIT).with(Field::NdSll, mac.bytes());
+        part.add(Table::Guard, CLAIM, solicit, vec![Action::GotoTable(Table::Neighbour.number())], cookie);
+        let target = message(ADVERT).with_masked(Field::NdTarget, range.network(), range.netmask());
+        let advert = target.with(Field::NdTll, mac.bytes());
         part.add(Table::Guard, CLAIM, advert, vec![Action::GotoTable(Table::Forward.number())], cookie);
     }
 }

@@ -10,6 +10,8 @@
 //!                                     \___________\______> deny (mark dead)
 //! ```
 //!
+//! Ports whose groups are all stateless go round the tracker, straight to the rules, in both directions.
+//!
 //! A rule is one flow per identity of a port here and per mask of its port range. Rules whose other side is a group share a conjunction per pair
 //! of groups where that takes fewer flows than the product of members and masks. No NAT here, ever (Open vSwitch 3.1 aborts).
 
@@ -24,7 +26,8 @@ use crate::family::FAMILIES;
 use crate::feature::Feature;
 use crate::flow_set::Part;
 use crate::register::{
-    FLAG_BITS, Flag, MARK_DEAD, SOURCE_GUARDED, SOURCE_IDENTITY, TARGET_GUARDED, TARGET_IDENTITY, ZONE,
+    FLAG_BITS, Flag, MARK_DEAD, SOURCE_GUARDED, SOURCE_IDENTITY, SOURCE_STATELESS, TARGET_GUARDED, TARGET_IDENTITY,
+    TARGET_STATELESS, ZONE,
 };
 use crate::table::Table;
 
@@ -39,6 +42,8 @@ const ESSENTIAL: [u8; 8] = [130, 131, 132, 133, 134, 135, 136, 143];
 const NO_RULES: u16 = 210;
 const FIRST: u16 = 200;
 const SECOND: u16 = 190;
+/// How far below tracked sides the untracked ones stand: below both.
+const STATELESS: u16 = 50;
 const UNGUARDED: u16 = 200;
 const RULE: u16 = 100;
 /// Below plain rules: a packet that one of those allows never gets here.
@@ -108,12 +113,18 @@ fn add_tracking(part: &mut Part) {
     use ct_state::{ESTABLISHED, INVALID, NEW, RELATED, REPLY, TRACKED};
     let zone = || CtZone::From(Subfield::new(ZONE.field, 0, 16).unwrap_or(Subfield::whole(ZONE.field)));
     let goto = |table: Table| vec![Action::GotoTable(table.number())];
-    let sides = [(FIRST, SOURCE_GUARDED, "the sender is guarded"), (SECOND, TARGET_GUARDED, "the receiver is guarded")];
-    for (priority, flag, why) in sides {
+    let sides = [
+        (FIRST, SOURCE_GUARDED, SOURCE_STATELESS, "the sender is guarded"),
+        (SECOND, TARGET_GUARDED, TARGET_STATELESS, "the receiver is guarded"),
+    ];
+    for (priority, flag, stateless, why) in sides {
         for family in FAMILIES {
-            let track = family.packets().with_masked(FLAG_BITS.field, flag.mask, flag.mask);
+            let track = family.packets().with_masked(FLAG_BITS.field, flag.mask, flag.mask | stateless.mask);
             let steps = vec![Action::ct(Ct::track(zone(), Table::State.number()))];
             part.add_noted(Table::Track, priority, track, steps, note(why));
+            let round = family.packets().with_masked(FLAG_BITS.field, flag.mask, flag.mask);
+            let why = note("only stateless groups: no connection is remembered");
+            part.add_noted(Table::Track, priority - STATELESS, round, goto(Table::Egress), why);
         }
     }
     for kind in ESSENTIAL {
@@ -129,6 +140,19 @@ fn add_tracking(part: &mut Part) {
     part.add_noted(Table::State, 100, invalid, Vec::new(), note("the connection tracker finds the packet invalid"));
     let reply = alive(Match::new().ct_state(TRACKED | ESTABLISHED | REPLY, NEW | INVALID));
     part.add_noted(Table::State, 90, reply, goto(Table::Output), note("reply of an allowed connection"));
+    // A side that remembers nothing asks its rules of replies, too; the other side's have been asked when the connection began.
+    for (stateless, other) in [(SOURCE_STATELESS, TARGET_GUARDED), (TARGET_STATELESS, SOURCE_GUARDED)] {
+        let reply = alive(Match::new().ct_state(TRACKED | ESTABLISHED | REPLY, NEW | INVALID));
+        let reply = reply.with_masked(FLAG_BITS.field, stateless.mask, stateless.mask);
+        let steps = vec![Action::set_masked(FLAG_BITS.field, 0, other.mask), Action::GotoTable(Table::Egress.number())];
+        part.add_noted(
+            Table::State,
+            95,
+            reply,
+            steps,
+            note("reply of an allowed connection, for a stateless side to judge"),
+        );
+    }
     let related = alive(Match::new().ct_state(TRACKED | RELATED, NEW | INVALID));
     part.add_noted(Table::State, 90, related, goto(Table::Output), note("about an allowed connection"));
     part.add_noted(Table::State, 0, Match::new(), goto(Table::Egress), note("the rules are asked"));

@@ -80,7 +80,6 @@ impl Part {
     }
 
     /// Wants a meter.
-    #[expect(dead_code, reason = "the first feature that limits a rate is not there yet")]
     pub(crate) fn add_meter(&mut self, meter: Meter) {
         self.meters.insert(meter.id, meter);
     }

@@ -94,4 +94,9 @@ pub trait Connector: Send + 'static {
 pub trait Responder: Send + 'static {
     /// What to send for this packet, if anything.
     fn respond(&mut self, packet: &Punted) -> Option<Reply>;
+
+    /// What to send though nobody asked, now and then; mostly nothing.
+    fn announce(&mut self) -> Vec<Reply> {
+        Vec::new()
+    }
 }

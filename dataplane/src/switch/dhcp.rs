@@ -3,14 +3,17 @@
 //! Thin: [`crate::punt`] reads what the flow said, [`crate::respond`] makes the answer. Never answers anybody but the port
 //! that asked.
 
+use std::net::Ipv6Addr;
+
 use tracing::debug;
 
 use super::channel::{Punted, Reply, Responder};
 use super::host::Shared;
 use crate::punt::Punt;
 use crate::respond;
+use crate::router_advert::advertise;
 
-/// Answers from the newest networks of the host.
+/// Answers, and advertises routers, from the newest networks of the host.
 #[derive(Debug, Clone)]
 pub(super) struct DhcpResponder {
     host: Shared,
@@ -40,5 +43,17 @@ impl Responder for DhcpResponder {
                 None
             }
         }
+    }
+
+    fn announce(&mut self) -> Vec<Reply> {
+        self.host.read_ports(|host, ports| {
+            let here = ports.iter().filter_map(|(id, number)| Some((host.ports.get(id)?.key, *number)));
+            // Ports without IPv6 are told nothing.
+            let told = here.filter_map(|(key, port)| {
+                let frame = advertise(host, key, Ipv6Addr::UNSPECIFIED).ok()?;
+                Some(Reply { port, frame })
+            });
+            told.collect()
+        })
     }
 }

@@ -35,6 +35,9 @@ pub use status::{Applied, DriverStatus};
 /// How often everything is read again while nothing else happens.
 const AUDIT_INTERVAL: Duration = Duration::from_secs(60);
 
+/// How often routers are advertised though nobody asked: machines forget one after 18 hours (RFC 4861 §6.2.1 allows up to this pause).
+const ANNOUNCE_INTERVAL: Duration = Duration::from_secs(1800);
+
 /// Pauses between attempts to connect. An attempt on a unix socket costs nothing, and each pause is time without flows after the switch's return.
 const RECONNECT_PAUSE_MIN: Duration = Duration::from_millis(20);
 const RECONNECT_PAUSE_MAX: Duration = Duration::from_millis(100);
@@ -248,6 +251,7 @@ enum Event {
     Request(Request),
     Punted(Result<Punted, ChannelError>),
     Due,
+    Announce,
 }
 
 struct Worker<R> {
@@ -293,18 +297,24 @@ impl<R: Responder> Worker<R> {
     async fn serve(&mut self, mut channel: impl Channel) -> Option<ChannelError> {
         self.known = None;
         let mut due = Instant::now();
+        let mut announce = due + ANNOUNCE_INTERVAL;
         loop {
             let event = tokio::select! {
                 changed = self.wanted.changed() => if changed.is_ok() { Event::Wanted } else { Event::Stopped },
                 Some(request) = self.requests.recv() => Event::Request(request),
                 punted = channel.punted() => Event::Punted(punted),
                 () = sleep_until(due) => Event::Due,
+                () = sleep_until(announce) => Event::Announce,
             };
             let outcome = match event {
                 Event::Stopped => return None,
                 Event::Request(request) => self.answer(&mut channel, request).await,
                 Event::Punted(Ok(packet)) => self.respond(&mut channel, &packet).await,
                 Event::Punted(Err(error)) => Err(error),
+                Event::Announce => {
+                    announce = Instant::now() + ANNOUNCE_INTERVAL;
+                    self.announce(&mut channel).await
+                }
                 Event::Wanted => self.settle(&mut channel, &mut due).await,
                 Event::Due => {
                     self.known = None;
@@ -315,6 +325,13 @@ impl<R: Responder> Worker<R> {
                 return Some(error);
             }
         }
+    }
+
+    async fn announce(&mut self, channel: &mut impl Channel) -> Result<(), ChannelError> {
+        for reply in self.responder.announce() {
+            channel.send(reply).await?;
+        }
+        Ok(())
     }
 
     /// Brings the switch to what is wanted. A refusal is noted and tried again later; only a lost connection is an error.

@@ -7,7 +7,9 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use model::PortId;
 use model::spec::HostNetwork;
+use openflow::flow::PortNo;
 use thiserror::Error;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -63,6 +65,12 @@ impl Shared {
     /// Looks at the networks.
     pub(super) fn read<T>(&self, look: impl FnOnce(&HostNetwork) -> T) -> T {
         look(self.desired().compiler.network())
+    }
+
+    /// Looks at the networks and at where ports are plugged in.
+    pub(super) fn read_ports<T>(&self, look: impl FnOnce(&HostNetwork, &BTreeMap<PortId, PortNo>) -> T) -> T {
+        let desired = self.desired();
+        look(desired.compiler.network(), &desired.compiler.numbers().ports)
     }
 }
 

@@ -129,7 +129,8 @@ impl Walk<'_> {
                     self.end(traveller, Verdict::Punted { what });
                     settled = true;
                 }
-                Action::Note(_) | Action::Conjunction { .. } => {}
+                // A walk is of one packet: no rate is exceeded.
+                Action::Note(_) | Action::Conjunction { .. } | Action::Meter(_) => {}
                 other => self.path.hops[hop].effects.push(format!("{other}: not followed")),
             }
         }

@@ -2,7 +2,7 @@
 
 use std::net::Ipv4Addr;
 
-use openflow::flow::{Action, Field, Flow, SetField};
+use openflow::flow::{Action, Field, Flow, MeterUnit, SetField};
 
 use super::Packet;
 use crate::cookie::{Cookie, Object};
@@ -66,6 +66,11 @@ pub(super) fn group(set: &FlowSet, number: u32) -> String {
 pub(super) fn effect(set: &FlowSet, action: &Action, before: &Packet) -> Option<String> {
     match action {
         Action::SetField(write) => set_field(set, *write, before),
+        Action::Meter(number) => set.meter(*number).map(|meter| {
+            let unit = if meter.unit == MeterUnit::Packets { "packets" } else { "kilobits" };
+            let rate = meter.bands.iter().map(|band| band.rate).min().unwrap_or(0);
+            format!("drops what exceeds {rate} {unit} a second")
+        }),
         Action::DecTtl => Some("lowers the time to live".to_owned()),
         Action::Group(number) => Some(format!("copies it to {}", group(set, *number))),
         Action::Ct(ct) if ct.table.is_some() => Some(format!("tracks it in zone {}", before.get(register::ZONE.field))),
@@ -84,7 +89,7 @@ fn set_field(set: &FlowSet, write: SetField, before: &Packet) -> Option<String> 
     let value = value?;
     if register.field == register::FLAG_BITS.field {
         let raised = FLAGS.iter().filter(|flag| value & flag.mask != 0).map(|flag| flag.name);
-        return Some(raised.collect::<Vec<_>>().join(", "));
+        return Some(raised.collect::<Vec<_>>().join(", ")).filter(|text| !text.is_empty());
     }
     if before.get(register.field) == u128::from(value) {
         return None;

@@ -36,6 +36,26 @@ pub fn lease(machine: &Namespace, interface: &str) -> Result<(Vec<Ipv6Addr>, Vec
     Ok((granted.collect(), servers))
 }
 
+/// Solicits as fast as it can, many times more than anybody is answered, and counts the answers: questions, and answers.
+pub fn flood(machine: &Namespace, interface: &str) -> Result<(usize, usize)> {
+    const QUESTIONS: usize = 400;
+    let index = machine.run(&["cat", &format!("/sys/class/net/{interface}/ifindex")])?;
+    let scope: u32 = index.trim().parse().context("index of the interface")?;
+    let socket = machine.enter(|| UdpSocket::bind(SocketAddrV6::new(Ipv6Addr::UNSPECIFIED, 546, 0, scope)))??;
+    socket.set_read_timeout(Some(ANSWER_TIMEOUT))?;
+    let mut octets = Vec::new();
+    message(MessageType::Solicit, &[]).encode(&mut Encoder::new(&mut octets))?;
+    for _ in 0..QUESTIONS {
+        socket.send_to(&octets, SocketAddrV6::new(SERVERS, 547, 0, scope))?;
+    }
+    let mut buffer = [0; 1500];
+    let mut answers = 0;
+    while socket.recv_from(&mut buffer).is_ok() {
+        answers += 1;
+    }
+    Ok((QUESTIONS, answers))
+}
+
 fn message(kind: MessageType, more: &[DhcpOption]) -> Message {
     let mut message = Message::new_with_id(kind, [1, 2, 3]);
     message.opts_mut().insert(DhcpOption::ClientId(vec![0, 3, 0, 1, 2, 2, 0, 0, 0, 1]));

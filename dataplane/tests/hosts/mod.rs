@@ -146,6 +146,11 @@ impl Machine {
         Ok((addresses, servers))
     }
 
+    /// How many DHCPv6 questions it asked at once, and how many were answered.
+    pub fn flood_dhcp6(&self) -> Result<(usize, usize)> {
+        dhcp6::flood(&self.namespace, "eth0")
+    }
+
     /// How many of three pings were answered.
     pub fn pings(&self, target: impl Into<IpAddr>) -> Result<u32> {
         self.namespace.ping(target.into(), 3, REACH_TIMEOUT)

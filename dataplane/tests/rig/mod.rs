@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use anyhow::{Context as _, Result};
 use basalt_tests::ovs::Switch;
 use dataplane::{FlowSet, Installed, PortNumbers, compile};
-use openflow::flow::{Flow, Group, PortNo};
+use openflow::flow::{Flow, Group, Meter, PortNo};
 
 use crate::topology::{Cloud, VXLAN, host_id};
 
@@ -69,7 +69,15 @@ impl Rig {
         for group in set.groups() {
             self.switch.ofctl(&["--may-create", "mod-group", BRIDGE, &group.to_string()])?;
         }
+        let there = self.installed()?.meters;
+        for meter in set.meters().filter(|meter| !there.contains(meter)) {
+            let command = if there.iter().any(|other| other.id == meter.id) { "mod-meter" } else { "add-meter" };
+            self.switch.ofctl(&[command, BRIDGE, &meter.to_string()])?;
+        }
         self.switch.ofctl(&["--bundle", "replace-flows", BRIDGE, &path(&flow_file)]).context("replace flows")?;
+        for meter in there.iter().filter(|meter| set.meter(meter.id).is_none()) {
+            self.switch.ofctl(&["del-meter", BRIDGE, &format!("meter={}", meter.id)])?;
+        }
         Ok(set)
     }
 
@@ -77,12 +85,14 @@ impl Rig {
     pub fn installed(&self) -> Result<Installed> {
         let flows = self.switch.ofctl(&["--no-stats", "dump-flows", BRIDGE])?;
         let groups = self.switch.ofctl(&["dump-groups", BRIDGE])?;
+        let meters = self.switch.ofctl(&["dump-meters", BRIDGE])?;
+        let meter = |rest: &str| format!("meter={rest}").parse::<Meter>().with_context(|| format!("read meter {rest}"));
         let flow = |line: &str| line.trim().parse::<Flow>().with_context(|| format!("read flow {line}"));
         let group = |line: &str| line.trim().parse::<Group>().with_context(|| format!("read group {line}"));
         Ok(Installed {
             flows: flows.lines().filter(|line| line.contains("actions=")).map(flow).collect::<Result<_>>()?,
             groups: groups.lines().filter(|line| line.contains("group_id=")).map(group).collect::<Result<_>>()?,
-            meters: Vec::new(),
+            meters: meters.split("meter=").skip(1).map(meter).collect::<Result<_>>()?,
         })
     }
 

@@ -71,6 +71,7 @@ impl Cloud {
             gateway: cidr.hosts().next(),
             dhcp: true,
             dns: vec![IpAddr::V4(Ipv4Addr::new(9, 9, 9, 9))],
+            announced: model::network::Announced::default(),
         });
         number
     }
@@ -86,6 +87,7 @@ impl Cloud {
             gateway: Some(nth(cidr, 1).into()),
             dhcp: true,
             dns: vec!["2620:fe::9".parse().unwrap()],
+            announced: model::network::Announced::default(),
         });
     }
 
@@ -115,7 +117,7 @@ impl Cloud {
         let number = self.groups.len();
         let key = u32::try_from(number + 1).unwrap();
         let id = SecurityGroupId::from_uuid(id(5, number));
-        self.groups.push(SecurityGroup { id, name: name.to_owned(), key, rules: Vec::new() });
+        self.groups.push(SecurityGroup { id, name: name.to_owned(), key, stateful: true, rules: Vec::new() });
         self.rule(number, Direction::Egress, Protocol::Any, Remote::Any);
         number
     }
@@ -172,6 +174,7 @@ impl Cloud {
             mac: Mac::new([2, 2, 0, 0, 0, u8::try_from(number + 1).unwrap()]),
             addresses: [fixed].into_iter().chain(six).collect(),
             groups: groups.iter().map(|group| self.groups[*group].id).collect(),
+            allowed_pairs: Vec::new(),
             port_security: true,
             binding: Some(Binding {
                 machine: MachineId::from_uuid(id(7, number)),

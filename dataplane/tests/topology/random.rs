@@ -5,7 +5,8 @@ use std::net::IpAddr;
 
 use dataplane::trace::Payload;
 use ipnet::IpNet;
-use model::network::Port;
+use model::Mac;
+use model::network::{AllowedPair, Port};
 use model::security::{Direction, Ethertype, PortRange, Protocol, Remote};
 
 use super::Cloud;
@@ -97,6 +98,7 @@ pub fn cloud(random: &mut Random) -> Cloud {
             if random.once_in(3) {
                 cloud.groups[*group].rules.clear();
             }
+            cloud.groups[*group].stateful = !random.once_in(4);
             for _ in 0..random.below(4) {
                 let direction = if random.once_in(3) { Direction::Egress } else { Direction::Ingress };
                 let ethertype = *random.pick(&[Ethertype::IPv4, Ethertype::IPv6]);
@@ -120,6 +122,11 @@ pub fn cloud(random: &mut Random) -> Cloud {
                 let last = u8::try_from(11 + number).unwrap();
                 let host = random.below(HOSTS);
                 let port = cloud.port(&format!("{tenant}-{network}-{number}"), network, host, last, &mine);
+                if random.once_in(5) {
+                    let addresses = random.pick(&["10.0.1.100/32", "10.0.0.0/16", "fd00:0:0:1::/64"]).parse().unwrap();
+                    let mac = random.once_in(3).then_some(Mac::new([0, 0, 0x5e, 0, 1, 7]));
+                    cloud.ports[port].allowed_pairs.push(AllowedPair { addresses, mac });
+                }
                 if random.once_in(6) {
                     cloud.ports[port].port_security = false;
                     cloud.ports[port].groups.clear();

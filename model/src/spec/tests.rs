@@ -37,6 +37,7 @@ fn subnet(number: u128, network: u128, cidr: &str, gateway: &str) -> Subnet {
         gateway: Some(gateway.parse().unwrap()),
         dhcp: true,
         dns: vec![],
+        announced: crate::network::Announced::default(),
     }
 }
 
@@ -73,6 +74,7 @@ fn parts() -> SpecParts {
         mac: Mac::new([0xfa, 0x16, 0x3e, 0, 0, 5]),
         addresses: vec![FixedIp { subnet: SubnetId::from_uuid(uuid(11)), address: "10.0.0.5".parse().unwrap() }],
         groups: vec![group],
+        allowed_pairs: Vec::new(),
         port_security: true,
         binding: Some(Binding { machine, hostname: "a".to_owned(), host: host(), tunnel: Ipv4Addr::new(192, 0, 2, 1) }),
     };
@@ -88,7 +90,13 @@ fn parts() -> SpecParts {
             key: 1,
             interfaces: vec![foot(11, "10.0.0.1"), foot(21, "10.0.1.1")],
         }],
-        groups: vec![SecurityGroup { id: group, name: "default".to_owned(), key: 1, rules: vec![rule] }],
+        groups: vec![SecurityGroup {
+            id: group,
+            name: "default".to_owned(),
+            key: 1,
+            stateful: true,
+            rules: vec![rule],
+        }],
         ports: vec![port],
         images: vec![image(50, ImageKind::Qcow2), image(51, ImageKind::Kernel), image(52, ImageKind::Initrd)],
         volumes: vec![Volume {

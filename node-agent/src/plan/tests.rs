@@ -97,6 +97,7 @@ fn spec(generation: u64, wishes: &[Wish], before: &[Wish]) -> NodeSpec {
                 mac: format!("fa:16:3e:00:00:{:02x}", wish.number).parse().unwrap(),
                 addresses: vec![],
                 groups: vec![],
+                allowed_pairs: Vec::new(),
                 port_security: true,
                 binding: Some(binding),
             });

@@ -128,6 +128,7 @@ impl Intent {
             gateway: gateway.map(IpAddr::V4),
             dhcp: new.dhcp.unwrap_or(true),
             dns: new.dns,
+            announced: model::network::Announced::default(),
         };
         self.subnets.insert(id, Arc::new(SubnetIntent { subnet, pools }));
         Ok(id)

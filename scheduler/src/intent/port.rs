@@ -96,7 +96,18 @@ impl Intent {
         };
         let id = PortId::from_uuid((context.draw)());
         let port_security = new.port_security.unwrap_or(true);
-        let port = Port { id, name, network, key, mac, addresses, groups, port_security, binding: None };
+        let port = Port {
+            id,
+            name,
+            network,
+            key,
+            mac,
+            addresses,
+            groups,
+            allowed_pairs: Vec::new(),
+            port_security,
+            binding: None,
+        };
         self.ports.insert(id, Arc::new(PortIntent { port, goes_with_vm }));
         Ok(id)
     }

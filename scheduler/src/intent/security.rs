@@ -91,7 +91,7 @@ impl Intent {
                 remote: Remote::Any,
             });
         }
-        self.groups.insert(id, Arc::new(SecurityGroup { id, name: new.name, key, rules }));
+        self.groups.insert(id, Arc::new(SecurityGroup { id, name: new.name, key, stateful: true, rules }));
         Ok(id)
     }
 

@@ -112,6 +112,7 @@ impl Topology {
                 address: self.address(number).into(),
             }],
             groups: vec![SecurityGroupId::from_uuid(id(5, 0))],
+            allowed_pairs: Vec::new(),
             port_security: true,
             binding: Some(Binding {
                 machine: Self::machine_id(number),
@@ -150,7 +151,7 @@ impl Topology {
             remote,
         };
         let rules = (1..).zip(rules).map(rule).collect();
-        Ok(SecurityGroup { id: this, name: "sg0".to_owned(), key: 1, rules })
+        Ok(SecurityGroup { id: this, name: "sg0".to_owned(), key: 1, stateful: true, rules })
     }
 
     /// What our agent is told.
@@ -175,6 +176,7 @@ impl Topology {
                     cidr: format!("10.{b}.{c}.0/24").parse()?,
                     gateway: Some(Self::gateway(number).into()),
                     dhcp: true,
+                    announced: model::network::Announced::default(),
                     dns: Vec::new(),
                 })
             })

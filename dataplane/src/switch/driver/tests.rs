@@ -128,6 +128,7 @@ fn flows(ports: u8) -> Arc<FlowSet> {
             mac: Mac::new([2, 0, 0, 0, 0, number]),
             addresses: Vec::new(),
             groups: Vec::new(),
+            allowed_pairs: Vec::new(),
             port_security: true,
             binding: Some(binding),
         };
