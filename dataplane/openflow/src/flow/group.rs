@@ -167,8 +167,10 @@ impl Group {
         if self.selection.is_some() && self.kind != GroupKind::Select {
             return invalid("only a select group has a selection method");
         }
-        if self.selection.as_ref().is_some_and(|by| by.method.is_empty() || by.method.len() > 15) {
-            return invalid("the name of a selection method has 1 to 15 octets");
+        let is_name =
+            |name: &str| matches!(name.len(), 1..=15) && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_');
+        if self.selection.as_ref().is_some_and(|by| !is_name(&by.method)) {
+            return invalid("the name of a selection method has 1 to 15 letters, digits and underscores");
         }
         let mut seen = std::collections::BTreeSet::new();
         for bucket in &self.buckets {

@@ -117,6 +117,10 @@ pub(crate) struct Writer {
 }
 
 impl Writer {
+    pub(crate) fn with_capacity(octets: usize) -> Self {
+        Self { octets: Vec::with_capacity(octets) }
+    }
+
     pub(crate) fn len(&self) -> usize {
         self.octets.len()
     }

@@ -91,6 +91,9 @@ mod kind {
     pub(super) const BUNDLE_ADD: u8 = 34;
 }
 
+/// Room for most messages: one flow takes 100 to 300 octets.
+const MESSAGE_OCTETS_USUAL: usize = 256;
+
 /// The number that ties an answer to its question.
 pub type Xid = u32;
 
@@ -253,7 +256,7 @@ impl Message {
 /// # Errors
 /// When a flow or group does not pass its check, or a length does not fit its field.
 pub fn encode(message: &Message, xid: Xid) -> Result<Vec<u8>, EncodeError> {
-    let mut to = Writer::default();
+    let mut to = Writer::with_capacity(MESSAGE_OCTETS_USUAL);
     put_message(&mut to, message, xid)?;
     Ok(to.into_octets())
 }
@@ -316,14 +319,23 @@ fn put_body(to: &mut Writer, message: &Message, xid: Xid) -> Result<(), EncodeEr
 /// How long the message that begins with these octets is; `None` while too few octets are there to tell.
 ///
 /// # Errors
-/// When the length it says is less than a header.
+/// When the length it says is less than a header, or its version is not ours: what follows is not worth waiting for.
 pub fn message_length(octets: &[u8]) -> Result<Option<usize>, DecodeError> {
-    let [_, _, high, low, ..] = octets else { return Ok(None) };
+    let [version, number, high, low, ..] = octets else { return Ok(None) };
+    check_version(*version, *number)?;
     let length = usize::from(u16::from_be_bytes([*high, *low]));
     if length < HEADER_OCTETS {
         return Err(DecodeError::BadLength { what: "message", length });
     }
     Ok(Some(length))
+}
+
+/// Before the versions are agreed on, hello and its refusal may come in any of them.
+fn check_version(version: u8, number: u8) -> Result<(), DecodeError> {
+    if version != VERSION && !matches!(number, kind::HELLO | kind::ERROR) {
+        return Err(DecodeError::Version { version });
+    }
+    Ok(())
 }
 
 /// The message that exactly these octets hold.
@@ -336,10 +348,7 @@ pub fn decode(octets: &[u8]) -> Result<(Xid, Message), DecodeError> {
     if usize::from(length) != octets.len() {
         return Err(DecodeError::BadLength { what: "message", length: length.into() });
     }
-    // Before the versions are agreed on, hello and its refusal may come in any of them.
-    if version != VERSION && !matches!(number, kind::HELLO | kind::ERROR) {
-        return Err(DecodeError::Version { version });
-    }
+    check_version(version, number)?;
     Ok((xid, take_body(version, number, from)?))
 }
 

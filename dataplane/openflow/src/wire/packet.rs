@@ -50,7 +50,7 @@ impl PacketIn {
 
     /// Whether the standard message can say all of it.
     pub(super) fn is_standard(&self) -> bool {
-        self.userdata.is_empty() && self.continuation.is_none()
+        self.userdata.is_empty() && self.continuation.is_none() && self.octets_total <= u32::from(u16::MAX)
     }
 
     pub(super) fn encode(&self, to: &mut Writer) -> Result<(), EncodeError> {
