@@ -73,6 +73,8 @@ impl Agent {
             std::fs::remove_file(&socket)?;
         }
         let mut command = Command::new(program);
+        // As the agent's unit has it.
+        command.env("MALLOC_ARENA_MAX", "1");
         command.arg(switch.db_socket()).arg(switch.bridge_socket("br-int")).arg(&socket);
         let mut daemon = Daemon::start("host_agent", &command, &switch.dir().join("agent.log"))?;
         let connect = || Ok(UnixStream::connect(&socket).ok());
