@@ -155,8 +155,9 @@ fn the_debian_guest_boots_pauses_reboots_and_obeys_its_power_button() {
     events.event("running", SOON);
 
     let rebooted = Instant::now();
-    shell.run("reboot -f", Duration::from_secs(1)).unwrap_err();
-    events.event("reset", SOON);
+    // In a session of its own: whoever gives up waiting for an answer interrupts what the terminal runs.
+    shell.ok("setsid sh -c 'sleep 1; exec reboot -f' >/dev/null 2>&1 &", SOON).unwrap();
+    events.event("reset", BOOT);
     drop(shell);
     let mut shell = attach(host);
     assert_eq!(shell.ok("cat /root/note", SOON).unwrap(), "kept\n");
@@ -164,7 +165,7 @@ fn the_debian_guest_boots_pauses_reboots_and_obeys_its_power_button() {
     drop(shell);
 
     control.call("shutdown");
-    let event = events.event("shutdown", SOON);
+    let event = events.event("shutdown", BOOT);
     assert_eq!(event["reason"], "powered off by the guest");
     assert_eq!(control.call("state")["resets"], 1);
     control.call("quit");
