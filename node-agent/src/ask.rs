@@ -2,7 +2,7 @@
 //!
 //! The model walks the flows that should be; Open vSwitch walks the flows that are. Both are shown, and whether they agree.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::path::Path;
 use std::time::Duration;
 
@@ -141,7 +141,7 @@ pub enum AskError {
         /// That host's tunnel endpoint.
         tunnel: Ipv4Addr,
         /// The destination.
-        target: std::net::IpAddr,
+        target: IpAddr,
     },
     /// No packet can be made.
     #[error("make a packet")]
@@ -201,7 +201,7 @@ pub fn packet(spec: &NodeSpec, flows: &Flows<'_>, question: &Question) -> Result
         })?),
     };
     let mut packet = match arrival::elsewhere(spec, port) {
-        Some(binding) => arrival::out_of_tunnel(flows, (port, binding), target.into(), payload)?,
+        Some(binding) => arrival::out_of_tunnel(flows, (port, binding), target, payload)?,
         None => Packet::from_port(flows.network, flows.numbers, port, target, payload)?,
     };
     if let Some(source) = question.src {

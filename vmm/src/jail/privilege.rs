@@ -67,7 +67,7 @@ pub fn forbid_gaining() -> Result<(), PrivilegeError> {
 const KEPT_FOR_OPENING: [Capability; 4] =
     [Capability::CAP_DAC_OVERRIDE, Capability::CAP_IPC_LOCK, Capability::CAP_SETGID, Capability::CAP_SETUID];
 
-/// Gives up every capability but those of [`KEPT_FOR_OPENING`]; threads made later have no more.
+/// Gives up every capability but those that opening an image needs; threads made later have no more.
 ///
 /// # Errors
 /// [`PrivilegeError::Set`].
