@@ -3,8 +3,10 @@
 //! ```text
 //!   idle --begin--> busy --ok--> idle
 //!                    |
-//!                    +--failed--> resting (1 s, 2 s, 4 s .. RETRY_MAX) --due--> idle
+//!                    +--failed, or done again and again without effect--> resting (1 s, 2 s, 4 s .. RETRY_MAX) --due--> idle
 //! ```
+//!
+//! A step that says it is done and is planned again the same had no effect. It rests like one that failed, so that no step spins.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -17,6 +19,8 @@ use crate::plan::{Lane, Plan, Step};
 pub const RETRY_MIN_MS: u64 = 1_000;
 /// The longest rest after a failure, milliseconds.
 pub const RETRY_MAX_MS: u64 = 60_000;
+/// How often one and the same step may be done in a row before it rests: a look may be a moment older than what the step did.
+pub const REPEATS_MAX: u32 = 2;
 /// The most steps under way at once.
 pub const BUSY_MAX: usize = 8;
 
@@ -38,6 +42,8 @@ pub struct Resting {
 pub struct Lanes {
     busy: BTreeMap<Lane, &'static str>,
     resting: BTreeMap<Lane, Resting>,
+    /// The step that each lane began last, and how often in a row.
+    last: BTreeMap<Lane, (Step, u32)>,
 }
 
 impl Lanes {
@@ -45,23 +51,34 @@ impl Lanes {
     pub fn begin(&mut self, plan: &Plan, now_ms: u64) -> Vec<Step> {
         // A lane that has nothing to do any more has nothing to rest from.
         self.resting.retain(|lane, _| plan.steps.contains_key(lane) || self.busy.contains_key(lane));
+        self.last.retain(|lane, _| plan.steps.contains_key(lane) || self.busy.contains_key(lane));
         let mut begun = Vec::new();
         for (lane, step) in &plan.steps {
             let rests = self.resting.get(lane).is_some_and(|resting| now_ms < resting.retry_at_ms);
             if self.busy.len() < BUSY_MAX && !rests && !self.busy.contains_key(lane) {
                 self.busy.insert(lane.clone(), step.verb());
+                self.count(lane, step);
                 begun.push(step.clone());
             }
         }
         begun
     }
 
+    fn count(&mut self, lane: &Lane, step: &Step) {
+        match self.last.get_mut(lane) {
+            Some((last, times)) if last == step => *times = times.saturating_add(1),
+            _ => drop(self.last.insert(lane.clone(), (step.clone(), 1))),
+        }
+    }
+
     /// Takes the outcome of a step.
     pub fn finish(&mut self, lane: &Lane, outcome: Result<(), Problem>, now_ms: u64) {
         let step = self.busy.remove(lane).unwrap_or("step");
-        let Err(problem) = outcome else {
-            self.resting.remove(lane);
-            return;
+        let times = self.last.get(lane).map_or(0, |(_, times)| *times);
+        let problem = match outcome {
+            Err(problem) => problem,
+            Ok(()) if times > REPEATS_MAX => without_effect(step, times),
+            Ok(()) => return drop(self.resting.remove(lane)),
         };
         let failures = self.resting.get(lane).map_or(0, |resting| resting.failures).saturating_add(1);
         let wait_ms = RETRY_MIN_MS.saturating_mul(1 << (failures - 1).min(10)).min(RETRY_MAX_MS);
@@ -98,6 +115,13 @@ impl Lanes {
     #[must_use]
     pub fn next_due_ms(&self) -> Option<u64> {
         self.resting.values().map(|resting| resting.retry_at_ms).min()
+    }
+}
+
+fn without_effect(step: &str, times: u32) -> Problem {
+    Problem {
+        message: format!("{step}: done {times} times in a row, and the next look wants the same again"),
+        remedy: "look for what undoes it: another program that manages this bridge, tap, image or process".to_owned(),
     }
 }
 
@@ -143,5 +167,29 @@ mod tests {
         assert_eq!(lanes.begin(&plan, 1).len(), 1);
         lanes.finish(&lane, Ok(()), 1);
         assert!(lanes.resting().is_empty() && lanes.busy().is_empty());
+    }
+
+    /// A step that succeeds and is wanted again at once rests, longer each time, and says so; another step of the lane, or none, begins anew.
+    #[test]
+    fn a_step_without_effect_does_not_spin() {
+        let (mut lanes, plan) = (Lanes::default(), plan());
+        let lane = Lane::Tap("tap1".to_owned());
+        for _ in 0..REPEATS_MAX {
+            assert_eq!(lanes.begin(&plan, 0).len(), 1);
+            lanes.finish(&lane, Ok(()), 0);
+        }
+        let mut now = 0;
+        for rest in [RETRY_MIN_MS, 2 * RETRY_MIN_MS] {
+            assert_eq!(lanes.begin(&plan, now).len(), 1);
+            lanes.finish(&lane, Ok(()), now);
+            assert!(lanes.begin(&plan, now + rest - 1).is_empty(), "resting");
+            now += rest;
+        }
+        assert!(lanes.resting()[&lane].problem.message.contains("times in a row"));
+        lanes.begin(&Plan::default(), now);
+        assert!(lanes.resting().is_empty());
+        assert_eq!(lanes.begin(&plan, now).len(), 1);
+        lanes.finish(&lane, Ok(()), now);
+        assert!(lanes.resting().is_empty(), "counted anew");
     }
 }
