@@ -101,7 +101,29 @@ fn refused_posts() -> Vec<Refused> {
         ),
         ("/v1/subnets", json!({"name": "c", "network": "blue", "cidr": "10.0.0.1/24"}), 400, "invalid", "cidr"),
         ("/v1/subnets", json!({"name": "c", "network": "blue", "cidr": "10.1.0.0/16"}), 400, "invalid", "cidr"),
-        ("/v1/subnets", json!({"name": "c", "network": "blue", "cidr": "fd00::/64"}), 400, "invalid", "cidr"),
+        ("/v1/subnets", json!({"name": "c", "network": "blue", "cidr": "fd00::/20"}), 400, "invalid", "cidr"),
+        ("/v1/subnets", json!({"name": "c", "network": "blue", "cidr": "fd00::1/64"}), 400, "invalid", "cidr"),
+        (
+            "/v1/subnets",
+            json!({"name": "c", "network": "blue", "cidr": "fd00::/64", "gateway": "10.1.0.1"}),
+            400,
+            "invalid",
+            "gateway",
+        ),
+        (
+            "/v1/subnets",
+            json!({"name": "c", "network": "blue", "cidr": "fd00::/64", "pools": []}),
+            400,
+            "invalid",
+            "pools",
+        ),
+        (
+            "/v1/ports",
+            json!({"network": "blue", "allowed_pairs": [{"addresses": "10.1.0.9/32", "mac": "ff:ff:ff:ff:ff:ff"}]}),
+            400,
+            "invalid",
+            "allowed_pairs[0].mac",
+        ),
         (
             "/v1/subnets",
             json!({"name": "c", "network": "blue", "cidr": "10.9.0.0/24",
@@ -138,6 +160,25 @@ fn refused_posts() -> Vec<Refused> {
         ("/v1/vms", json!({"name": "a", "flavor": "tiny"}), 400, "invalid", "boot.kernel"),
         ("/v1/flavors", json!({"name": "x", "vcpus": 0, "memory_mib": 1}), 400, "invalid", "vcpus"),
     ]
+}
+
+/// A network with subnets of both versions gives each port an address of either; allowed pairs and stateless groups reach the specification.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn ports_have_an_address_of_each_version() {
+    let scheduler = Scheduler::start().await;
+    let operator = scheduler.operator();
+    operator.make("/v1/networks", json!({"name": "blue"})).await;
+    operator.make("/v1/subnets", json!({"name": "six", "network": "blue", "cidr": "fd00:1::/64"})).await;
+    operator.make("/v1/subnets", json!({"name": "four", "network": "blue", "cidr": "10.1.0.0/24"})).await;
+    operator.make("/v1/security-groups", json!({"name": "plain", "stateless": true})).await;
+    let pairs = json!([{"addresses": "10.1.0.100/32"}]);
+    let new = json!({"name": "p", "network": "blue", "groups": ["plain"], "allowed_pairs": pairs});
+    let port = operator.make("/v1/ports", new).await;
+    let addresses: Vec<&str> =
+        port["addresses"].as_array().unwrap().iter().filter_map(|fixed| fixed["address"].as_str()).collect();
+    assert_eq!(addresses, ["10.1.0.2", "fd00:1::2"], "{port}");
+    let second = operator.make("/v1/ports", json!({"network": "blue", "addresses": [{"subnet": "six"}]})).await;
+    assert_eq!(second["addresses"][0]["address"], "fd00:1::3", "{second}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

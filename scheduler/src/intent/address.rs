@@ -55,12 +55,18 @@ impl Intent {
         ports.chain(feet.filter(|foot| foot.subnet == subnet).map(|foot| foot.address)).collect()
     }
 
-    /// The lowest address of a subnet's pools that nobody has, its gateway never.
+    /// The lowest address of a subnet's pools, or of an IPv6 subnet, that nobody has, its gateway never.
     pub(crate) fn free_address(&self, subnet: &SubnetIntent, field: &str) -> Result<IpAddr, Refusal> {
         let used = self.addresses_in_use(subnet.subnet.id);
-        let candidates = subnet.pools.iter().flat_map(|pool| u32::from(pool.start)..=u32::from(pool.end));
-        candidates
+        let plain = subnet.pools.iter().flat_map(|pool| u32::from(pool.start)..=u32::from(pool.end));
+        let six = match subnet.subnet.cidr {
+            IpNet::V4(_) => None,
+            // The first address is every router's of the subnet (RFC 4291 §2.6.1).
+            IpNet::V6(cidr) => Some(cidr.network().to_bits() + 1..=cidr.broadcast().to_bits()),
+        };
+        plain
             .map(|number| IpAddr::V4(number.into()))
+            .chain(six.into_iter().flatten().map(|number| IpAddr::V6(number.into())))
             .find(|address| !used.contains(address) && Some(*address) != subnet.subnet.gateway)
             .ok_or_else(|| Refusal::Exhausted {
                 what: format!("address of subnet {}", subnet.subnet.name),
@@ -70,14 +76,12 @@ impl Intent {
 
     /// Checks an address that a request asks for by value.
     pub(crate) fn check_address(&self, subnet: &SubnetIntent, address: IpAddr, field: &str) -> Result<(), Refusal> {
-        let IpNet::V4(cidr) = subnet.subnet.cidr else {
-            return Err(Refusal::invalid(field, "only IPv4 subnets give addresses"));
+        let cidr = subnet.subnet.cidr;
+        let edge = match cidr {
+            IpNet::V4(cidr) => cidr.prefix_len() < 31 && (address == cidr.network() || address == cidr.broadcast()),
+            IpNet::V6(cidr) => address == cidr.network(),
         };
-        let IpAddr::V4(wanted) = address else {
-            return Err(Refusal::invalid(field, format!("{address} is no IPv4 address")));
-        };
-        let edge = cidr.prefix_len() < 31 && (wanted == cidr.network() || wanted == cidr.broadcast());
-        if !cidr.contains(&wanted) || edge {
+        if !cidr.contains(&address) || edge {
             return Err(Refusal::invalid(field, format!("{address} is no host address of {cidr}")));
         }
         if self.addresses_in_use(subnet.subnet.id).contains(&address) {

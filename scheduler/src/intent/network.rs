@@ -1,6 +1,6 @@
 //! Networks and their subnets.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
 use ipnet::IpNet;
@@ -17,6 +17,9 @@ use crate::refusal::Refusal;
 const POOLS_MAX: usize = 16;
 /// The most name servers that DHCP announces (they share one option of 255 bytes with room for others).
 const DNS_MAX: usize = 8;
+
+/// The least MTU of a link that carries IPv6 (RFC 8200 §5).
+const IPV6_MTU_MIN: u16 = 1280;
 
 /// A subnet with the addresses that may be given to ports.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -49,7 +52,7 @@ pub(crate) struct NewSubnet {
     cidr: IpNet,
     /// The default gateway; without one the first host address. `no_gateway` for none at all.
     #[schema(value_type = Option<String>)]
-    gateway: Option<Ipv4Addr>,
+    gateway: Option<IpAddr>,
     /// Announce no gateway.
     #[serde(default)]
     no_gateway: bool,
@@ -59,7 +62,7 @@ pub(crate) struct NewSubnet {
     #[serde(default)]
     #[schema(value_type = Vec<String>)]
     dns: Vec<IpAddr>,
-    /// Addresses that may be given to ports; all but the gateway unless said.
+    /// Addresses that may be given to ports; all but the gateway unless said. IPv6 subnets have none: they are never full.
     pools: Option<Vec<Pool>>,
 }
 
@@ -95,14 +98,21 @@ impl Intent {
     pub(crate) fn create_subnet(&mut self, context: &mut Context<'_>, new: NewSubnet) -> Result<SubnetId, Refusal> {
         check_name(&self.subnets, &new.name)?;
         let (network, _) = find(&self.networks, &new.network, Some("network"))?;
-        let IpNet::V4(cidr) = new.cidr else {
-            return Err(Refusal::invalid("cidr", format!("{} is IPv6: subnets are IPv4 so far", new.cidr)));
-        };
+        let cidr = new.cidr;
         if cidr != cidr.trunc() {
             return Err(Refusal::invalid("cidr", format!("{cidr} has host bits set: the subnet is {}", cidr.trunc())));
         }
-        if !(8..=30).contains(&cidr.prefix_len()) {
-            return Err(Refusal::invalid("cidr", format!("{cidr} has a prefix length outside of 8 to 30")));
+        let lengths = if cidr.addr().is_ipv4() { 8..=30 } else { 48..=120 };
+        if !lengths.contains(&cidr.prefix_len()) {
+            let problem = format!("{cidr} has a prefix length outside of {} to {}", lengths.start(), lengths.end());
+            return Err(Refusal::invalid("cidr", problem));
+        }
+        let mtu = self.networks.get(&network).map_or(u16::MAX, |network| network.mtu);
+        if cidr.addr().is_ipv6() && mtu < IPV6_MTU_MIN {
+            return Err(Refusal::invalid(
+                "cidr",
+                format!("its network has an MTU of {mtu}, IPv6 needs {IPV6_MTU_MIN}"),
+            ));
         }
         let siblings = self.subnets.values().filter(|other| other.subnet.network == network);
         for other in siblings {
@@ -115,9 +125,12 @@ impl Intent {
         if new.dns.len() > DNS_MAX {
             return Err(Refusal::invalid("dns", format!("more than {DNS_MAX} name servers")));
         }
-        let pools = match &new.pools {
-            None => whole_pools(cidr, gateway),
-            Some(pools) => check_pools(pools, cidr)?,
+        let pools = match (&new.pools, cidr, gateway) {
+            (None, IpNet::V4(cidr), Some(IpAddr::V4(gateway))) => whole_pools(cidr, Some(gateway)),
+            (None, IpNet::V4(cidr), _) => whole_pools(cidr, None),
+            (None, IpNet::V6(_), _) => Vec::new(),
+            (Some(pools), IpNet::V4(cidr), _) => check_pools(pools, cidr)?,
+            (Some(_), IpNet::V6(_), _) => return Err(Refusal::invalid("pools", "an IPv6 subnet has no pools")),
         };
         let id = SubnetId::from_uuid((context.draw)());
         let subnet = Subnet {
@@ -125,7 +138,7 @@ impl Intent {
             name: new.name,
             network,
             cidr: new.cidr,
-            gateway: gateway.map(IpAddr::V4),
+            gateway,
             dhcp: new.dhcp.unwrap_or(true),
             dns: new.dns,
             announced: model::network::Announced::default(),
@@ -149,14 +162,19 @@ impl Intent {
     }
 }
 
-fn check_gateway(new: &NewSubnet, cidr: ipnet::Ipv4Net) -> Result<Option<Ipv4Addr>, Refusal> {
+fn check_gateway(new: &NewSubnet, cidr: IpNet) -> Result<Option<IpAddr>, Refusal> {
     let gateway = match (new.gateway, new.no_gateway) {
         (Some(_), true) => return Err(Refusal::invalid("gateway", "it is given, and no_gateway too")),
         (None, true) => return Ok(None),
         (Some(gateway), false) => gateway,
-        (None, false) => Ipv4Addr::from(u32::from(cidr.network()) + 1),
+        (None, false) => match cidr {
+            IpNet::V4(cidr) => Ipv4Addr::from_bits(cidr.network().to_bits() + 1).into(),
+            IpNet::V6(cidr) => Ipv6Addr::from_bits(cidr.network().to_bits() + 1).into(),
+        },
     };
-    if !cidr.contains(&gateway) || gateway == cidr.network() || gateway == cidr.broadcast() {
+    // IPv6 knows no broadcast: its last address is one like others.
+    let is_edge = gateway == cidr.network() || cidr.addr().is_ipv4() && gateway == cidr.broadcast();
+    if !cidr.contains(&gateway) || is_edge {
         return Err(Refusal::invalid("gateway", format!("{gateway} is no host address of {cidr}")));
     }
     Ok(Some(gateway))

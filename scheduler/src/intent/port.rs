@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use model::network::{FixedIp, Port};
+use model::network::{AllowedPair, FixedIp, Port};
 use model::{Mac, MachineId, NetworkId, PortId, SecurityGroupId};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -14,6 +14,8 @@ use crate::refusal::Refusal;
 
 /// The most security groups that a port can be in.
 const GROUPS_MAX: usize = 32;
+/// The most allowed pairs that a port can have.
+const PAIRS_MAX: usize = 16;
 /// The most addresses that a port can have.
 const ADDRESSES_MAX: usize = 16;
 
@@ -37,10 +39,14 @@ pub(crate) struct NewPort {
     /// Its MAC address; drawn unless said.
     #[schema(value_type = Option<String>, example = "fa:16:3e:00:00:01")]
     pub(crate) mac: Option<Mac>,
-    /// Its addresses; one of the network's first subnet with an address left unless said.
+    /// Its addresses; one of the network's first subnet of each version of IP with an address left unless said.
     pub(crate) addresses: Option<Vec<NewAddress>>,
     /// Security groups, by name or id; the default group unless said.
     pub(crate) groups: Option<Vec<String>>,
+    /// What it may send from beside its own addresses: a VRRP address, the networks behind a router in a machine.
+    #[serde(default)]
+    #[schema(value_type = Vec<Object>)]
+    pub(crate) allowed_pairs: Vec<AllowedPair>,
     /// Whether spoofed sources are dropped and security groups hold; true unless said.
     pub(crate) port_security: Option<bool>,
 }
@@ -62,6 +68,9 @@ pub(crate) struct NewAddress {
 pub(crate) struct PortChange {
     /// All security groups that the port is to be in, by name or id.
     groups: Option<Vec<String>>,
+    /// All that the port may send from beside its own addresses.
+    #[schema(value_type = Option<Vec<Object>>)]
+    allowed_pairs: Option<Vec<AllowedPair>>,
     /// Whether spoofed sources are dropped and security groups hold.
     port_security: Option<bool>,
 }
@@ -91,7 +100,7 @@ impl Intent {
             Some(mac) => self.check_mac(network, mac)?,
         };
         let addresses = match &new.addresses {
-            None => vec![self.first_free(network)?],
+            None => self.first_free(network)?,
             Some(wanted) => self.choose_addresses(network, wanted)?,
         };
         let id = PortId::from_uuid((context.draw)());
@@ -104,7 +113,7 @@ impl Intent {
             mac,
             addresses,
             groups,
-            allowed_pairs: Vec::new(),
+            allowed_pairs: check_pairs(new.allowed_pairs)?,
             port_security,
             binding: None,
         };
@@ -118,6 +127,9 @@ impl Intent {
         let mut port = (*port).clone();
         if let Some(names) = &change.groups {
             port.port.groups = self.find_groups(names)?;
+        }
+        if let Some(pairs) = &change.allowed_pairs {
+            port.port.allowed_pairs = check_pairs(pairs.clone())?;
         }
         if let Some(on) = change.port_security {
             port.port.port_security = on;
@@ -167,15 +179,22 @@ impl Intent {
         }
     }
 
-    fn first_free(&self, network: NetworkId) -> Result<FixedIp, Refusal> {
+    /// The first free address of each version of IP that the network has subnets of.
+    fn first_free(&self, network: NetworkId) -> Result<Vec<FixedIp>, Refusal> {
         let mut refused = Refusal::invalid("network", "it has no subnet to give an address from");
+        let mut chosen: Vec<FixedIp> = Vec::new();
         for subnet in subnets_of(&self.subnets, network) {
+            let is_plain = subnet.subnet.cidr.addr().is_ipv4();
+            if chosen.iter().any(|fixed| fixed.address.is_ipv4() == is_plain) {
+                continue;
+            }
             match self.free_address(subnet, "addresses") {
-                Ok(address) => return Ok(FixedIp { subnet: subnet.subnet.id, address }),
+                Ok(address) => chosen.push(FixedIp { subnet: subnet.subnet.id, address }),
                 Err(error) => refused = error,
             }
         }
-        Err(refused)
+        chosen.sort_unstable_by_key(|fixed| fixed.address.is_ipv6());
+        if chosen.is_empty() { Err(refused) } else { Ok(chosen) }
     }
 
     fn choose_addresses(&self, network: NetworkId, wanted: &[NewAddress]) -> Result<Vec<FixedIp>, Refusal> {
@@ -223,6 +242,18 @@ impl Intent {
             .filter(|subnet| subnet.subnet.network == network)
             .ok_or_else(|| Refusal::invalid(field, "no subnet of the port's network fits"))
     }
+}
+
+fn check_pairs(pairs: Vec<AllowedPair>) -> Result<Vec<AllowedPair>, Refusal> {
+    if pairs.len() > PAIRS_MAX {
+        return Err(Refusal::invalid("allowed_pairs", format!("a port has {PAIRS_MAX} allowed pairs at most")));
+    }
+    for (index, pair) in pairs.iter().enumerate() {
+        if let Some(Err(error)) = pair.mac.map(Mac::unicast) {
+            return Err(Refusal::invalid(format!("allowed_pairs[{index}].mac"), error.to_string()));
+        }
+    }
+    Ok(pairs)
 }
 
 fn subnets_of(

@@ -25,6 +25,9 @@ pub(crate) struct NewGroup {
     /// Start without any rule.
     #[serde(default)]
     bare: bool,
+    /// Remember no connections: each direction needs a rule of its own.
+    #[serde(default)]
+    stateless: bool,
 }
 
 /// A rule to add: traffic that is allowed.
@@ -56,7 +59,8 @@ pub(crate) struct NewRule {
 
 impl Intent {
     pub(super) fn found_default_group(&mut self, context: &mut Context<'_>) -> Result<(), Refusal> {
-        let id = self.create_group(context, NewGroup { name: DEFAULT_GROUP.to_owned(), bare: false })?;
+        let id =
+            self.create_group(context, NewGroup { name: DEFAULT_GROUP.to_owned(), bare: false, stateless: false })?;
         for ethertype in [Ethertype::IPv4, Ethertype::IPv6] {
             let rule = Rule {
                 id: RuleId::from_uuid((context.draw)()),
@@ -91,7 +95,7 @@ impl Intent {
                 remote: Remote::Any,
             });
         }
-        self.groups.insert(id, Arc::new(SecurityGroup { id, name: new.name, key, stateful: true, rules }));
+        self.groups.insert(id, Arc::new(SecurityGroup { id, name: new.name, key, stateful: !new.stateless, rules }));
         Ok(id)
     }
 
