@@ -83,7 +83,7 @@ pub enum SubnetVerb {
         /// The network that it is on.
         #[arg(long)]
         network: String,
-        /// Its addresses, as 10.1.0.0/24.
+        /// Its addresses, as 10.1.0.0/24 or fd00:1::/64.
         #[arg(long)]
         cidr: String,
         /// The default gateway; the first host address unless said.
@@ -114,7 +114,7 @@ pub enum PortVerb {
         /// The network that it is on.
         #[arg(long)]
         network: String,
-        /// Its address; one that is free unless said.
+        /// Its address; a free one of each version of IP that the network has unless said.
         #[arg(long)]
         address: Option<IpAddr>,
         /// Its MAC address; drawn unless said.
@@ -123,11 +123,15 @@ pub enum PortVerb {
         /// A security group; can be given more than once.
         #[arg(long = "group")]
         groups: Vec<String>,
+        /// Addresses that it may send from beside its own, as 10.1.0.9/32 or 10.1.0.9/32,00:00:5e:00:01:07 with the MAC address that they come with
+        /// (VRRP); can be given more than once.
+        #[arg(long = "allowed-pair", value_name = "PREFIX[,MAC]", value_parser = pair)]
+        allowed_pairs: Vec<Value>,
         /// Let spoofed sources pass and hold no security group.
         #[arg(long)]
         no_port_security: bool,
     },
-    /// Change a port's security groups or port security.
+    /// Change a port's security groups, allowed pairs or port security.
     Set {
         /// Name or id.
         name: String,
@@ -137,6 +141,12 @@ pub enum PortVerb {
         /// Take it out of all security groups.
         #[arg(long)]
         no_group: bool,
+        /// All that it may send from beside its own addresses; can be given more than once.
+        #[arg(long = "allowed-pair", value_name = "PREFIX[,MAC]", value_parser = pair, conflicts_with = "no_allowed_pair")]
+        allowed_pairs: Vec<Value>,
+        /// Let it send from its own addresses only.
+        #[arg(long)]
+        no_allowed_pair: bool,
         /// Whether spoofed sources are dropped and security groups hold.
         #[arg(long)]
         port_security: Option<bool>,
@@ -156,6 +166,9 @@ pub enum GroupVerb {
         /// Start without any rule: nothing comes in or goes out.
         #[arg(long)]
         empty: bool,
+        /// Remember no connections: each direction needs a rule of its own.
+        #[arg(long)]
+        stateless: bool,
     },
     /// List the rules of a group.
     Rules(Name),
@@ -231,6 +244,17 @@ fn ports(text: &str) -> Result<(u16, u16), String> {
     Ok((number(first)?, number(last)?))
 }
 
+/// Reads `10.1.0.9/32` or `10.1.0.9/32,00:00:5e:00:01:07`; a single address needs no prefix length.
+fn pair(text: &str) -> Result<Value, String> {
+    let (prefix, mac) = text.split_once(',').map_or((text, None), |(prefix, mac)| (prefix, Some(mac)));
+    let prefix = match prefix.parse::<IpAddr>() {
+        Ok(address) => format!("{address}/{}", if address.is_ipv4() { 32 } else { 128 }),
+        Err(_) if prefix.contains('/') => prefix.to_owned(),
+        Err(_) => return Err(format!("{prefix:?} is no address and no prefix")),
+    };
+    Ok(json!({"addresses": prefix, "mac": mac}))
+}
+
 impl Session<'_> {
     /// Does something with networks.
     ///
@@ -273,7 +297,7 @@ impl Session<'_> {
     /// [`Failure`].
     pub async fn port(&self, verb: &PortVerb) -> Result<(), Failure> {
         match verb {
-            PortVerb::Create { name, network, address, mac, groups, no_port_security } => {
+            PortVerb::Create { name, network, address, mac, groups, allowed_pairs, no_port_security } => {
                 let addresses = address.iter().map(|address| json!({"address": address})).collect::<Vec<_>>();
                 let fields = [
                     ("name", json!(name)),
@@ -281,14 +305,21 @@ impl Session<'_> {
                     ("addresses", json!(addresses)),
                     ("mac", json!(mac)),
                     ("groups", json!(groups)),
+                    ("allowed_pairs", json!(allowed_pairs)),
                     ("port_security", json!(!no_port_security)),
                 ];
                 self.create(PORTS, body(fields)).await
             }
-            PortVerb::Set { name, groups, no_group, port_security } => {
-                let mut change = body([("groups", json!(groups)), ("port_security", json!(port_security))]);
-                if *no_group && let Value::Object(fields) = &mut change {
-                    fields.insert("groups".to_owned(), json!([]));
+            PortVerb::Set { name, groups, no_group, allowed_pairs, no_allowed_pair, port_security } => {
+                let mut change = body([
+                    ("groups", json!(groups)),
+                    ("allowed_pairs", json!(allowed_pairs)),
+                    ("port_security", json!(port_security)),
+                ]);
+                for (emptied, field) in [(no_group, "groups"), (no_allowed_pair, "allowed_pairs")] {
+                    if *emptied && let Value::Object(fields) = &mut change {
+                        fields.insert(field.to_owned(), json!([]));
+                    }
                 }
                 self.show(&self.scheduler.patch(&PORTS.of(name), &change).await?)
             }
@@ -302,9 +333,10 @@ impl Session<'_> {
     /// [`Failure`].
     pub async fn group(&self, verb: &GroupVerb) -> Result<(), Failure> {
         match verb {
-            GroupVerb::Create { name, empty } => {
-                let empty = if *empty { json!(true) } else { Value::Null };
-                self.create(GROUPS, body([("name", json!(name)), ("bare", empty)])).await
+            GroupVerb::Create { name, empty, stateless } => {
+                let flag = |given: &bool| if *given { json!(true) } else { Value::Null };
+                let fields = [("name", json!(name)), ("bare", flag(empty)), ("stateless", flag(stateless))];
+                self.create(GROUPS, body(fields)).await
             }
             GroupVerb::Rules(name) => {
                 let group = self.scheduler.get(&GROUPS.of(&name.name)).await?;
@@ -360,5 +392,14 @@ mod tests {
         assert_eq!(ports("80"), Ok((80, 80)));
         assert_eq!(ports("8000-8080"), Ok((8000, 8080)));
         assert!(ports("80-").is_err() && ports("http").is_err() && ports("65536").is_err());
+    }
+
+    #[test]
+    fn an_allowed_pair_is_read_with_or_without_length_and_mac() {
+        assert_eq!(pair("10.1.0.9"), Ok(json!({"addresses": "10.1.0.9/32", "mac": null})));
+        assert_eq!(pair("fd00::9"), Ok(json!({"addresses": "fd00::9/128", "mac": null})));
+        let with_mac = json!({"addresses": "10.1.0.0/28", "mac": "00:00:5e:00:01:07"});
+        assert_eq!(pair("10.1.0.0/28,00:00:5e:00:01:07"), Ok(with_mac));
+        assert!(pair("vrrp").is_err());
     }
 }
