@@ -206,6 +206,10 @@ fn an_unreachable_scheduler_is_named_and_the_ledger_goes_on() {
     agent.wait("the problem to be named", SETTLE, |status| {
         status["link"]["connected"] == false && !status["link"]["problem"]["remedy"].as_str().unwrap_or("").is_empty()
     });
+    let doctor = agent.get("/v1/doctor").unwrap();
+    let link = doctor["checks"].as_array().unwrap().iter().find(|check| check["name"] == "scheduler link").unwrap();
+    assert_eq!(link["ok"], false, "{link}");
+    assert!(!link["evidence"].as_str().unwrap().is_empty() && !link["remedy"].as_str().unwrap().is_empty(), "{link}");
     assert_eq!(agent.get("/v1/spec").unwrap()["generation"], 7);
     let error = agent.put(&spec(8, 0, false)).unwrap_err();
     assert!(error.contains("other_source"), "{error}");
