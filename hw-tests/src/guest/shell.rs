@@ -249,8 +249,9 @@ mod tests {
     fn shell_on_a_terminal(program: &str, arguments: &[&str]) -> (Child, File) {
         let pty = nix::pty::openpty(None, None).unwrap();
         let terminal = File::from(pty.slave);
-        let mut command = Command::new("setsid");
-        command.args(["--ctty", program]).args(arguments).env("PS1", "# ");
+        // Whoever runs the tests in the background may have SIGINT ignored, and a shell cannot undo what it inherits so (POSIX sh, trap).
+        let mut command = Command::new("env");
+        command.args(["--default-signal=INT,QUIT", "setsid", "--ctty", program]).args(arguments).env("PS1", "# ");
         command.stdin(Stdio::from(terminal.try_clone().unwrap())).stdout(terminal.try_clone().unwrap());
         (command.stderr(terminal).spawn().unwrap(), File::from(pty.master))
     }
