@@ -1,5 +1,6 @@
 //! One node of the cloud: a lab host with Open vSwitch and our agent, joined to the scheduler.
 
+use std::io::Write;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -127,13 +128,31 @@ impl Node {
         Ok(pids)
     }
 
-    /// The shell of the guest with identity `id` on this node.
+    /// The shell of the guest with identity `id` on this node. A console that ends before a shell answers is said on standard error, with the logs of
+    /// machine and agent, and asked for once more.
     ///
     /// # Errors
     /// No shell answers on its console in time.
     pub fn shell(&self, id: &str, limit: Duration) -> Result<Shell<InputStream>> {
+        self.attach(id, limit).or_else(|error| {
+            // A closed standard error stops nothing.
+            writeln!(std::io::stderr(), "console lost, asked for again: {error:#}").ok();
+            self.attach(id, limit)
+        })
+    }
+
+    fn attach(&self, id: &str, limit: Duration) -> Result<Shell<InputStream>> {
         let (reader, writer) = self.host.relay(&format!("/run/basalt/vm/{id}/console.sock"))?;
-        Shell::attach(reader, writer, limit).with_context(|| format!("the machine {id} on {}", self.host.name()))
+        Shell::attach(reader, writer, limit).with_context(|| {
+            let (host, machine) = (self.host.name(), self.machine_log(id));
+            format!("the machine {id} on {host}\n{machine}\n{}", self.log_tail())
+        })
+    }
+
+    /// The last words of a machine's VMM, for errors.
+    fn machine_log(&self, id: &str) -> String {
+        let text = self.host.sh(&format!("tail -n 8 /run/basalt/vm/{id}/*.log")).unwrap_or_default();
+        format!("the machine's logs:\n{text}")
     }
 
     /// The agent's last words, for errors.
