@@ -17,7 +17,8 @@ use std::path::{Path, PathBuf};
 use nix::fcntl::{AT_FDCWD, AtFlags, RenameFlags, renameat2};
 use nix::unistd::linkat;
 
-use super::{FileError, lock};
+use super::FileError;
+use super::lock::{self, LockedFile};
 
 /// Volumes hold tenants' data: only the owner reads them.
 const MODE: u32 = 0o600;
@@ -29,6 +30,8 @@ pub(crate) struct Draft {
     target: PathBuf,
     /// The hidden name, where it needs one.
     name: Option<PathBuf>,
+    /// Tells a named draft that is being written from one that a dead process left.
+    _lock: Option<LockedFile>,
 }
 
 impl Draft {
@@ -44,7 +47,7 @@ impl Draft {
             .custom_flags(libc::O_TMPFILE | libc::O_CLOEXEC)
             .open(directory_of(target));
         match nameless {
-            Ok(file) => Ok(Self { file, target: target.to_owned(), name: None }),
+            Ok(file) => Ok(Self { file, target: target.to_owned(), name: None, _lock: None }),
             Err(error) if matches!(error.raw_os_error(), Some(libc::EOPNOTSUPP | libc::EISDIR | libc::EINVAL)) => {
                 Self::named(target)
             }
@@ -67,12 +70,12 @@ impl Draft {
             .mode(MODE)
             .open(&name)
             .map_err(failed)?;
-        // The lock tells a draft that is being written from one that a dead process left.
-        if !lock::acquire(&file, true).map_err(failed)? {
-            return Err(FileError::Locked { path: name, holder: lock::find_holder(&file) });
-        }
+        let lock = match LockedFile::acquire(file.try_clone().map_err(failed)?, true).map_err(failed)? {
+            Ok(lock) => lock,
+            Err(file) => return Err(FileError::Locked { path: name, holder: lock::find_holder(&file) }),
+        };
         file.set_len(0).map_err(failed)?;
-        Ok(Self { file, target: target.to_owned(), name: Some(name) })
+        Ok(Self { file, target: target.to_owned(), name: Some(name), _lock: Some(lock) })
     }
 
     /// The open file.

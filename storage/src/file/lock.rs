@@ -4,12 +4,17 @@
 //! last descriptor, so a killed holder leaves nothing behind, and QEMU's own image locks, of the same kind, conflict
 //! with it. It never waits.
 //!
+//! [`LockedFile`] gives the lock back itself: by its last descriptor the lock would outlive a volume that is closed for
+//! as long as a child that was just forked has not yet called exec(2), or the kernel has not yet put away the last
+//! io_uring request, and the next opener would be refused.
+//!
 //! The kernel does not tell who holds such a lock, so [`find_holder`] looks for a process that has the file open with a
 //! lock in `/proc`. That is for the message only: no decision rests on it.
 
 use std::fmt;
 use std::fs::{self, File};
 use std::io;
+use std::ops::Deref;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
@@ -39,21 +44,43 @@ impl fmt::Display for Holder {
     }
 }
 
-/// Takes the lock on `file`, exclusive or shared; `false` where another holds it.
-pub(super) fn acquire(file: &File, exclusive: bool) -> io::Result<bool> {
-    let kind = if exclusive { libc::F_WRLCK } else { libc::F_RDLCK };
-    let lock = libc::flock {
-        l_type: libc::c_short::try_from(kind).map_err(|_| io::ErrorKind::InvalidInput)?,
-        l_whence: libc::c_short::try_from(libc::SEEK_SET).map_err(|_| io::ErrorKind::InvalidInput)?,
-        l_start: 0,
-        l_len: 0,
-        l_pid: 0,
-    };
-    match fcntl(file, FcntlArg::F_OFD_SETLK(&lock)) {
-        Ok(_) => Ok(true),
-        Err(Errno::EAGAIN | Errno::EACCES) => Ok(false),
-        Err(errno) => Err(errno.into()),
+/// A file that is locked until this is dropped, whoever else has its descriptor then.
+#[derive(Debug)]
+pub(super) struct LockedFile(File);
+
+impl LockedFile {
+    /// Takes the lock on `file`, exclusive or shared; the file comes back where another holds it.
+    pub(super) fn acquire(file: File, exclusive: bool) -> io::Result<Result<Self, File>> {
+        let kind = if exclusive { libc::F_WRLCK } else { libc::F_RDLCK };
+        match set_lock(&file, kind) {
+            Ok(()) => Ok(Ok(Self(file))),
+            Err(Errno::EAGAIN | Errno::EACCES) => Ok(Err(file)),
+            Err(errno) => Err(errno.into()),
+        }
     }
+}
+
+impl Deref for LockedFile {
+    type Target = File;
+
+    fn deref(&self) -> &File {
+        &self.0
+    }
+}
+
+impl Drop for LockedFile {
+    fn drop(&mut self) {
+        if let Err(error) = set_lock(&self.0, libc::F_UNLCK) {
+            tracing::warn!(%error, "a volume's lock could not be given back; it ends with the last descriptor");
+        }
+    }
+}
+
+/// Sets or removes the lock over the whole file.
+fn set_lock(file: &File, kind: libc::c_int) -> Result<(), Errno> {
+    let narrow = |value: libc::c_int| libc::c_short::try_from(value).map_err(|_| Errno::EINVAL);
+    let lock = libc::flock { l_type: narrow(kind)?, l_whence: narrow(libc::SEEK_SET)?, l_start: 0, l_len: 0, l_pid: 0 };
+    fcntl(file, FcntlArg::F_OFD_SETLK(&lock)).map(drop)
 }
 
 /// Looks for a process that has `file` open and locked.
@@ -80,4 +107,23 @@ fn has_locked(process: &Path, wanted: &fs::Metadata) -> bool {
             && fs::read_to_string(process.join("fdinfo").join(entry.file_name()))
                 .is_ok_and(|info| info.lines().any(|line| line.starts_with("lock:")))
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A descriptor that is still open elsewhere, as in a child between fork and exec, keeps no lock.
+    #[test]
+    fn a_lock_ends_with_its_holder_and_not_with_the_last_descriptor() {
+        let path = tempfile::NamedTempFile::new().unwrap();
+        let open = || fs::OpenOptions::new().read(true).write(true).open(path.path()).unwrap();
+        let held = LockedFile::acquire(open(), true).unwrap().unwrap();
+        let elsewhere = held.try_clone().unwrap();
+        assert!(LockedFile::acquire(open(), true).unwrap().is_err());
+        assert!(LockedFile::acquire(open(), false).unwrap().is_err());
+        drop(held);
+        let next = LockedFile::acquire(open(), true).unwrap();
+        assert!(next.is_ok(), "{elsewhere:?} keeps the lock");
+    }
 }

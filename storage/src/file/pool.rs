@@ -4,7 +4,6 @@
 //! pool lets the threads finish what is queued and joins them.
 
 use std::collections::VecDeque;
-use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -13,6 +12,7 @@ use std::thread::JoinHandle;
 use nix::fcntl::{FallocateFlags, fallocate};
 use nix::sys::eventfd::EventFd;
 
+use super::lock::LockedFile;
 use super::volume::{Ended, Job};
 use crate::memory::{self, AlignedBuffer, GuestSlice};
 use crate::volume::{Fault, Operation};
@@ -32,7 +32,7 @@ pub(super) struct Pool {
 
 #[derive(Debug)]
 struct Shared {
-    file: File,
+    file: LockedFile,
     queue: Mutex<Queue>,
     work: Condvar,
     done: Mutex<Vec<Ended>>,
@@ -47,7 +47,7 @@ struct Queue {
 
 impl Pool {
     /// Starts the threads on `file`; each completion writes `signal`.
-    pub(super) fn new(file: File, signal: Arc<EventFd>) -> io::Result<Self> {
+    pub(super) fn new(file: LockedFile, signal: Arc<EventFd>) -> io::Result<Self> {
         let shared =
             Arc::new(Shared { file, queue: Mutex::default(), work: Condvar::new(), done: Mutex::default(), signal });
         let mut pool = Self { shared, threads: Vec::with_capacity(THREADS) };

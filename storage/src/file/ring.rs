@@ -11,6 +11,7 @@ use std::os::fd::{AsFd, AsRawFd};
 use io_uring::{IoUring, opcode, squeue, types};
 use nix::sys::eventfd::EventFd;
 
+use super::lock::LockedFile;
 use super::pool;
 use super::volume::{Ended, Job};
 use crate::memory;
@@ -22,7 +23,7 @@ const PUNCH_HOLE: i32 = libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE;
 /// The ring and the jobs that the kernel has.
 pub(super) struct Ring {
     ring: IoUring,
-    file: File,
+    file: LockedFile,
     slots: Vec<Option<Job>>,
 }
 
@@ -37,7 +38,7 @@ impl Ring {
     ///
     /// # Errors
     /// Where the kernel has no io_uring or refuses it; the file comes back for another engine.
-    pub(super) fn new(file: File, signal: &EventFd, slots: u16) -> Result<Self, (io::Error, File)> {
+    pub(super) fn new(file: LockedFile, signal: &EventFd, slots: u16) -> Result<Self, (io::Error, LockedFile)> {
         let ring = IoUring::new(u32::from(slots).next_power_of_two())
             .and_then(|ring| ring.submitter().register_eventfd(signal.as_fd().as_raw_fd()).map(|()| ring));
         match ring {

@@ -6,7 +6,7 @@
 //!
 //! Invariant: `free.len() + in flight = in_flight_max`; dropping the volume waits for every slot.
 
-use std::fs::{File, OpenOptions as FileOptions};
+use std::fs::OpenOptions as FileOptions;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::OpenOptionsExt;
@@ -16,9 +16,10 @@ use std::sync::Arc;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
+use super::lock::{self, LockedFile};
 use super::pool::Pool;
 use super::ring::Ring;
-use super::{FileError, lock, syscall};
+use super::{FileError, syscall};
 use crate::memory::{self, Bounce, GuestSlice, Owner};
 use crate::source::{Engine as EngineChoice, FileSource, OpenOptions};
 use crate::volume::{Completion, Fault, Operation, Request, SECTOR_BYTES, SubmitError, wait_readable};
@@ -44,7 +45,7 @@ impl Job {
 /// A file that is open and locked, and on which no I/O was started.
 #[derive(Debug)]
 pub(crate) struct PreparedFile {
-    file: File,
+    file: LockedFile,
     path: PathBuf,
     alignment: syscall::DirectAlignment,
     size_bytes: u64,
@@ -251,7 +252,7 @@ impl Drop for FileVolume {
 }
 
 /// Opens the file with its lock.
-pub(super) fn open_locked(path: &Path, read_only: bool, direct: bool) -> Result<File, FileError> {
+pub(super) fn open_locked(path: &Path, read_only: bool, direct: bool) -> Result<LockedFile, FileError> {
     let file = FileOptions::new()
         .read(true)
         .write(!read_only)
@@ -270,14 +271,14 @@ pub(super) fn open_locked(path: &Path, read_only: bool, direct: bool) -> Result<
     let flags = if direct { OFlag::O_DIRECT } else { OFlag::empty() };
     fcntl(&file, FcntlArg::F_SETFL(flags))
         .map_err(|errno| FileError::from_io("set the flags of", path, errno.into()))?;
-    match lock::acquire(&file, !read_only) {
-        Ok(true) => Ok(file),
-        Ok(false) => Err(FileError::Locked { path: path.to_owned(), holder: lock::find_holder(&file) }),
+    match LockedFile::acquire(file, !read_only) {
+        Ok(Ok(file)) => Ok(file),
+        Ok(Err(file)) => Err(FileError::Locked { path: path.to_owned(), holder: lock::find_holder(&file) }),
         Err(source) => Err(FileError::from_io("lock", path, source)),
     }
 }
 
-fn start_engine(file: File, signal: &Arc<EventFd>, options: &OpenOptions) -> io::Result<Engine> {
+fn start_engine(file: LockedFile, signal: &Arc<EventFd>, options: &OpenOptions) -> io::Result<Engine> {
     let file = match options.engine {
         EngineChoice::Threads => file,
         EngineChoice::Automatic => match Ring::new(file, signal, options.in_flight_max) {
