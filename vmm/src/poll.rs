@@ -18,7 +18,7 @@ pub enum Interest {
     Write,
     /// Either.
     Both,
-    /// Neither.
+    /// Neither; a hang-up is told once.
     HangUp,
     /// New input since the last look.
     ReadEdge,
@@ -30,7 +30,7 @@ impl Interest {
             Self::Read => EventSet::IN,
             Self::Write => EventSet::OUT,
             Self::Both => EventSet::IN.union(EventSet::OUT),
-            Self::HangUp => EventSet::empty(),
+            Self::HangUp => EventSet::EDGE_TRIGGERED,
             Self::ReadEdge => EventSet::IN.union(EventSet::EDGE_TRIGGERED),
         }
     }

@@ -19,6 +19,8 @@ struct Client {
     position: u64,
     /// What the socket did not take yet.
     unsent: Vec<u8>,
+    /// What it is watched for. Told anew only when it changes: one that has hung up while its input waits for room would wake us for ever.
+    interest: Interest,
 }
 
 /// Clients and log of one console.
@@ -97,7 +99,7 @@ impl Server {
                 tracing::warn!(%error, "a console client could not be watched");
                 continue;
             }
-            self.clients.insert(token, Client { stream, position: 0, unsent: Vec::new() });
+            self.clients.insert(token, Client { stream, position: 0, unsent: Vec::new(), interest: Interest::Read });
             self.push(poller, base, token);
         }
     }
@@ -115,7 +117,11 @@ impl Server {
                 self.hub.input(&bytes[..count]);
             }
             Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => {}
-            _ => {
+            Err(error) => {
+                tracing::info!(%error, "a console client is gone");
+                self.clients.remove(&token);
+            }
+            Ok(_) => {
                 self.clients.remove(&token);
             }
         }
@@ -151,8 +157,51 @@ impl Server {
             self.clients.remove(&token);
             return;
         }
-        if poller.change(&client.stream, base + token, interest).is_err() {
+        if std::mem::replace(&mut client.interest, interest) == interest {
+            return;
+        }
+        if let Err(error) = poller.change(&client.stream, base + token, interest) {
+            tracing::warn!(%error, "a console client is given up: it cannot be watched");
             self.clients.remove(&token);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::console::INPUT_MAX_BYTES;
+
+    /// Serves what is ready; returns whether anything was.
+    fn serve_ready(server: &mut Server, poller: &Poller) -> bool {
+        let ready = poller.wait(0).unwrap();
+        ready.iter().for_each(|token| server.serve(poller, 0, *token));
+        !ready.is_empty()
+    }
+
+    /// A client that says more than the guest takes and leaves wakes nobody until the guest goes on, and all it said arrives.
+    #[test]
+    fn a_client_that_left_with_input_waiting_costs_nothing_and_loses_nothing() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("console.sock");
+        let hub = Arc::new(Hub::new().unwrap());
+        let mut server = Server::new(Arc::clone(&hub), Some(UnixListener::bind(&path).unwrap()), None);
+        let poller = Poller::new().unwrap();
+        server.watch(&poller, 0).unwrap();
+
+        let said: Vec<u8> = (0..INPUT_MAX_BYTES + 1000).map(|at| u8::try_from(at % 251).unwrap()).collect();
+        let mut client = UnixStream::connect(&path).unwrap();
+        client.write_all(&said).unwrap();
+        drop(client);
+        let rounds = (0..100).take_while(|_| serve_ready(&mut server, &poller)).count();
+        assert!(rounds < 100, "the server is woken for ever");
+        assert!(!serve_ready(&mut server, &poller));
+
+        let mut heard = hub.take_input(INPUT_MAX_BYTES);
+        while serve_ready(&mut server, &poller) {
+            heard.extend(hub.take_input(INPUT_MAX_BYTES));
+        }
+        assert_eq!(heard, said);
+        assert!(server.clients.is_empty(), "the client is not given up");
     }
 }
