@@ -1,6 +1,5 @@
 //! One node of the cloud: a lab host with Open vSwitch and our agent, joined to the scheduler.
 
-use std::io::Write;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -128,20 +127,11 @@ impl Node {
         Ok(pids)
     }
 
-    /// The shell of the guest with identity `id` on this node. A console that ends before a shell answers is said on standard error, with the logs of
-    /// machine and agent, and asked for once more.
+    /// The shell of the guest with identity `id` on this node.
     ///
     /// # Errors
-    /// No shell answers on its console in time.
+    /// No shell answers on its console in time; the message has the logs of machine and agent.
     pub fn shell(&self, id: &str, limit: Duration) -> Result<Shell<InputStream>> {
-        self.attach(id, limit).or_else(|error| {
-            // A closed standard error stops nothing.
-            writeln!(std::io::stderr(), "console lost, asked for again: {error:#}").ok();
-            self.attach(id, limit)
-        })
-    }
-
-    fn attach(&self, id: &str, limit: Duration) -> Result<Shell<InputStream>> {
         let (reader, writer) = self.host.relay(&format!("/run/basalt/vm/{id}/console.sock"))?;
         Shell::attach(reader, writer, limit).with_context(|| {
             let (host, machine) = (self.host.name(), self.machine_log(id));

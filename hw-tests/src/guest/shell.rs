@@ -11,7 +11,7 @@
 //!  leave, drop ──Ctrl-D──> interactive shell, echo on, as it was found
 //! ```
 
-use std::io::{Read, Write};
+use std::io::{self, Read, Write};
 use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -58,7 +58,7 @@ impl Console for UnixStream {
 #[derive(Debug)]
 pub struct Shell<W: Console> {
     writer: W,
-    bytes: Receiver<Vec<u8>>,
+    bytes: Receiver<io::Result<Vec<u8>>>,
     console: Vec<u8>,
     entered: bool,
     count: u32,
@@ -181,10 +181,11 @@ impl<W: Console> Shell<W> {
     /// Takes what the console says next; `false` when it said nothing until `end`.
     fn receive(&mut self, end: Instant) -> Result<bool> {
         match self.bytes.recv_timeout(end.saturating_duration_since(Instant::now())) {
-            Ok(bytes) => {
+            Ok(Ok(bytes)) => {
                 self.console.extend(bytes);
                 Ok(true)
             }
+            Ok(Err(error)) => Err(error).context("the guest's console ended"),
             Err(RecvTimeoutError::Timeout) => Ok(false),
             Err(RecvTimeoutError::Disconnected) => bail!("the guest's console ended"),
         }
@@ -204,10 +205,16 @@ impl<W: Console> Drop for Shell<W> {
     }
 }
 
-fn read_all(mut reader: impl Read, sender: &Sender<Vec<u8>>) {
+fn read_all(mut reader: impl Read, sender: &Sender<io::Result<Vec<u8>>>) {
     let mut buffer = [0; 4096];
-    while let Ok(count @ 1..) = reader.read(&mut buffer) {
-        if sender.send(buffer[..count].to_vec()).is_err() {
+    loop {
+        let read = match reader.read(&mut buffer) {
+            Ok(0) => return,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            read => read,
+        };
+        let ended = read.is_err();
+        if sender.send(read.map(|count| buffer[..count].to_vec())).is_err() || ended {
             return;
         }
     }

@@ -15,6 +15,8 @@ pub const DEFAULT_LIMIT: Duration = Duration::from_secs(60);
 /// How much longer than the command's own limit we wait for the host to say so.
 const MARGIN: Duration = Duration::from_secs(20);
 const CHUNK_BYTES: usize = 32 * 1024;
+/// Most of a stream's standard error that is kept for an error message.
+const WORDS_BYTES_MAX: usize = 4096;
 
 /// What a command that ended left behind.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -212,14 +214,14 @@ impl Session {
     }
 
     /// Splits it into a reader of its standard output and a writer to its standard input, as a byte stream such as a
-    /// guest's console. Standard error is dropped. Closing the writer's side ends the command.
+    /// guest's console. Standard error is kept for the error of a command that fails. Closing the writer's side ends the command.
     ///
     /// # Errors
     /// The socket cannot be duplicated.
     pub fn into_stream(self) -> Result<(OutputStream, InputStream)> {
         self.stream.set_read_timeout(None)?;
         let writer = InputStream { stream: self.stream.try_clone()? };
-        Ok((OutputStream { stream: self.stream, rest: Vec::new() }, writer))
+        Ok((OutputStream { stream: self.stream, rest: Vec::new(), words: Vec::new() }, writer))
     }
 }
 
@@ -248,11 +250,13 @@ impl Input {
     }
 }
 
-/// The standard output of a command as a byte stream.
+/// The standard output of a command as a byte stream. A command that fails ends it with an error that has its last words.
 #[derive(Debug)]
 pub struct OutputStream {
     stream: TcpStream,
     rest: Vec<u8>,
+    /// What it wrote to standard error, at most [`WORDS_BYTES_MAX`].
+    words: Vec<u8>,
 }
 
 impl Read for OutputStream {
@@ -260,7 +264,16 @@ impl Read for OutputStream {
         while self.rest.is_empty() {
             match Frame::read(&mut self.stream)? {
                 Some(Frame::Stdout(bytes)) => self.rest = bytes,
-                Some(Frame::Exit(_)) | None => return Ok(0),
+                Some(Frame::Stderr(bytes)) => {
+                    let room = WORDS_BYTES_MAX.saturating_sub(self.words.len()).min(bytes.len());
+                    self.words.extend_from_slice(&bytes[..room]);
+                }
+                Some(Frame::Exit(Ending::Code(0))) => return Ok(0),
+                Some(Frame::Exit(ending)) => {
+                    let words = String::from_utf8_lossy(&self.words);
+                    return Err(io::Error::other(format!("the command ended with {ending:?}: {}", words.trim_end())));
+                }
+                None => return Err(io::Error::new(io::ErrorKind::ConnectionAborted, "the host closed the connection")),
                 Some(_) => {}
             }
         }
@@ -375,5 +388,15 @@ mod tests {
         let mut buffer = [0; 5];
         reader.read_exact(&mut buffer).unwrap();
         assert_eq!(&buffer, b"hello");
+    }
+
+    #[test]
+    fn a_stream_says_how_its_command_failed() {
+        let (mut reader, _writer) =
+            call("sh").args(["-c", "echo out; echo why >&2; exit 3"]).start().unwrap().into_stream().unwrap();
+        let mut text = Vec::new();
+        let error = reader.read_to_end(&mut text).unwrap_err();
+        assert_eq!(text, b"out\n");
+        assert!(error.to_string().contains("Code(3): why"), "{error}");
     }
 }
