@@ -20,7 +20,9 @@ use model::spec::HostNetwork;
 use openflow::flow::PortNo;
 
 use crate::cookie::Object;
-use crate::feature::{arp, canary, classify, deliver, dhcp, forward, identity, neighbour, router, security, tunnel};
+use crate::feature::{
+    arp, canary, classify, deliver, dhcp, forward, identity, neighbour, router, security, service, tunnel,
+};
 use crate::flow_set::{Assembly, FlowSet, Part, Touched};
 use crate::identity::{Groups, NOBODY};
 
@@ -252,6 +254,7 @@ fn host(view: &View<'_>, part: &mut Part) {
     forward::host(part);
     router::host(part);
     security::host(part);
+    service::host(part);
     deliver::host(part);
     tunnel::host(view, part);
 }
@@ -264,6 +267,7 @@ fn port(view: &View<'_>, id: PortId, part: &mut Part) -> Option<()> {
         classify::port(view, spot, part);
         neighbour::local(view, spot, part);
         dhcp::port(view, spot, part);
+        service::port(view, spot, part);
         deliver::port(view, spot, part);
     }
     identity::port(view, spot, part);

@@ -14,8 +14,10 @@ use etherparse::{NetSlice, PacketBuilder, SlicedPacket, TransportSlice};
 use ipnet::{IpNet, Ipv4Net};
 use model::Mac;
 use model::domain::Domain;
-use model::network::{Announced, Port, Subnet};
+use model::network::{Announced, Port, RouterInterface, Subnet};
 use model::spec::HostNetwork;
+
+use crate::feature::service::ADDRESS_V4;
 
 mod request;
 
@@ -130,7 +132,8 @@ fn offer<'a>(host: &'a HostNetwork, port: &'a Port) -> Option<Offer<'a>> {
     })
 }
 
-/// Routes that the default gateway does not cover: by routers of the subnet that are not its gateway, and those its owner announces.
+/// Routes that the default gateway does not cover: by routers of the subnet that are not its gateway, those its owner announces, and the one to the
+/// services of the host; 0.0.0.0 says that it is on the link.
 fn routes(host: &HostNetwork, subnet: &Subnet, gateway: Option<Ipv4Addr>) -> Vec<(Ipv4Net, Ipv4Addr)> {
     let mut routes = Vec::new();
     for router in host.routers.values() {
@@ -142,6 +145,10 @@ fn routes(host: &HostNetwork, subnet: &Subnet, gateway: Option<Ipv4Addr>) -> Vec
             }
         }
     }
+    // Machines find services by their gateway; where that is no router of ours, on the link.
+    if !host.routers.values().flat_map(|router| &router.interfaces).any(|foot| is_gateway(foot, subnet)) {
+        routes.push((Ipv4Net::from(ADDRESS_V4), Ipv4Addr::UNSPECIFIED));
+    }
     for route in &subnet.announced.routes {
         if let (IpNet::V4(destination), Some(next_hop)) = (route.destination, v4(route.next_hop)) {
             routes.push((destination.trunc(), next_hop));
@@ -150,6 +157,10 @@ fn routes(host: &HostNetwork, subnet: &Subnet, gateway: Option<Ipv4Addr>) -> Vec
     routes.sort_unstable();
     routes.dedup();
     routes
+}
+
+fn is_gateway(foot: &RouterInterface, subnet: &Subnet) -> bool {
+    foot.subnet == subnet.id && Some(foot.address) == subnet.gateway
 }
 
 /// Domains that short names are looked up in: the machine's own first.

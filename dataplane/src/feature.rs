@@ -14,6 +14,7 @@ pub(crate) mod identity;
 pub(crate) mod neighbour;
 pub(crate) mod router;
 pub(crate) mod security;
+pub mod service;
 pub(crate) mod tunnel;
 
 /// A part of the pipeline that owns flows.
@@ -39,6 +40,8 @@ pub enum Feature {
     Tunnel,
     /// Neighbour discovery: what guests may say, and answers.
     Neighbour,
+    /// Services of the host to its machines, at link-local addresses.
+    Service,
     /// The flow that tells the version.
     Canary,
 }
@@ -66,6 +69,7 @@ pub const FEATURES: &[FeatureInfo] = &[
     FeatureInfo { feature: Feature::Deliver, number: 8, name: "deliver" },
     FeatureInfo { feature: Feature::Tunnel, number: 9, name: "tunnel" },
     FeatureInfo { feature: Feature::Neighbour, number: 10, name: "neighbour" },
+    FeatureInfo { feature: Feature::Service, number: 11, name: "service" },
     FeatureInfo { feature: Feature::Canary, number: 15, name: "canary" },
 ];
 

@@ -175,6 +175,8 @@ impl GroupNumber {
 pub enum MeterNumber {
     /// Questions to the agent.
     Questions(u32),
+    /// Packets to the services of the host.
+    Services(u32),
 }
 
 impl MeterNumber {
@@ -183,6 +185,7 @@ impl MeterNumber {
     pub const fn to_wire(self) -> u32 {
         match self {
             Self::Questions(key) => 0x1 << 28 | key & 0x0fff_ffff,
+            Self::Services(key) => 0x2 << 28 | key & 0x0fff_ffff,
         }
     }
 }

@@ -16,6 +16,7 @@ pub mod feature;
 pub mod flow_set;
 pub mod graph;
 pub mod identity;
+pub mod metadata;
 pub mod punt;
 pub mod register;
 pub mod respond;

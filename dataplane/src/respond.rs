@@ -2,7 +2,7 @@
 //!
 //! Owns [`answer`]. Which port asked is the switch's word; what it asks is read from the frame.
 
-use std::net::Ipv6Addr;
+use std::net::{IpAddr, Ipv6Addr};
 
 use etherparse::{NetSlice, SlicedPacket, TransportSlice};
 use model::spec::HostNetwork;
@@ -10,6 +10,7 @@ use model::spec::HostNetwork;
 use crate::dhcp::{self, DhcpError};
 use crate::dhcp6::{self, Dhcp6Error};
 use crate::feature::neighbour::ROUTER_SOLICIT;
+use crate::feature::service::{ADDRESS_V4, ADDRESS_V6, METADATA_PORT};
 use crate::router_advert::{AdvertError, advertise};
 
 /// Why a packet gets no answer.
@@ -54,6 +55,19 @@ pub fn answer(host: &HostNetwork, port_key: u32, frame: &[u8]) -> Result<Option<
         Question::Dhcp6 => Ok(dhcp6::answer(host, port_key, frame)?),
         Question::Routers(asker) => Ok(Some(advertise(host, port_key, asker)?)),
     }
+}
+
+/// Whether a frame is for one of the services at link-local addresses, which answer later.
+#[must_use]
+pub fn is_for_service(frame: &[u8]) -> bool {
+    let Ok(packet) = SlicedPacket::from_ethernet(frame) else { return false };
+    let to = match &packet.net {
+        Some(NetSlice::Ipv4(ip)) => IpAddr::V4(ip.header().destination_addr()),
+        Some(NetSlice::Ipv6(ip)) => IpAddr::V6(ip.header().destination_addr()),
+        _ => return false,
+    };
+    [IpAddr::V4(ADDRESS_V4), IpAddr::V6(ADDRESS_V6)].contains(&to)
+        && matches!(&packet.transport, Some(TransportSlice::Tcp(tcp)) if tcp.destination_port() == METADATA_PORT)
 }
 
 fn question(frame: &[u8]) -> Result<Question, String> {

@@ -7,6 +7,7 @@
 //! ```text
 //! classify -> guard (IPv6) -> neighbour -> ask ---\--> punt
 //!        \--> identity (from tunnels) --> arp ------> forward -> route -> host -> track
+//!                                                       \--> service
 //! track -> state -> egress -> ingress -> commit -> output
 //!     |                  \---------\-> deny
 //!     \-> output (nothing to police)
@@ -39,6 +40,8 @@ pub enum Table {
     Route,
     /// The neighbour on that subnet.
     Host,
+    /// Questions to the services of this host.
+    Service,
     /// The one pass through the connection tracker.
     Track,
     /// What the connection tracker said.
@@ -163,6 +166,14 @@ pub const TABLES: &[TableInfo] = &[
         feature: Feature::Router,
         doc: "finds the port that has the destination address",
         miss: "no port on the destination subnet has this address",
+    },
+    TableInfo {
+        table: Table::Service,
+        number: 15,
+        name: "service",
+        feature: Feature::Service,
+        doc: "hands requests for metadata to the agent, with the port that asks",
+        miss: "only ports of this host are served here",
     },
     TableInfo {
         table: Table::Track,

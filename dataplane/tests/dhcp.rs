@@ -159,7 +159,8 @@ fn routers_beside_the_gateway_are_announced() {
     cloud.routers[0].interfaces[0].address = IpAddr::V4(Ipv4Addr::new(10, 0, 1, 254));
     let offer = ask(&cloud.host(0), &request(MessageType::Discover, &[])).unwrap();
     let behind = ("10.0.2.0/24".parse().unwrap(), Ipv4Addr::new(10, 0, 1, 254));
-    let routes = vec![behind, ("0.0.0.0/0".parse().unwrap(), GATEWAY)];
+    let services = ("169.254.169.254/32".parse().unwrap(), Ipv4Addr::UNSPECIFIED);
+    let routes = vec![behind, services, ("0.0.0.0/0".parse().unwrap(), GATEWAY)];
     assert_eq!(offer.option(OptionCode::ClasslessStaticRoute), Some(&DhcpOption::ClasslessStaticRoute(routes)));
     assert_eq!(offer.server_mac, SERVER_MAC.bytes());
 }

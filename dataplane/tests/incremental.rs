@@ -223,7 +223,7 @@ fn an_edit_costs_what_it_changes() {
     let plug = Edit::Plug(cloud.ports[port].id, Some(PortNo(10 + cloud.ports[port].key - 1)));
     let touched = compiler.edit(vec![put, plug]);
     assert_eq!(*compiler.flows(), compile(&cloud.host(0), &cloud.numbers(0)));
-    assert_eq!((touched.flows.len(), touched.groups.len()), (9, 1), "{touched:#?}");
+    assert_eq!((touched.flows.len(), touched.groups.len()), (10, 1), "{touched:#?}");
     let text = |key: &FlowKey| compiler.flows().entry(key).map(|entry| entry.flow.to_string()).unwrap_or_default();
     let web_3 = |text: String| {
         text.contains("10.0.1.33")

@@ -12,6 +12,7 @@ pub mod domain;
 pub mod id;
 pub mod image;
 pub mod machine;
+pub mod metadata;
 pub mod network;
 pub mod observed;
 pub mod security;

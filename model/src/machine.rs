@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::id::{ImageId, MachineId, PortId, VolumeId};
+use crate::metadata::Metadata;
 use crate::units::{Mib, Vcpus};
 
 /// A virtual machine that should exist on a host.
@@ -27,6 +28,9 @@ pub struct Machine {
     pub power: Power,
     /// How many times it was told to start, 1 and up. A machine that shut itself down or crashed is started again when this has grown.
     pub starts: u32,
+    /// What the metadata service tells it beside its names and addresses.
+    #[serde(default)]
+    pub metadata: Metadata,
 }
 
 /// What a machine boots: a Linux kernel given from outside.

@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use crate::id::{HostId, ImageId, MachineId, NetworkId, PortId, RouterId, SecurityGroupId, SubnetId, VolumeId};
 use crate::image::{Image, ImageKind};
 use crate::machine::Machine;
+use crate::metadata::SSH_KEYS_MAX;
 use crate::network::{Network, Port, Router, Subnet};
 use crate::security::{Remote, SecurityGroup};
 use crate::volume::{Volume, VolumeSource};
@@ -260,6 +261,11 @@ impl NodeSpec {
             expect_kind(&object, kernel, ImageKind::Kernel)?;
             if let Some(initrd) = machine.boot.initrd {
                 expect_kind(&object, refer(&self.images, &object, initrd)?, ImageKind::Initrd)?;
+            }
+            if machine.metadata.ssh_keys.len() > SSH_KEYS_MAX {
+                let problem =
+                    format!("it has {} SSH keys, want {SSH_KEYS_MAX} at most", machine.metadata.ssh_keys.len());
+                return Err(SpecError::Unfit { object, problem });
             }
             for disk in &machine.disks {
                 refer(&self.volumes, &object, disk.volume)?;

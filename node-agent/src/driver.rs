@@ -220,6 +220,8 @@ pub trait Network: Send + Sync + 'static {
     fn plug(&self, plug: &Plug) -> impl Future<Output = Result<(), Failure>> + Send;
     /// Takes a tap off the bridge.
     fn unplug(&self, tap: &str) -> impl Future<Output = Result<(), Failure>> + Send;
+    /// Takes note of what the machines of this host are, for the metadata service to tell them.
+    fn describe(&self, machines: &BTreeMap<MachineId, Machine>);
     /// Brings the installed flows to what `network` wants, at once or not at all.
     fn program(&self, network: &HostNetwork) -> impl Future<Output = Result<(), Failure>> + Send;
 }

@@ -128,6 +128,7 @@ impl<D: Drivers> Reconciler<D> {
         if let Some(spec) = &spec {
             tracing::info!(generation = spec.generation().0, "going on from the ledger");
             outlets.accepted.send_replace(spec.generation());
+            drivers.network().describe(spec.machines());
         }
         let snapshot = Snapshot { spec: spec.clone(), ..Snapshot::default() };
         outlets.snapshot.send_replace(Arc::new(snapshot.clone()));
@@ -250,6 +251,7 @@ impl<D: Drivers> Reconciler<D> {
             self.ledger.keep_spec(&spec)?;
             tracing::info!(generation = spec.generation().0, machines = spec.machines().len(), "spec accepted");
             self.outlets.accepted.send_replace(spec.generation());
+            self.drivers.network().describe(spec.machines());
             self.spec = Some(Arc::new(spec));
             self.lanes.wake();
         }

@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use model::image::Image;
+use model::machine::Machine;
 use model::spec::HostNetwork;
 use model::volume::{Volume, VolumeBackend};
 use model::{ImageId, MachineId, PortId, VolumeId};
@@ -38,6 +39,8 @@ pub(crate) struct World {
     pub(crate) taps: BTreeMap<String, Tap>,
     pub(crate) ports: BTreeSet<String>,
     pub(crate) flows_of: Option<HostNetwork>,
+    /// The machines that the metadata service knows.
+    pub(crate) described: BTreeSet<MachineId>,
     pub(crate) processes: BTreeMap<MachineId, SimProcess>,
     /// How often each machine was started.
     pub(crate) starts: BTreeMap<MachineId, u32>,
@@ -362,6 +365,10 @@ impl Network for Sim {
             Ok(())
         })
         .await
+    }
+
+    fn describe(&self, machines: &BTreeMap<MachineId, Machine>) {
+        self.world().described = machines.keys().copied().collect();
     }
 
     async fn program(&self, network: &HostNetwork) -> Result<(), Failure> {

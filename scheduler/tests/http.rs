@@ -162,6 +162,26 @@ fn refused_posts() -> Vec<Refused> {
     ]
 }
 
+/// Requests about what the dataplane serves and limits.
+fn refused_services() -> Vec<Refused> {
+    vec![
+        (
+            "/v1/vms",
+            json!({"name": "a", "flavor": "tiny", "image": "disk", "user_data": "no base64!"}),
+            400,
+            "invalid",
+            "user_data",
+        ),
+        (
+            "/v1/vms",
+            json!({"name": "a", "flavor": "tiny", "image": "disk", "ssh_keys": ["ssh-rsa AAAA"]}),
+            400,
+            "invalid",
+            "ssh_keys[0]",
+        ),
+    ]
+}
+
 /// A network with subnets of both versions gives each port an address of either; allowed pairs and stateless groups reach the specification.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn ports_have_an_address_of_each_version() {
@@ -195,7 +215,7 @@ async fn bad_requests_name_the_field_and_the_user() {
     operator.upload(json!({"name": "vmlinuz", "kind": "kernel"}), kernel()).await;
     operator.upload(json!({"name": "disk", "kind": "raw", "kernel": "vmlinuz"}), vec![1; 3 << 20]).await;
     operator.make("/v1/images", json!({"name": "empty", "kind": "raw"})).await;
-    for (path, body, status, code, field) in refused_posts() {
+    for (path, body, status, code, field) in refused_posts().into_iter().chain(refused_services()) {
         let refused = operator.refused(Method::POST, path, Some(body.clone())).await;
         assert_eq!(refused, (status, code.to_owned(), field.to_owned()), "{path} {body}");
     }

@@ -125,17 +125,31 @@ pub(crate) fn router(view: &View<'_>, router: &Router, part: &mut Part) {
     }
 }
 
-/// Turns a solicitation into its advertisement, all but the MAC address in its option: a switch lets only a flow that matches advertisements write
-/// that, so it is done in the table that sends them.
 fn answer(segment: Segment<'_>, address: Ipv6Addr, (mac, flags): (Mac, u32), cookie: Cookie, part: &mut Part) {
-    let asked = Match::new()
+    let asked = asked(address).with(NETWORK.field, segment.vni());
+    let note = format!("{address} is at {mac}");
+    part.add_noted(Table::Neighbour, ANSWER, asked, advertisement(address, (mac, flags)), (cookie, note));
+}
+
+/// Answers solicitations for an address on whatever network.
+pub(crate) fn answer_anywhere(address: Ipv6Addr, mac: Mac, priority: u16, cookie: Cookie, part: &mut Part) {
+    let steps = advertisement(address, (mac, 0));
+    part.add_noted(Table::Neighbour, priority, asked(address), steps, (cookie, format!("{address} is at {mac}")));
+}
+
+fn asked(address: Ipv6Addr) -> Match {
+    Match::new()
         .icmp6()
-        .with(NETWORK.field, segment.vni())
         .with(Field::IpTtl, UNROUTED)
         .with(Field::Icmpv6Type, SOLICIT)
         .with(Field::Icmpv6Code, 0_u8)
-        .with(Field::NdTarget, address);
-    let steps = vec![
+        .with(Field::NdTarget, address)
+}
+
+/// Turns a solicitation into its advertisement, all but the MAC address in its option: a switch lets only a flow that matches advertisements write
+/// that, so it is done in the table that sends them.
+fn advertisement(address: Ipv6Addr, (mac, flags): (Mac, u32)) -> Vec<Action> {
+    vec![
         Action::copy(Field::EthSrc, Field::EthDst),
         Action::set(Field::EthSrc, mac.bytes()),
         Action::copy(Field::Ipv6Src, Field::Ipv6Dst),
@@ -144,6 +158,5 @@ fn answer(segment: Segment<'_>, address: Ipv6Addr, (mac, flags): (Mac, u32), coo
         Action::set(Field::NdReserved, SOLICITED_OVERRIDE | flags),
         Action::set(Field::NdOptionsType, TARGET_OPTION),
         Action::GotoTable(Table::Advert.number()),
-    ];
-    part.add_noted(Table::Neighbour, ANSWER, asked, steps, (cookie, format!("{address} is at {mac}")));
+    ]
 }

@@ -95,6 +95,11 @@ pub trait Responder: Send + 'static {
     /// What to send for this packet, if anything.
     fn respond(&mut self, packet: &Punted) -> Option<Reply>;
 
+    /// Waits for what is to be sent later than [`Responder::respond`] can say; mostly forever. Giving up waiting loses nothing.
+    fn later(&mut self) -> impl Future<Output = Reply> + Send {
+        std::future::pending()
+    }
+
     /// What to send though nobody asked, now and then; mostly nothing.
     fn announce(&mut self) -> Vec<Reply> {
         Vec::new()

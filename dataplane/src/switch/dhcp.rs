@@ -1,4 +1,4 @@
-//! Answers the packets that our flows hand over: DHCP requests and router solicitations of local ports.
+//! Answers the packets that our flows hand over: DHCP requests and router solicitations of local ports at once, what is for services later.
 //!
 //! Thin: [`crate::punt`] reads what the flow said, [`crate::respond`] makes the answer. Never answers anybody but the port
 //! that asked.
@@ -9,20 +9,22 @@ use tracing::debug;
 
 use super::channel::{Punted, Reply, Responder};
 use super::host::Shared;
+use super::services::Services;
 use crate::punt::Punt;
 use crate::respond;
 use crate::router_advert::advertise;
 
 /// Answers, and advertises routers, from the newest networks of the host.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub(super) struct DhcpResponder {
     host: Shared,
+    services: Services,
 }
 
 impl DhcpResponder {
     /// Answers from what `host` holds at the time of the question.
-    pub(super) const fn new(host: Shared) -> Self {
-        Self { host }
+    pub(super) const fn new(host: Shared, services: Services) -> Self {
+        Self { host, services }
     }
 }
 
@@ -35,6 +37,10 @@ impl Responder for DhcpResponder {
                 return None;
             }
         };
+        if respond::is_for_service(&packet.frame) {
+            self.services.take(port, packet.in_port, packet.frame.clone());
+            return None;
+        }
         let answer = self.host.read(|host| respond::answer(host, port, &packet.frame));
         match answer {
             Ok(frame) => frame.map(|frame| Reply { port: packet.in_port, frame }),
@@ -43,6 +49,10 @@ impl Responder for DhcpResponder {
                 None
             }
         }
+    }
+
+    fn later(&mut self) -> impl Future<Output = Reply> + Send {
+        self.services.reply()
     }
 
     fn announce(&mut self) -> Vec<Reply> {

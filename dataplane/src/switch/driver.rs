@@ -24,7 +24,7 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep_until, timeout};
 use tracing::{debug, info, warn};
 
-use super::channel::{Channel, ChannelError, Connector, Punted, Responder};
+use super::channel::{Channel, ChannelError, Connector, Punted, Reply, Responder};
 use crate::diff::{Changes, Counts, Foreign, Installed, between, diff};
 use crate::flow_set::{FlowSet, Touched};
 
@@ -250,6 +250,7 @@ enum Event {
     Stopped,
     Request(Request),
     Punted(Result<Punted, ChannelError>),
+    Later(Reply),
     Due,
     Announce,
 }
@@ -303,6 +304,7 @@ impl<R: Responder> Worker<R> {
                 changed = self.wanted.changed() => if changed.is_ok() { Event::Wanted } else { Event::Stopped },
                 Some(request) = self.requests.recv() => Event::Request(request),
                 punted = channel.punted() => Event::Punted(punted),
+                reply = self.responder.later() => Event::Later(reply),
                 () = sleep_until(due) => Event::Due,
                 () = sleep_until(announce) => Event::Announce,
             };
@@ -311,6 +313,7 @@ impl<R: Responder> Worker<R> {
                 Event::Request(request) => self.answer(&mut channel, request).await,
                 Event::Punted(Ok(packet)) => self.respond(&mut channel, &packet).await,
                 Event::Punted(Err(error)) => Err(error),
+                Event::Later(reply) => channel.send(reply).await,
                 Event::Announce => {
                     announce = Instant::now() + ANNOUNCE_INTERVAL;
                     self.announce(&mut channel).await

@@ -7,8 +7,9 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use model::PortId;
+use model::machine::Machine;
 use model::spec::HostNetwork;
+use model::{MachineId, PortId};
 use openflow::flow::PortNo;
 use thiserror::Error;
 use tokio::sync::watch;
@@ -19,6 +20,7 @@ use super::bridge::{Bridge, BridgeError, PortState, Settings, TapPort};
 use super::channel::Connector;
 use super::dhcp::DhcpResponder;
 use super::driver::{Applied, Driver, DriverError, DriverSettings, DriverStatus};
+use super::services::{Machines, Services};
 use crate::compile::{Compiler, Edit, compile};
 use crate::diff::{Changes, Installed};
 use crate::flow_set::{FlowSet, Touched};
@@ -79,6 +81,7 @@ struct Inner {
     bridge: Bridge,
     driver: Driver,
     shared: Shared,
+    machines: Machines,
 }
 
 /// What came of a change of what is wanted.
@@ -115,9 +118,11 @@ impl HostSwitch {
     ) -> Self {
         let desired = Desired { compiler: Compiler::new(nothing), is_programmed: false, version: 0 };
         let shared = Shared(Arc::new(Mutex::new(desired)));
-        let driver = Driver::start_with(flows, connector, DhcpResponder::new(shared.clone()));
+        let machines = Machines::default();
+        let services = Services::start(shared.clone(), machines.clone());
+        let driver = Driver::start_with(flows, connector, DhcpResponder::new(shared.clone(), services));
         let bridge = Bridge::start(settings);
-        let inner = Arc::new(Inner { bridge, driver, shared });
+        let inner = Arc::new(Inner { bridge, driver, shared, machines });
         let task = tokio::spawn(follow_numbers(Arc::clone(&inner)));
         Self { inner, task }
     }
@@ -164,6 +169,11 @@ impl HostSwitch {
     pub async fn program(&self, network: HostNetwork, limit: Duration) -> Result<Applied, SwitchError> {
         let wish = self.inner.program(network)?;
         self.installed_as(wish, limit).await
+    }
+
+    /// Says what the machines of this host are, for the metadata service to tell them. Before that it asks them to come again.
+    pub fn describe(&self, machines: BTreeMap<MachineId, Machine>) {
+        self.inner.machines.set(machines);
     }
 
     /// Changes a few objects of the network that was asked for last, and waits until the flows of that are installed. The edits are the caller's to

@@ -1,7 +1,7 @@
 //! The thin shell between what should be and Open vSwitch.
 //!
 //! [`bridge`] sees to the bridge, its tunnel port and the machines' ports through the database; [`driver`] keeps the
-//! flows as [`crate::compile()`] wants them, over a [`channel`]; `dhcp` answers what the flows hand over; [`host`] has
+//! flows as [`crate::compile()`] wants them, over a [`channel`]; `dhcp` answers what the flows hand over and `services` what takes longer; [`host`] has
 //! all of it in one hand; [`counters`] reads what was counted; [`handlers`] knows the one way in which a running switch
 //! forwards nothing. Nothing here decides
 //! what traffic may do.
@@ -14,3 +14,4 @@ pub mod driver;
 pub mod handlers;
 pub mod host;
 pub mod openflow;
+mod services;

@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::compile::PortNumbers;
 use crate::family::{self, Family};
+use crate::feature::service::{ADDRESS_V4, SERVICE_MAC};
 
 /// What a packet carries above IP.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -199,6 +200,10 @@ impl Packet {
     ) -> Result<Self, PacketError> {
         let target = target.into();
         let number = numbers.ports.get(&port.id).ok_or_else(|| PacketError::NotHere(port.name.clone()))?;
+        if let IpAddr::V4(ADDRESS_V4) = target {
+            let source = first_address(port, Family::V4)?;
+            return Ok(Self::ip(*number, (port.mac, SERVICE_MAC), (source, target), payload));
+        }
         if let Some(mac) = link_local_neighbour(host, port, target) {
             return Ok(Self::ip(*number, (port.mac, mac), (port.mac.link_local(), target), payload));
         }

@@ -6,6 +6,7 @@ use openflow::flow::{Action, Field, Flow, MeterUnit, SetField};
 
 use super::Packet;
 use crate::cookie::{Cookie, Object};
+use crate::feature::service::METADATA_PORT;
 use crate::flow_set::{FlowSet, GroupNumber};
 use crate::punt::Punt;
 use crate::register::{self, FLAGS, Register};
@@ -42,6 +43,7 @@ pub(super) fn blame(set: &FlowSet, table: u8, packet: &Packet, meaning: &str) ->
 /// What the agent is asked.
 pub(super) fn punt(set: &FlowSet, punt: Punt, packet: &Packet) -> String {
     let what = match (packet.get(Field::UdpDst), packet.get(Field::Icmpv6Type)) {
+        _ if packet.get(Field::TcpDst) == METADATA_PORT.into() => "request for metadata",
         (67, _) => "DHCP request",
         (547, _) => "DHCPv6 request",
         (_, 133) => "router solicitation",

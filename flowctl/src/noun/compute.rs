@@ -1,6 +1,9 @@
 //! Machines, flavors and hosts.
 
+use std::path::PathBuf;
+
 use clap::{Args, Subcommand};
+use model::metadata::{Metadata, MetadataError, UserData};
 use serde_json::{Value, json};
 
 use super::wait::{self, Wait};
@@ -121,6 +124,12 @@ pub struct Launch {
     /// The kernel command line, where that is not what the disk image says.
     #[arg(long)]
     cmdline: Option<String>,
+    /// A file that it is to run or read at its first boot, by way of the metadata service: mostly cloud-init's, 16 KiB at most.
+    #[arg(long, value_name = "FILE")]
+    user_data: Option<PathBuf>,
+    /// A file with public SSH keys, a line each, that may log in; can be given more than once.
+    #[arg(long = "ssh-key", value_name = "FILE")]
+    ssh_keys: Vec<PathBuf>,
     /// Do not start it.
     #[arg(long)]
     stopped: bool,
@@ -129,12 +138,34 @@ pub struct Launch {
 }
 
 impl Launch {
-    fn body(&self) -> Value {
+    /// What it is told by the metadata service, read from files.
+    fn metadata(&self) -> Result<Metadata, Failure> {
+        let read = |path: &PathBuf| {
+            std::fs::read(path).map_err(|error| Failure::Other(format!("read {}: {error}", path.display())))
+        };
+        let refused = |path: &PathBuf, error: MetadataError| Failure::Other(format!("{}: {error}", path.display()));
+        let mut metadata = Metadata::default();
+        if let Some(path) = &self.user_data {
+            metadata.user_data = Some(UserData::try_from(read(path)?).map_err(|error| refused(path, error))?);
+        }
+        for path in &self.ssh_keys {
+            let text = String::from_utf8_lossy(&read(path)?).into_owned();
+            for line in text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#')) {
+                metadata.ssh_keys.push(line.parse().map_err(|error| refused(path, error))?);
+            }
+        }
+        Ok(metadata)
+    }
+
+    fn body(&self) -> Result<Value, Failure> {
+        let metadata = self.metadata()?;
         let boot =
             body([("kernel", json!(self.kernel)), ("initrd", json!(self.initrd)), ("cmdline", json!(self.cmdline))]);
-        body([
+        Ok(body([
             ("name", json!(self.name)),
             ("flavor", json!(self.flavor)),
+            ("user_data", json!(metadata.user_data)),
+            ("ssh_keys", if metadata.ssh_keys.is_empty() { Value::Null } else { json!(metadata.ssh_keys) }),
             ("image", json!(self.image)),
             ("volume", json!(self.volume)),
             ("volume_size_mib", json!(self.volume_size)),
@@ -147,7 +178,7 @@ impl Launch {
             ("host", json!(self.host)),
             ("boot", if boot == json!({}) { Value::Null } else { boot }),
             ("start", if self.stopped { json!(false) } else { Value::Null }),
-        ])
+        ]))
     }
 }
 
@@ -202,7 +233,7 @@ impl Session<'_> {
     pub async fn vm(&self, verb: &VmVerb) -> Result<(), Failure> {
         match verb {
             VmVerb::Launch(launch) => {
-                let made = self.scheduler.post(VMS.path, &launch.body()).await?;
+                let made = self.scheduler.post(VMS.path, &launch.body()?).await?;
                 let goal = if launch.stopped { "stopped" } else { "running" };
                 self.waited(made, launch.wait, goal).await
             }

@@ -121,6 +121,7 @@ fn parts() -> SpecParts {
             ports: vec![PortId::from_uuid(uuid(40))],
             power: Power::Running,
             starts: 1,
+            metadata: crate::metadata::Metadata::default(),
         }],
     }
 }

@@ -13,8 +13,9 @@ use dataplane::switch::bridge::{BridgeError, Datapath, Settings, TapPort};
 use dataplane::switch::channel::Connector;
 use dataplane::switch::driver::DriverSettings;
 use dataplane::switch::host::{HostSwitch, SwitchError};
+use model::machine::Machine;
 use model::spec::HostNetwork;
-use model::{HostId, PortId};
+use model::{HostId, MachineId, PortId};
 use ovsdb::connection::Remote;
 
 use super::taps::Taps;
@@ -139,6 +140,10 @@ impl Network for HostNetworking {
     async fn unplug(&self, tap: &str) -> Result<(), Failure> {
         let unplugged = self.switch.remove_port(tap).await;
         unplugged.map(drop).map_err(|error| self.failure(&format!("unplug {tap}"), error))
+    }
+
+    fn describe(&self, machines: &BTreeMap<MachineId, Machine>) {
+        self.switch.describe(machines.clone());
     }
 
     async fn program(&self, network: &HostNetwork) -> Result<(), Failure> {

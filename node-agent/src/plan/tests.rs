@@ -112,6 +112,7 @@ fn spec(generation: u64, wishes: &[Wish], before: &[Wish]) -> NodeSpec {
             ports: if wish.port { vec![port] } else { vec![] },
             power: if wish.running { Power::Running } else { Power::Stopped },
             starts: wish.starts,
+            metadata: model::metadata::Metadata::default(),
         });
     }
     let gone = before.iter().filter(|old| !wishes.iter().any(|new| new.number == old.number));

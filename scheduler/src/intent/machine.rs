@@ -10,6 +10,7 @@ use std::sync::Arc;
 
 use model::image::ImageKind;
 use model::machine::{Boot, Disk, Machine, Power};
+use model::metadata::{Metadata, SSH_KEYS_MAX, SshKey, UserData};
 use model::volume::VolumeSource;
 use model::{HostId, MachineId, PortId, VolumeId};
 use serde::{Deserialize, Serialize};
@@ -82,6 +83,13 @@ pub(crate) struct NewMachine {
     host: Option<String>,
     /// What it boots, where that is not what its image says.
     boot: Option<NewBoot>,
+    /// What the metadata service tells it to run or read at its first boot, in base64: at most 16 KiB.
+    #[schema(value_type = Option<String>)]
+    user_data: Option<UserData>,
+    /// Public SSH keys that the metadata service tells it, a line each: at most 16.
+    #[serde(default)]
+    #[schema(value_type = Vec<String>)]
+    ssh_keys: Vec<SshKey>,
     /// Whether it runs at once; true unless said.
     start: Option<bool>,
 }
@@ -108,13 +116,17 @@ impl Intent {
         if let Some(word) = new.anti_affinity.as_deref().filter(|word| word.is_empty() || word.len() > 63) {
             return Err(Refusal::invalid("anti_affinity", format!("{:?} is not 1 to 63 bytes", super::clip(word))));
         }
+        if new.ssh_keys.len() > SSH_KEYS_MAX {
+            return Err(Refusal::invalid("ssh_keys", format!("a machine has {SSH_KEYS_MAX} keys at most")));
+        }
         let disks = self.launch_disks(context, &new)?;
         let boot = self.choose_boot(&new, disks.first())?;
         let ports = self.launch_ports(context, &new)?;
         let id = MachineId::from_uuid((context.draw)());
         let power = if new.start.unwrap_or(true) { Power::Running } else { Power::Stopped };
         let (vcpus, memory) = (flavor.vcpus, flavor.memory);
-        let machine = Machine { id, name: new.name, vcpus, memory, boot, disks, ports, power, starts: 1 };
+        let metadata = Metadata { user_data: new.user_data, ssh_keys: new.ssh_keys };
+        let machine = Machine { id, name: new.name, vcpus, memory, boot, disks, ports, power, starts: 1, metadata };
         let vm = MachineIntent {
             machine,
             flavor: flavor.name.clone(),

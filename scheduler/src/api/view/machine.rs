@@ -51,6 +51,10 @@ pub(crate) struct MachineView {
     volumes: Vec<NamedRef>,
     boot: BootView,
     anti_affinity: Option<String>,
+    /// Public SSH keys that the metadata service tells it.
+    ssh_keys: Vec<String>,
+    /// Octets of its user data, which is not shown; 0: it has none.
+    user_data_bytes: usize,
     /// How many times it was told to start.
     starts: u32,
     problem: Option<ProblemView>,
@@ -97,6 +101,8 @@ impl MachineView {
                 cmdline: Some(machine.boot.cmdline.clone()),
             },
             anti_affinity: vm.anti_affinity.clone(),
+            ssh_keys: machine.metadata.ssh_keys.iter().map(|key| key.as_str().to_owned()).collect(),
+            user_data_bytes: machine.metadata.user_data.as_ref().map_or(0, |data| data.octets().len()),
             starts: machine.starts,
             problem,
         }

@@ -1,0 +1,89 @@
+//! Services of the host to its machines: the metadata service at 169.254.169.254 and fe80::a9fe:a9fe, TCP port 80.
+//!
+//! The addresses are the same on every network and belong to no subnet: ARP requests and solicitations for them are answered here, and a packet to
+//! them that came by way of a router is met before it is routed. What reaches a service is handed to the agent with the port that sent it, so that
+//! tenants with the same addresses stay apart; each port has a meter. Nothing else is at these addresses: what is sent there otherwise is dropped.
+//! No security group is asked, as with DHCP.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use model::Mac;
+use openflow::flow::{Action, Controller, Field, Match, Meter, MeterUnit, PortNo, ip_proto};
+
+use crate::compile::view::{Spot, View};
+use crate::cookie::{Cookie, Object};
+use crate::family;
+use crate::feature::Feature;
+use crate::feature::neighbour;
+use crate::flow_set::{MeterNumber, Part};
+use crate::punt::Punt;
+use crate::register::SOURCE;
+use crate::table::Table;
+
+/// Where services are for IPv4.
+pub const ADDRESS_V4: Ipv4Addr = Ipv4Addr::new(169, 254, 169, 254);
+/// Where services are for IPv6.
+pub const ADDRESS_V6: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0xa9fe, 0xa9fe);
+/// The TCP port of the metadata service.
+pub const METADATA_PORT: u16 = 80;
+/// Their MAC address, the same on every network and host.
+pub const SERVICE_MAC: Mac = Mac::new([0x02, 0xba, 0x5a, 0x00, 0x00, 0x80]);
+
+/// Packets that one port may send to services in a second, and at once: reading 16 KiB of user data takes about 20.
+const PACKETS_PER_SECOND: u32 = 200;
+const PACKETS_BURST: u32 = 200;
+
+/// Below the answers for ports and routers, which may have the addresses on a network of their own.
+const ANSWER: u16 = 90;
+/// Above every MAC address.
+const SERVED: u16 = 310;
+const NOT_SERVED: u16 = 300;
+const ASKED: u16 = 100;
+const ARP_REQUEST: u16 = 1;
+const ARP_REPLY: u16 = 2;
+
+const PIPELINE: Cookie = Cookie { feature: Feature::Service, object: Object::Pipeline };
+
+/// What holds for every port.
+pub(crate) fn host(part: &mut Part) {
+    answer_arp(part);
+    neighbour::answer_anywhere(ADDRESS_V6, SERVICE_MAC, ANSWER, PIPELINE, part);
+    for address in [IpAddr::V4(ADDRESS_V4), IpAddr::V6(ADDRESS_V6)] {
+        let metadata = family::to(address).ip_proto(ip_proto::TCP).with(Field::TcpDst, METADATA_PORT);
+        let note = "to the metadata service".to_owned();
+        let serve = vec![Action::GotoTable(Table::Service.number())];
+        part.add_noted(Table::Forward, SERVED, metadata, serve, (PIPELINE, note));
+        let note = format!("no service of {address} listens there");
+        part.add_noted(Table::Forward, NOT_SERVED, family::to(address), Vec::new(), (PIPELINE, note));
+    }
+    part.add_miss(Table::Service);
+}
+
+/// A port that is plugged in here.
+pub(crate) fn port(view: &View<'_>, spot: Spot<'_>, part: &mut Part) {
+    let port = spot.port;
+    if spot.segment.is_none() || view.number(port.id).is_none() || port.addresses.is_empty() {
+        return;
+    }
+    let cookie = Cookie { feature: Feature::Service, object: Object::Port(port.key) };
+    let meter = MeterNumber::Services(port.key).to_wire();
+    part.add_meter(Meter::drop_above(meter, MeterUnit::Packets, PACKETS_PER_SECOND, PACKETS_BURST));
+    let controller = Controller::new().with_userdata(Punt { port: port.key }.to_user_data());
+    let steps = vec![Action::Meter(meter), Action::Controller(controller)];
+    part.add(Table::Service, ASKED, Match::new().with(SOURCE.field, port.key), steps, cookie);
+}
+
+fn answer_arp(part: &mut Part) {
+    let asked = Match::new().arp().with(Field::ArpOp, ARP_REQUEST).with(Field::ArpTpa, ADDRESS_V4);
+    let steps = vec![
+        Action::copy(Field::EthSrc, Field::EthDst),
+        Action::set(Field::EthSrc, SERVICE_MAC.bytes()),
+        Action::set(Field::ArpOp, ARP_REPLY),
+        Action::copy(Field::ArpSha, Field::ArpTha),
+        Action::set(Field::ArpSha, SERVICE_MAC.bytes()),
+        Action::copy(Field::ArpSpa, Field::ArpTpa),
+        Action::set(Field::ArpSpa, ADDRESS_V4),
+        Action::output(PortNo::IN_PORT),
+    ];
+    part.add_noted(Table::Arp, ANSWER, asked, steps, (PIPELINE, format!("{ADDRESS_V4} is at {SERVICE_MAC}")));
+}
