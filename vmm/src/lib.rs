@@ -36,5 +36,6 @@ pub mod serial;
 pub mod state;
 pub mod supervisor;
 pub mod thread;
+pub mod triple_fault;
 pub mod vcpu;
 pub mod virtio;

@@ -14,6 +14,11 @@ pub enum Report {
     Reset,
     /// The guest powered itself off.
     PowerOff,
+    /// A vCPU could not even deliver a double fault.
+    TripleFault {
+        /// Which.
+        vcpu: u8,
+    },
     /// The machine cannot go on.
     Failed(String),
 }

@@ -17,6 +17,7 @@ use crate::report::{self, Report, Reporter, Reports};
 use crate::resources::{self, Prepared, Resources};
 use crate::state::{State, Step};
 use crate::thread::{self, Confinement};
+use crate::triple_fault::{self, TripleFaults};
 use crate::vcpu;
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
@@ -24,6 +25,7 @@ use serde_json::Value;
 use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::time::Instant;
 
 const LISTENER: u64 = 0;
 const REPORTS: u64 = 1;
@@ -84,6 +86,7 @@ pub struct Supervisor {
     confinement: Confinement,
     machine: Option<Machine>,
     resets: u64,
+    triple_faults: TripleFaults,
     quits: bool,
     /// Why the process must end.
     fatal: Option<Refusal>,
@@ -129,6 +132,7 @@ impl Supervisor {
             confinement: Confinement::Off,
             machine: None,
             resets: 0,
+            triple_faults: TripleFaults::default(),
             quits: false,
             fatal: None,
         })
@@ -313,16 +317,26 @@ impl Supervisor {
     /// The machine reported something only we can act on.
     fn take(&mut self, report: Report) {
         match report {
-            Report::Reset => {
-                if let Err(refusal) = self.reset() {
-                    tracing::warn!(%refusal, "a reset by the guest was refused");
-                }
+            Report::Reset => self.reset_for_guest(),
+            Report::TripleFault { vcpu } if self.triple_faults.may_reset(Instant::now()) => {
+                tracing::warn!(vcpu, "a vCPU met a triple fault: the machine resets, as hardware does");
+                self.reset_for_guest();
+            }
+            Report::TripleFault { vcpu } => {
+                let (more, window) = (triple_fault::RESETS_MAX, triple_fault::WINDOW.as_secs());
+                self.crash(format!("vCPU {vcpu}: triple fault, after {more} others within {window} s"));
             }
             Report::PowerOff => match self.state.after(Step::PowerOff) {
                 Ok(after) => self.finish(after, "powered off by the guest"),
                 Err(error) => tracing::warn!(%error, "a power-off by the guest came too late"),
             },
             Report::Failed(reason) => self.crash(reason),
+        }
+    }
+
+    fn reset_for_guest(&mut self) {
+        if let Err(refusal) = self.reset() {
+            tracing::warn!(%refusal, "a reset by the guest was refused");
         }
     }
 

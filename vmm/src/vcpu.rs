@@ -72,15 +72,16 @@ pub struct Vcpu {
 /// What to do after an exit.
 enum Next {
     Enter,
-    Fail(String),
+    /// The guest does not go on from here.
+    Rest(Report),
 }
 
 impl Vcpu {
     /// Runs guest code until the machine ends. The body of a vCPU thread.
     pub fn run(mut self) {
         while self.gate.pass() {
-            if let Next::Fail(reason) = self.enter() {
-                self.reporter.report(Report::Failed(format!("vCPU {}: {reason}", self.index)));
+            if let Next::Rest(report) = self.enter() {
+                self.reporter.report(report);
                 if !self.gate.rest() {
                     break;
                 }
@@ -116,22 +117,26 @@ impl Vcpu {
                 count(&exits.other);
                 true
             }
-            Ok(VcpuExit::Shutdown) => return Next::Fail("triple fault".to_owned()),
-            Ok(VcpuExit::FailEntry(reason, _)) => return Next::Fail(format!("KVM refused to enter: {reason:#x}")),
+            Ok(VcpuExit::Shutdown) => return Next::Rest(Report::TripleFault { vcpu: self.index }),
+            Ok(VcpuExit::FailEntry(reason, _)) => return self.failed(&format!("KVM refused to enter: {reason:#x}")),
             Ok(exit) => {
                 let exit = format!("{exit:?}");
-                return Next::Fail(format!("exit {exit} at {}", self.position()));
+                return self.failed(&format!("exit {exit} at {}", self.position()));
             }
             Err(error) if matches!(error.errno(), libc::EINTR | libc::EAGAIN) => {
                 count(&exits.other);
                 true
             }
-            Err(error) => return Next::Fail(format!("KVM_RUN failed at {}: {error}", self.position())),
+            Err(error) => return self.failed(&format!("KVM_RUN failed at {}: {error}", self.position())),
         };
         if !answered {
             count(&exits.unanswered);
         }
         Next::Enter
+    }
+
+    fn failed(&self, reason: &str) -> Next {
+        Next::Rest(Report::Failed(format!("vCPU {}: {reason}", self.index)))
     }
 
     /// Where the guest was, for a failure's message.

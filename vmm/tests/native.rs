@@ -17,6 +17,7 @@ use vmm::config::{BootConfig, BootProtocol, ConsoleConfig, ConsoleDevice, JailCo
 use vmm::control::{ErrorCode, Event};
 use vmm::layout;
 use vmm::state::State;
+use vmm::triple_fault::RESETS_MAX;
 
 const SOON: Duration = Duration::from_secs(30);
 /// Where the guest is loaded and entered.
@@ -368,7 +369,7 @@ fn the_virtio_console_carries_both_ways() {
 }
 
 #[test]
-fn a_guest_that_faults_is_a_crash_with_its_reason() {
+fn a_guest_that_faults_starts_again_and_one_that_goes_on_faulting_is_a_crash_with_its_reason() {
     require!(Need::Kvm);
     let monitor = Monitor::start();
     let mut client = monitor.client();
@@ -376,19 +377,31 @@ fn a_guest_that_faults_is_a_crash_with_its_reason() {
     let (_, mut events) = monitor.client().events().unwrap();
     client.start().unwrap();
     assert_eq!(events.next(SOON).unwrap(), Event::Running);
-    monitor.console().send(b"h");
+    let mut console = monitor.console();
+    for _ in 0..RESETS_MAX {
+        console.expect("up\n");
+        console.send(b"h");
+        assert_eq!(events.next(SOON).unwrap(), Event::Reset);
+    }
+    console.expect("up\n");
+    console.send(b"h");
     let event = events.next(SOON).unwrap();
-    assert!(matches!(&event, Event::Crashed { reason } if reason.starts_with("vCPU 0")), "{event:?}");
-    assert_eq!(client.state().unwrap().state, State::Crashed);
+    assert!(matches!(&event, Event::Crashed { reason } if reason.starts_with("vCPU 0: triple fault")), "{event:?}");
+    let report = client.state().unwrap();
+    assert_eq!((report.state, report.resets), (State::Crashed, u64::try_from(RESETS_MAX).unwrap()));
     assert_eq!(refusal(client.reset()), ErrorCode::IllegalState);
 }
 
 #[test]
 fn the_exit_code_tells_how_a_machine_started_at_once_ended() {
     require!(Need::Kvm);
-    for (key, code) in [(b"q", 0), (b"h", 3)] {
+    for (keys, code) in [("q", 0), ("hhhh", 3)] {
         let mut monitor = Monitor::start_with(&["--config", "config.json", "--start"]);
-        monitor.console().send(key);
+        let mut console = monitor.console();
+        for key in keys.as_bytes() {
+            console.expect("up\n");
+            console.send(&[*key]);
+        }
         assert_eq!(monitor.ended(), Some(code), "{}", monitor.log());
     }
 }
