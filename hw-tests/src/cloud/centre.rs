@@ -37,6 +37,10 @@ impl Centre {
     /// It cannot be made, or does not answer in time; the message has the end of its log.
     pub fn start(directory: &Path, network: &Network, programs: &Programs) -> Result<Self> {
         let mut centre = Self::at(directory, network, programs);
+        // What a cloud left that was cut off in the middle; it runs no more, or the lab would not have come up.
+        if directory.exists() {
+            std::fs::remove_dir_all(directory).with_context(|| format!("removing {}", directory.display()))?;
+        }
         let address = OUTER.to_string();
         centre.run(&["init", "--dir", &centre.directory_text(), "--name", &address, "--listen", &centre.address()])?;
         let log = File::create(directory.with_extension("log"))?;

@@ -64,6 +64,11 @@ impl<'run> Examiner<'run> {
         ok
     }
 
+    /// Says what is no check's verdict and should not go unseen.
+    pub fn note(&self, text: &str) {
+        self.progress.say(text);
+    }
+
     /// The report of all checks so far.
     #[must_use]
     pub fn report(self, hosts: u8) -> Report {

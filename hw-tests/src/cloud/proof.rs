@@ -116,6 +116,15 @@ pub fn examine(cloud: &Cloud, vms: &[Vm], examiner: &mut Examiner<'_>) {
     memory::examine(cloud, examiner);
     restart::examine(cloud, &machines, examiner);
     volume::examine(cloud, examiner);
+    tell_faults(cloud, examiner);
+}
+
+/// Says which machines met a triple fault: emulated processors do now and then, and the machine starts again.
+fn tell_faults(cloud: &Cloud, examiner: &Examiner<'_>) {
+    for node in cloud.nodes() {
+        let found = node.host().sh("grep 'triple fault' /run/basalt/vm/*/vmm.log || true").unwrap_or_default();
+        found.lines().for_each(|line| examiner.note(&format!("{}: {line}", node.host().name())));
+    }
 }
 
 fn placed_apart(vms: &[Vm]) -> Result<String> {
