@@ -79,7 +79,28 @@ pub fn table(columns: &[Column], rows: &[Value]) -> String {
 fn fields(value: &Value) -> String {
     let Value::Object(map) = value else { return cell(value) };
     let width = map.keys().map(String::len).max().unwrap_or(0);
-    map.iter().map(|(key, value)| format!("{key:width$}  {}", cell(value))).collect::<Vec<_>>().join("\n")
+    let shown = map.iter().flat_map(|(key, value)| {
+        let first = std::iter::once(key.as_str()).chain(std::iter::repeat(""));
+        first.zip(entries(value)).map(|(key, entry)| format!("{key:width$}  {entry}")).collect::<Vec<_>>()
+    });
+    shown.collect::<Vec<_>>().join("\n")
+}
+
+/// What a field holds: a list of objects an entry a line, anything else on one.
+fn entries(value: &Value) -> Vec<String> {
+    match value {
+        Value::Array(values) if values.iter().any(Value::is_object) => values.iter().map(cell).collect(),
+        other => vec![cell(other)],
+    }
+}
+
+/// An object in one cell: another object of the cloud by its name, anything else as what is known of it.
+fn parts(map: &serde_json::Map<String, Value>) -> String {
+    if let (Some(name), true) = (map.get("name"), map.keys().all(|key| key == "name" || key == "id")) {
+        return cell(name);
+    }
+    let known = map.iter().filter(|(_, value)| !value.is_null());
+    known.map(|(key, value)| format!("{key}={}", cell(value))).collect::<Vec<_>>().join(" ")
 }
 
 /// A value in one cell: text bare, nothing as a dash, lists with commas.
@@ -90,6 +111,7 @@ fn cell(value: &Value) -> String {
         Value::String(text) => text.clone(),
         Value::Array(values) if values.is_empty() => "-".to_owned(),
         Value::Array(values) => values.iter().map(cell).collect::<Vec<_>>().join(","),
+        Value::Object(map) => parts(map),
         other => other.to_string(),
     }
 }
@@ -110,5 +132,7 @@ mod tests {
     #[test]
     fn an_object_is_shown_a_field_a_line() {
         assert_eq!(fields(&json!({"id": 5, "name": "a"})), "id    5\nname  a");
+        let port = json!({"network": {"id": "7", "name": "blue"}, "at": [{"subnet": {"id": "8", "name": "s"}, "address": "10.0.0.2"}, {"address": null}]});
+        assert_eq!(fields(&port), "at       address=10.0.0.2 subnet=s\n         \nnetwork  blue");
     }
 }

@@ -192,7 +192,8 @@ pub(crate) fn check_label(name: &str) -> Result<(), Refusal> {
 
 /// The names of the objects that use `object`, as a refusal; `Ok` when there are none.
 pub(crate) fn refuse_users(object: String, users: impl IntoIterator<Item = String>) -> Result<(), Refusal> {
-    let users: Vec<String> = users.into_iter().collect();
+    let mut users: Vec<String> = users.into_iter().collect();
+    users.sort();
     if users.is_empty() { Ok(()) } else { Err(Refusal::InUse { object, users: users.join(", ") }) }
 }
 

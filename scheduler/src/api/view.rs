@@ -3,7 +3,7 @@
 //! Views are the API's own types: the model can change behind them.
 
 use model::image::ImageKind as Content;
-use model::network::{Network, Router};
+use model::network::{AllowedPair, Network, Router};
 use model::observed::{PortState, Problem, VolumeState};
 use model::security::{Protocol, Remote, Rule, SecurityGroup};
 use model::volume::{VolumeBackend, VolumeSource};
@@ -80,6 +80,16 @@ pub(crate) struct NamedRef {
 fn named<I: Ord + ToString, T: Named>(table: &Table<I, T>, id: &I) -> NamedRef {
     let name = table.get(id).map_or_else(|| id.to_string(), |object| object.name().to_owned());
     NamedRef { id: id.to_string(), name }
+}
+
+/// Objects by their ids, in the order of their names: ids are drawn at random.
+fn listed<'a, I: Ord + ToString + 'a, T: Named>(
+    table: &Table<I, T>,
+    ids: impl IntoIterator<Item = &'a I>,
+) -> Vec<NamedRef> {
+    let mut refs: Vec<NamedRef> = ids.into_iter().map(|id| named(table, id)).collect();
+    refs.sort_by(|one, other| one.name.cmp(&other.name));
+    refs
 }
 
 /// What is not as it should be, and what to do about it.
@@ -183,7 +193,7 @@ impl HostView {
                 switch: report.resources.switch,
                 version: report.resources.version.clone(),
             }),
-            vms: vms.map(|vm| named(&world.intent.machines, &vm.machine.id)).collect(),
+            vms: listed(&world.intent.machines, vms.map(|vm| &vm.machine.id)),
             problems: report.into_iter().flat_map(|report| &report.problems).map(ProblemView::from).collect(),
         }
     }
@@ -208,7 +218,7 @@ impl NetworkView {
             name: network.name.clone(),
             vni: network.vni.get(),
             mtu: network.mtu,
-            subnets: subnets.map(|subnet| named(&world.intent.subnets, &subnet.subnet.id)).collect(),
+            subnets: listed(&world.intent.subnets, subnets.map(|subnet| &subnet.subnet.id)),
         }
     }
 }
@@ -250,6 +260,8 @@ pub(crate) struct PortView {
     mac: String,
     addresses: Vec<AddressView>,
     groups: Vec<NamedRef>,
+    /// What it may send from beside its own addresses.
+    allowed_pairs: Vec<PairView>,
     port_security: bool,
     /// Number of the port in flows, and of its tap device.
     key: u32,
@@ -265,6 +277,20 @@ pub(crate) struct PortView {
 pub(crate) struct AddressView {
     subnet: NamedRef,
     address: String,
+}
+
+/// Addresses that a port may send from beside its own.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct PairView {
+    addresses: String,
+    /// The MAC address that they come with; none: the port's own.
+    mac: Option<String>,
+}
+
+impl From<&AllowedPair> for PairView {
+    fn from(pair: &AllowedPair) -> Self {
+        Self { addresses: pair.addresses.to_string(), mac: pair.mac.map(|mac| mac.to_string()) }
+    }
 }
 
 impl PortView {
@@ -290,7 +316,8 @@ impl PortView {
             network: named(&intent.networks, &port.network),
             mac: port.mac.to_string(),
             addresses: addresses.collect(),
-            groups: port.groups.iter().map(|group| named(&intent.groups, group)).collect(),
+            groups: listed(&intent.groups, &port.groups),
+            allowed_pairs: port.allowed_pairs.iter().map(PairView::from).collect(),
             port_security: port.port_security,
             key: port.key,
             vm: vm.map(|vm| named(&intent.machines, &vm.machine.id)),
@@ -308,6 +335,8 @@ pub(crate) struct GroupView {
     name: String,
     /// Number of the group in flows.
     key: u32,
+    /// Whether replies of an allowed connection are allowed.
+    stateful: bool,
     rules: Vec<RuleView>,
 }
 
@@ -330,7 +359,13 @@ pub(crate) struct RuleView {
 impl GroupView {
     fn of(world: &World, group: &SecurityGroup) -> Self {
         let rules = group.rules.iter().map(|rule| RuleView::of(world, rule));
-        Self { id: group.id.to_string(), name: group.name.clone(), key: group.key, rules: rules.collect() }
+        Self {
+            id: group.id.to_string(),
+            name: group.name.clone(),
+            key: group.key,
+            stateful: group.stateful,
+            rules: rules.collect(),
+        }
     }
 }
 

@@ -1,0 +1,226 @@
+//! The command line as an operator meets it: the real program against a real scheduler, every word that it prints held against golden files.
+//!
+//! Identities are drawn anew in each run and stand as `<id-1>`, `<id-2>`, … in the order in which they first appear.
+
+#![expect(clippy::unwrap_used, reason = "a helper of a test may panic as the test may")]
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::net::{Ipv4Addr, TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use basalt_tests::process;
+use clap::Parser;
+use scheduler::cli::{Arguments, run};
+
+const START_LIMIT: Duration = Duration::from_secs(30);
+/// The length of an identity's text (RFC 9562).
+const ID_LENGTH: usize = 36;
+
+/// Names the configuration that [`scheduler_process`] serves.
+const SERVE: &str = "BASALT_TEST_SERVE";
+
+/// A scheduler of its own, ended with this.
+struct Cloud {
+    home: tempfile::TempDir,
+    process: Child,
+}
+
+/// Not a test of its own: the process that [`Cloud`] starts.
+#[test]
+fn scheduler_process() {
+    let Some(config) = std::env::var_os(SERVE) else { return };
+    run(arguments(&["serve", "--config", config.to_str().unwrap()])).unwrap();
+}
+
+fn arguments(words: &[&str]) -> Arguments {
+    Arguments::try_parse_from([&["scheduler"], words].concat()).unwrap()
+}
+
+impl Drop for Cloud {
+    fn drop(&mut self) {
+        // It may have ended already.
+        self.process.kill().and_then(|()| self.process.wait()).ok();
+    }
+}
+
+impl Cloud {
+    fn start() -> Self {
+        let home = tempfile::tempdir().unwrap();
+        let free = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap();
+        let (dir, listen) = (home.path().join("cloud"), free.to_string());
+        run(arguments(&["init", "--dir", dir.to_str().unwrap(), "--name", "127.0.0.1", "--listen", &listen])).unwrap();
+        let process = Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "scheduler_process", "--nocapture"])
+            .env(SERVE, dir.join("scheduler.toml"))
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let cloud = Self { home, process };
+        process::wait_for("the scheduler", START_LIMIT, || Ok(TcpStream::connect_timeout(&free, START_LIMIT).ok()))
+            .unwrap();
+        cloud
+    }
+
+    fn file(&self, name: &str) -> PathBuf {
+        self.home.path().join("cloud").join(name)
+    }
+
+    /// Runs one command line and writes down what a terminal would show, with the exit code.
+    fn type_in(&self, line: &str, transcript: &mut String) {
+        let done = Command::new(env!("CARGO_BIN_EXE_flowctl"))
+            .args(line.split_whitespace())
+            .env("BASALT_CLIENT", self.file("client.toml"))
+            .env("BASALT_AGENT", self.file("no-agent.sock"))
+            .output()
+            .unwrap();
+        writeln!(transcript, "$ flowctl {line}").unwrap();
+        transcript.push_str(&String::from_utf8(done.stdout).unwrap());
+        transcript.push_str(&String::from_utf8(done.stderr).unwrap());
+        if done.status.code() != Some(0) {
+            writeln!(transcript, "[exit {}]", done.status.code().unwrap()).unwrap();
+        }
+    }
+
+    /// The transcript of some command lines, the same in every run.
+    fn transcript(&self, lines: &str) -> String {
+        let mut transcript = String::new();
+        lines.lines().map(str::trim).filter(|line| !line.is_empty()).for_each(|line| {
+            self.type_in(line, &mut transcript);
+        });
+        without_ids(&transcript.replace(self.home.path().to_str().unwrap(), "<home>"))
+    }
+}
+
+/// Numbers identities in the order in which they appear; columns keep their places.
+fn without_ids(text: &str) -> String {
+    let mut known = BTreeMap::new();
+    let mut out = String::new();
+    let mut rest = text;
+    while let Some(first) = rest.chars().next() {
+        match rest.get(..ID_LENGTH).filter(|word| is_id(word)) {
+            Some(id) => {
+                let count = known.len() + 1;
+                let number = known.entry(id.to_owned()).or_insert(count);
+                write!(out, "<id-{number}>").unwrap();
+                rest = &rest[ID_LENGTH..];
+            }
+            None => {
+                out.push(first);
+                rest = &rest[first.len_utf8()..];
+            }
+        }
+    }
+    out
+}
+
+fn is_id(word: &str) -> bool {
+    word.char_indices().all(|(at, letter)| match at {
+        8 | 13 | 18 | 23 => letter == '-',
+        _ => letter.is_ascii_hexdigit() && !letter.is_ascii_uppercase(),
+    })
+}
+
+/// Holds text against the golden file, or writes the file when `UPDATE_GOLDEN` is set.
+fn golden(name: &str, text: &str) {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(name);
+    if std::env::var_os("UPDATE_GOLDEN").is_some() {
+        std::fs::write(&path, text).unwrap();
+        return;
+    }
+    let want = std::fs::read_to_string(&path).unwrap_or_default();
+    let different = want.lines().zip(text.lines()).find(|(want, text)| want != text);
+    assert!(want == text, "{} differs, first at {different:?}; UPDATE_GOLDEN=1 writes it anew", path.display());
+}
+
+const BUILD: &str = "
+    network create blue --mtu 1450
+    network create green
+    subnet create blue4 --network blue --cidr 10.10.1.0/24 --dns 10.10.1.53
+    subnet create blue6 --network blue --cidr fd00:1::/64
+    subnet create green4 --network green --cidr 10.10.2.0/24
+    group create web
+    group create bare --empty
+    group allow web ingress --protocol tcp --port 80-81
+    group allow web ingress --protocol icmp --remote-group web
+    group allow bare egress --protocol 112 --prefix 10.10.1.0/24
+    router create edge
+    router attach edge blue4
+    router attach edge green4
+    port create p1 --network blue --address 10.10.1.20 --mac 02:00:00:00:00:01 --group web
+    port create p2 --network green --mac 02:00:00:00:00:02 --no-port-security
+    port set p1 --allowed-pair 10.10.1.99/32
+    flavor create micro --vcpus 1 --memory 256
+    volume create data --size 64 --backend rbd
+";
+
+const LISTS: &str = "
+    network list
+    subnet list
+    group list
+    group rules web
+    router list
+    port list
+    flavor list
+    volume list
+    image list
+    vm list
+    host list
+";
+
+/// What a person sees of a small cloud without a host, from its making to its end.
+#[test]
+fn a_cloud_in_tables() {
+    let cloud = Cloud::start();
+    let shows = "
+        network show blue
+        router show edge
+        port show p1
+        vm launch v1 --flavor micro --volume data --port p1
+        vm list
+        vm delete v1
+        router detach edge green4
+        port delete p2
+        network delete green
+        subnet list
+    ";
+    golden("tables.txt", &cloud.transcript(&[BUILD, LISTS, shows].concat()));
+}
+
+/// What a program sees of the same.
+#[test]
+fn a_cloud_in_json() {
+    let cloud = Cloud::start();
+    cloud.transcript(BUILD);
+    let lists: String =
+        LISTS.lines().map(|line| format!("{line} --output json\n")).filter(|line| line.len() > 20).collect();
+    golden("json.txt", &cloud.transcript(&lists));
+}
+
+/// Each way to fail has its words and its exit code.
+#[test]
+fn failures_and_their_codes() {
+    let cloud = Cloud::start();
+    cloud.transcript(BUILD);
+    let lines = "
+        network create blue
+        network create wide --mtu 99999
+        subnet create off --network blue --cidr 10.10.1.1/24
+        subnet create again --network blue --cidr 10.10.1.128/25
+        port create p3 --network none
+        group allow web ingress --protocol tcp --port 90-80
+        group allow web ingress --remote-group none
+        network show none
+        network delete blue
+        vm launch v2 --flavor micro
+        vm console v1
+        status
+        flow diff
+        flow nonsense
+    ";
+    golden("failures.txt", &cloud.transcript(lines));
+}
