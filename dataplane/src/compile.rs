@@ -21,7 +21,7 @@ use openflow::flow::PortNo;
 
 use crate::cookie::Object;
 use crate::feature::{
-    arp, canary, classify, deliver, dhcp, forward, identity, neighbour, router, security, service, tunnel,
+    arp, canary, classify, deliver, dhcp, forward, identity, neighbour, qos, router, security, service, tunnel,
 };
 use crate::flow_set::{Assembly, FlowSet, Part, Touched};
 use crate::identity::{Groups, NOBODY};
@@ -268,6 +268,7 @@ fn port(view: &View<'_>, id: PortId, part: &mut Part) -> Option<()> {
         neighbour::local(view, spot, part);
         dhcp::port(view, spot, part);
         service::port(view, spot, part);
+        qos::port(view, spot, part);
         deliver::port(view, spot, part);
     }
     identity::port(view, spot, part);

@@ -12,6 +12,7 @@ pub(crate) mod dhcp;
 pub(crate) mod forward;
 pub(crate) mod identity;
 pub(crate) mod neighbour;
+pub(crate) mod qos;
 pub(crate) mod router;
 pub(crate) mod security;
 pub mod service;

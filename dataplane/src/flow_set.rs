@@ -177,6 +177,14 @@ pub enum MeterNumber {
     Questions(u32),
     /// Packets to the services of the host.
     Services(u32),
+    /// Thousands of bits that the port's machine sends.
+    EgressBits(u32),
+    /// Packets that it sends.
+    EgressPackets(u32),
+    /// Thousands of bits that it is sent.
+    IngressBits(u32),
+    /// Packets that it is sent.
+    IngressPackets(u32),
 }
 
 impl MeterNumber {
@@ -186,6 +194,10 @@ impl MeterNumber {
         match self {
             Self::Questions(key) => 0x1 << 28 | key & 0x0fff_ffff,
             Self::Services(key) => 0x2 << 28 | key & 0x0fff_ffff,
+            Self::EgressBits(key) => 0x3 << 28 | key & 0x0fff_ffff,
+            Self::EgressPackets(key) => 0x4 << 28 | key & 0x0fff_ffff,
+            Self::IngressBits(key) => 0x5 << 28 | key & 0x0fff_ffff,
+            Self::IngressPackets(key) => 0x6 << 28 | key & 0x0fff_ffff,
         }
     }
 }

@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use crate::address::{Mac, Vni};
 use crate::domain::Domain;
 use crate::id::{HostId, MachineId, NetworkId, PortId, RouterId, SecurityGroupId, SubnetId};
+use crate::qos::Qos;
 
 /// A tenant network: one layer-2 segment, carried between hosts in VXLAN.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -125,6 +126,9 @@ pub struct Port {
     /// What it may send from beside its own addresses; without port security it may send from anything.
     #[serde(default)]
     pub allowed_pairs: Vec<AllowedPair>,
+    /// What it may send and receive in a second, and how its packets are marked.
+    #[serde(default)]
+    pub qos: Qos,
     /// Whether spoofed sources are dropped and security groups hold. Off: everything passes.
     pub port_security: bool,
     /// Where it is plugged in; none: nowhere yet.

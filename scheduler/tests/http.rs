@@ -165,6 +165,14 @@ fn refused_posts() -> Vec<Refused> {
 /// Requests about what the dataplane serves and limits.
 fn refused_services() -> Vec<Refused> {
     vec![
+        ("/v1/ports", json!({"network": "blue", "qos": {"dscp_mark": 64}}), 400, "invalid", "qos.dscp_mark"),
+        (
+            "/v1/ports",
+            json!({"network": "blue", "qos": {"ingress": {"pps": {"rate": 0}}}}),
+            400,
+            "invalid",
+            "qos.ingress.pps",
+        ),
         (
             "/v1/vms",
             json!({"name": "a", "flavor": "tiny", "image": "disk", "user_data": "no base64!"}),
@@ -197,6 +205,15 @@ async fn ports_have_an_address_of_each_version() {
     let addresses: Vec<&str> =
         port["addresses"].as_array().unwrap().iter().filter_map(|fixed| fixed["address"].as_str()).collect();
     assert_eq!(addresses, ["10.1.0.2", "fd00:1::2"], "{port}");
+    let limits = json!({"egress": {"kbps": {"rate": 1000}}, "dscp_mark": 46});
+    let (status, port) = operator.call(Method::PATCH, "/v1/ports/p", Some(json!({"qos": limits}))).await;
+    assert_eq!(
+        (status, &port["qos"]["egress"]["kbps"]),
+        (StatusCode::OK, &json!({"rate": 1000, "burst": 800})),
+        "{port}"
+    );
+    let (_, port) = operator.call(Method::PATCH, "/v1/ports/p", Some(json!({"qos": {}}))).await;
+    assert_eq!(port["qos"], json!({}), "{port}");
     let second = operator.make("/v1/ports", json!({"network": "blue", "addresses": [{"subnet": "six"}]})).await;
     assert_eq!(second["addresses"][0]["address"], "fd00:1::3", "{second}");
 }

@@ -51,6 +51,7 @@ fn port(number: usize) -> Port {
         addresses: vec![FixedIp { subnet: SubnetId::from_uuid(id(3, 0)), address: address(number).into() }],
         groups: vec![SecurityGroupId::from_uuid(id(5, 0))],
         allowed_pairs: Vec::new(),
+        qos: model::qos::Qos::default(),
         port_security: true,
         binding: Some(Binding {
             machine: MachineId::from_uuid(id(7, number)),

@@ -14,7 +14,7 @@ use openflow::flow::{Action, Field, Match, PortNo};
 
 use crate::compile::view::{Segment, Spot, View};
 use crate::cookie::{Cookie, Object};
-use crate::feature::Feature;
+use crate::feature::{Feature, qos};
 use crate::flow_set::Part;
 use crate::register::{FLAG_BITS, NETWORK, SOURCE, SOURCE_GUARDED, SOURCE_IDENTITY, SOURCE_STATELESS, ZONE};
 use crate::table::Table;
@@ -50,24 +50,25 @@ fn add_guarded(view: &View<'_>, segment: Segment<'_>, port: &Port, number: PortN
     let mac = port.mac.bytes();
     let sender = || Match::new().in_port(number).eth_src(mac);
     let arp = |address: Ipv4Addr| sender().arp().with(Field::ArpSpa, address).with(Field::ArpSha, mac);
-    let to = |table: Table| steps(view, segment, port, table);
+    let to = |table: Table, matching: &Match| qos::marked(port, matching, steps(view, segment, port, table));
+    let mut pass = |matching: Match, table: Table| {
+        let steps = to(table, &matching);
+        part.add(Table::Classify, GUARDED, matching, steps, cookie);
+    };
     for fixed in &port.addresses {
         let IpAddr::V4(address) = fixed.address else { continue };
-        part.add(Table::Classify, GUARDED, arp(address), to(Table::Arp), cookie);
-        let ip = sender().ip().with(Field::Ipv4Src, address);
-        part.add(Table::Classify, GUARDED, ip, to(Table::Forward), cookie);
-    }
-    for (range, mac) in port.pairs() {
-        add_pair(range, mac, number, to, part, cookie);
+        pass(arp(address), Table::Arp);
+        pass(sender().ip().with(Field::Ipv4Src, address), Table::Forward);
     }
     let mut addresses = port.ipv6_addresses().peekable();
     if addresses.peek().is_some() {
-        let homeless = sender().icmp6().with(Field::Ipv6Src, Ipv6Addr::UNSPECIFIED);
-        part.add(Table::Classify, GUARDED, homeless, to(Table::Guard), cookie);
+        pass(sender().icmp6().with(Field::Ipv6Src, Ipv6Addr::UNSPECIFIED), Table::Guard);
     }
     for address in addresses {
-        let ip = sender().ipv6().with(Field::Ipv6Src, address);
-        part.add(Table::Classify, GUARDED, ip, to(Table::Guard), cookie);
+        pass(sender().ipv6().with(Field::Ipv6Src, address), Table::Guard);
+    }
+    for (range, mac) in port.pairs() {
+        add_pair(range, mac, number, to, part, cookie);
     }
 }
 
@@ -76,24 +77,24 @@ fn add_pair(
     range: IpNet,
     mac: Mac,
     number: PortNo,
-    to: impl Fn(Table) -> Vec<Action>,
+    to: impl Fn(Table, &Match) -> Vec<Action>,
     part: &mut Part,
     cookie: Cookie,
 ) {
     let sender = Match::new().in_port(number).eth_src(mac.bytes());
+    let mut pass = |matching: Match, table: Table| {
+        let steps = to(table, &matching);
+        part.add(Table::Classify, PAIR, matching, steps, cookie);
+    };
     match range {
         IpNet::V4(range) => {
             let mask = range.netmask();
             let arp = sender.clone().arp().with_masked(Field::ArpSpa, range.network(), mask);
             let arp = arp.with(Field::ArpSha, mac.bytes());
-            part.add(Table::Classify, PAIR, arp, to(Table::Arp), cookie);
-            let ip = sender.ip().ipv4_src_net(range.network(), range.prefix_len());
-            part.add(Table::Classify, PAIR, ip, to(Table::Forward), cookie);
+            pass(arp, Table::Arp);
+            pass(sender.ip().ipv4_src_net(range.network(), range.prefix_len()), Table::Forward);
         }
-        IpNet::V6(range) => {
-            let ip = sender.ipv6().ipv6_src_net(range.network(), range.prefix_len());
-            part.add(Table::Classify, PAIR, ip, to(Table::Guard), cookie);
-        }
+        IpNet::V6(range) => pass(sender.ipv6().ipv6_src_net(range.network(), range.prefix_len()), Table::Guard),
     }
 }
 
@@ -101,18 +102,26 @@ fn add_open(view: &View<'_>, segment: Segment<'_>, port: &Port, number: PortNo, 
     let cookie = Cookie { feature: Feature::Classify, object: Object::Port(port.key) };
     let sender = || Match::new().in_port(number);
     part.add(Table::Classify, OPEN_SPECIAL, sender().arp(), steps(view, segment, port, Table::Arp), cookie);
-    part.add(Table::Classify, OPEN_SPECIAL, sender().ipv6(), steps(view, segment, port, Table::Neighbour), cookie);
+    let six = sender().ipv6();
+    let onward = qos::marked(port, &six, steps(view, segment, port, Table::Neighbour));
+    part.add(Table::Classify, OPEN_SPECIAL, six, onward, cookie);
+    if port.qos.dscp_mark.is_some() {
+        let ip = sender().ip();
+        let onward = qos::marked(port, &ip, steps(view, segment, port, Table::Forward));
+        part.add(Table::Classify, OPEN_SPECIAL, ip, onward, cookie);
+    }
     part.add(Table::Classify, OPEN, sender(), steps(view, segment, port, Table::Forward), cookie);
 }
 
 /// What a packet knows of itself from here on.
 pub(crate) fn steps(view: &View<'_>, segment: Segment<'_>, port: &Port, next: Table) -> Vec<Action> {
-    let mut steps = vec![
+    let mut steps: Vec<Action> = qos::sending(port).into_iter().collect();
+    steps.extend([
         Action::set(NETWORK.field, segment.vni()),
         Action::set(SOURCE.field, port.key),
         Action::set(ZONE.field, segment.zone),
         Action::set(SOURCE_IDENTITY.field, view.identity(port)),
-    ];
+    ]);
     let stateless = if view.is_stateless(port) { SOURCE_STATELESS.mask } else { 0 };
     if port.port_security {
         let flags = SOURCE_GUARDED.mask | stateless;

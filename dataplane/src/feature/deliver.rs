@@ -4,7 +4,7 @@ use openflow::flow::{Action, Match};
 
 use crate::compile::view::{Spot, View};
 use crate::cookie::{Cookie, Object};
-use crate::feature::Feature;
+use crate::feature::{Feature, qos};
 use crate::flow_set::Part;
 use crate::register::TARGET;
 use crate::table::Table;
@@ -21,5 +21,6 @@ pub(crate) fn port(view: &View<'_>, spot: Spot<'_>, part: &mut Part) {
     let cookie = Cookie { feature: Feature::Deliver, object: Object::Port(spot.port.key) };
     let to = Match::new().with(TARGET.field, spot.port.key);
     part.plug(number, spot.port.key);
-    part.add(Table::Output, HERE, to, vec![Action::output(number)], cookie);
+    let steps = qos::receiving(spot.port).into_iter().chain([Action::output(number)]).collect();
+    part.add(Table::Output, HERE, to, steps, cookie);
 }

@@ -66,6 +66,7 @@ fn world() -> World {
         addresses: vec![FixedIp { subnet, address: "10.0.1.7".parse().unwrap() }],
         groups: vec![],
         allowed_pairs: vec![],
+        qos: model::qos::Qos::default(),
         port_security: true,
         binding: Some(Binding { machine, hostname: "web-1".to_owned(), host, tunnel }),
     };

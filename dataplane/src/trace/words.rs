@@ -122,6 +122,7 @@ fn header(write: SetField) -> String {
         Field::Ipv4Src | Field::Ipv6Src => "source address",
         Field::Ipv4Dst | Field::Ipv6Dst => "destination address",
         Field::IpTtl => "time to live",
+        Field::IpDscp => "DSCP mark",
         Field::TunDst => "tunnel to",
         Field::ArpOp => "ARP operation",
         Field::ArpSpa => "ARP sender address",

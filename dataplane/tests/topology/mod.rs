@@ -175,6 +175,7 @@ impl Cloud {
             addresses: [fixed].into_iter().chain(six).collect(),
             groups: groups.iter().map(|group| self.groups[*group].id).collect(),
             allowed_pairs: Vec::new(),
+            qos: model::qos::Qos::default(),
             port_security: true,
             binding: Some(Binding {
                 machine: MachineId::from_uuid(id(7, number)),

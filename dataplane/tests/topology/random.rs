@@ -7,6 +7,7 @@ use dataplane::trace::Payload;
 use ipnet::IpNet;
 use model::Mac;
 use model::network::{AllowedPair, Port};
+use model::qos::{DscpMark, Limit, Limits};
 use model::security::{Direction, Ethertype, PortRange, Protocol, Remote};
 
 use super::Cloud;
@@ -126,6 +127,14 @@ pub fn cloud(random: &mut Random) -> Cloud {
                     let addresses = random.pick(&["10.0.1.100/32", "10.0.0.0/16", "fd00:0:0:1::/64"]).parse().unwrap();
                     let mac = random.once_in(3).then_some(Mac::new([0, 0, 0x5e, 0, 1, 7]));
                     cloud.ports[port].allowed_pairs.push(AllowedPair { addresses, mac });
+                }
+                if random.once_in(4) {
+                    let limit = Limit::new(1000, None).unwrap();
+                    cloud.ports[port].qos.egress =
+                        *random.pick(&[Limits::None, Limits::Kbps(limit), Limits::Pps(limit)]);
+                    cloud.ports[port].qos.ingress =
+                        *random.pick(&[Limits::None, Limits::Kbps(limit), Limits::Pps(limit)]);
+                    cloud.ports[port].qos.dscp_mark = DscpMark::try_from(46).ok().filter(|_| random.once_in(2));
                 }
                 if random.once_in(6) {
                     cloud.ports[port].port_security = false;

@@ -2,7 +2,8 @@
 
 use std::net::IpAddr;
 
-use clap::Subcommand;
+use clap::{Args, Subcommand};
+use model::qos::Limit;
 use serde_json::{Value, json};
 
 use super::{Common, Kind, Name, Session, body, escape};
@@ -127,11 +128,14 @@ pub enum PortVerb {
         /// (VRRP); can be given more than once.
         #[arg(long = "allowed-pair", value_name = "PREFIX[,MAC]", value_parser = pair)]
         allowed_pairs: Vec<Value>,
+        /// What it may send and receive.
+        #[command(flatten)]
+        qos: Box<QosWords>,
         /// Let spoofed sources pass and hold no security group.
         #[arg(long)]
         no_port_security: bool,
     },
-    /// Change a port's security groups, allowed pairs or port security.
+    /// Change a port's security groups, allowed pairs, quality of service or port security.
     Set {
         /// Name or id.
         name: String,
@@ -147,6 +151,12 @@ pub enum PortVerb {
         /// Let it send from its own addresses only.
         #[arg(long)]
         no_allowed_pair: bool,
+        /// All limits and marks that it is to have: what is not given is taken away when one is.
+        #[command(flatten)]
+        qos: Box<QosWords>,
+        /// Take away all limits and marks.
+        #[arg(long)]
+        no_qos: bool,
         /// Whether spoofed sources are dropped and security groups hold.
         #[arg(long)]
         port_security: Option<bool>,
@@ -154,6 +164,47 @@ pub enum PortVerb {
     /// What can be done with every kind of object.
     #[command(flatten)]
     Common(Common),
+}
+
+/// Quality of service of a port. A burst is four fifths of its rate unless said.
+#[derive(Debug, Args)]
+pub struct QosWords {
+    /// Kilobits that it may send in a second, and at once.
+    #[arg(long, value_name = "RATE[,BURST]", value_parser = limit)]
+    egress_kbps: Option<Value>,
+    /// Packets that it may send in a second, and at once.
+    #[arg(long, value_name = "RATE[,BURST]", value_parser = limit, conflicts_with = "egress_kbps")]
+    egress_pps: Option<Value>,
+    /// Kilobits that it may be sent in a second, and at once.
+    #[arg(long, value_name = "RATE[,BURST]", value_parser = limit)]
+    ingress_kbps: Option<Value>,
+    /// Packets that it may be sent in a second, and at once.
+    #[arg(long, value_name = "RATE[,BURST]", value_parser = limit, conflicts_with = "ingress_kbps")]
+    ingress_pps: Option<Value>,
+    /// The DSCP mark of what it sends, 0 to 63.
+    #[arg(long, value_name = "MARK")]
+    dscp_mark: Option<u8>,
+}
+
+impl QosWords {
+    /// What the request says; null when nothing was given.
+    fn body(&self) -> Value {
+        let limits = |kbps: &Option<Value>, pps: &Option<Value>| body([("kbps", json!(kbps)), ("pps", json!(pps))]);
+        let given = |limits: Value| if limits == json!({}) { Value::Null } else { limits };
+        given(body([
+            ("egress", given(limits(&self.egress_kbps, &self.egress_pps))),
+            ("ingress", given(limits(&self.ingress_kbps, &self.ingress_pps))),
+            ("dscp_mark", json!(self.dscp_mark)),
+        ]))
+    }
+}
+
+/// A limit as RATE or RATE,BURST.
+fn limit(text: &str) -> Result<Value, String> {
+    let (rate, burst) = text.split_once(',').map_or((text, None), |(rate, burst)| (rate, Some(burst)));
+    let number = |text: &str| text.parse::<u32>().map_err(|error| format!("{text:?}: {error}"));
+    let limit = Limit::new(number(rate)?, burst.map(number).transpose()?).map_err(|error| error.to_string())?;
+    Ok(json!(limit))
 }
 
 /// What can be done with security groups.
@@ -297,7 +348,7 @@ impl Session<'_> {
     /// [`Failure`].
     pub async fn port(&self, verb: &PortVerb) -> Result<(), Failure> {
         match verb {
-            PortVerb::Create { name, network, address, mac, groups, allowed_pairs, no_port_security } => {
+            PortVerb::Create { name, network, address, mac, groups, allowed_pairs, qos, no_port_security } => {
                 let addresses = address.iter().map(|address| json!({"address": address})).collect::<Vec<_>>();
                 let fields = [
                     ("name", json!(name)),
@@ -306,14 +357,16 @@ impl Session<'_> {
                     ("mac", json!(mac)),
                     ("groups", json!(groups)),
                     ("allowed_pairs", json!(allowed_pairs)),
+                    ("qos", qos.body()),
                     ("port_security", json!(!no_port_security)),
                 ];
                 self.create(PORTS, body(fields)).await
             }
-            PortVerb::Set { name, groups, no_group, allowed_pairs, no_allowed_pair, port_security } => {
+            PortVerb::Set { name, groups, no_group, allowed_pairs, no_allowed_pair, qos, no_qos, port_security } => {
                 let mut change = body([
                     ("groups", json!(groups)),
                     ("allowed_pairs", json!(allowed_pairs)),
+                    ("qos", if *no_qos { json!({}) } else { qos.body() }),
                     ("port_security", json!(port_security)),
                 ]);
                 for (emptied, field) in [(no_group, "groups"), (no_allowed_pair, "allowed_pairs")] {
@@ -392,6 +445,13 @@ mod tests {
         assert_eq!(ports("80"), Ok((80, 80)));
         assert_eq!(ports("8000-8080"), Ok((8000, 8080)));
         assert!(ports("80-").is_err() && ports("http").is_err() && ports("65536").is_err());
+    }
+
+    #[test]
+    fn a_limit_is_read_with_or_without_burst() {
+        assert_eq!(limit("1000"), Ok(json!({"rate": 1000, "burst": 800})));
+        assert_eq!(limit("1000,50"), Ok(json!({"rate": 1000, "burst": 50})));
+        assert!(limit("0").is_err() && limit("5,").is_err() && limit("fast").is_err());
     }
 
     #[test]

@@ -75,6 +75,7 @@ fn parts() -> SpecParts {
         addresses: vec![FixedIp { subnet: SubnetId::from_uuid(uuid(11)), address: "10.0.0.5".parse().unwrap() }],
         groups: vec![group],
         allowed_pairs: Vec::new(),
+        qos: crate::qos::Qos::default(),
         port_security: true,
         binding: Some(Binding { machine, hostname: "a".to_owned(), host: host(), tunnel: Ipv4Addr::new(192, 0, 2, 1) }),
     };

@@ -98,6 +98,7 @@ fn spec(generation: u64, wishes: &[Wish], before: &[Wish]) -> NodeSpec {
                 addresses: vec![],
                 groups: vec![],
                 allowed_pairs: Vec::new(),
+                qos: model::qos::Qos::default(),
                 port_security: true,
                 binding: Some(binding),
             });

@@ -262,6 +262,9 @@ pub(crate) struct PortView {
     groups: Vec<NamedRef>,
     /// What it may send from beside its own addresses.
     allowed_pairs: Vec<PairView>,
+    /// What it may send and receive in a second, and how its packets are marked.
+    #[schema(value_type = Object)]
+    qos: model::qos::Qos,
     port_security: bool,
     /// Number of the port in flows, and of its tap device.
     key: u32,
@@ -318,6 +321,7 @@ impl PortView {
             addresses: addresses.collect(),
             groups: listed(&intent.groups, &port.groups),
             allowed_pairs: port.allowed_pairs.iter().map(PairView::from).collect(),
+            qos: port.qos,
             port_security: port.port_security,
             key: port.key,
             vm: vm.map(|vm| named(&intent.machines, &vm.machine.id)),

@@ -4,6 +4,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use model::network::{AllowedPair, FixedIp, Port};
+use model::qos::Qos;
 use model::{Mac, MachineId, NetworkId, PortId, SecurityGroupId};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -47,6 +48,11 @@ pub(crate) struct NewPort {
     #[serde(default)]
     #[schema(value_type = Vec<Object>)]
     pub(crate) allowed_pairs: Vec<AllowedPair>,
+    /// What it may send and receive in a second, and how its packets are marked: `egress` and `ingress`, each with `kbps` or `pps`, that
+    /// with `rate` and `burst` (four fifths of the rate unless said); and `dscp_mark`. No limit unless said.
+    #[serde(default)]
+    #[schema(value_type = Object)]
+    pub(crate) qos: Qos,
     /// Whether spoofed sources are dropped and security groups hold; true unless said.
     pub(crate) port_security: Option<bool>,
 }
@@ -71,6 +77,9 @@ pub(crate) struct PortChange {
     /// All that the port may send from beside its own addresses.
     #[schema(value_type = Option<Vec<Object>>)]
     allowed_pairs: Option<Vec<AllowedPair>>,
+    /// All limits and marks of the port; what is left out of them is taken away.
+    #[schema(value_type = Option<Object>)]
+    qos: Option<Qos>,
     /// Whether spoofed sources are dropped and security groups hold.
     port_security: Option<bool>,
 }
@@ -114,6 +123,7 @@ impl Intent {
             addresses,
             groups,
             allowed_pairs: check_pairs(new.allowed_pairs)?,
+            qos: new.qos,
             port_security,
             binding: None,
         };
@@ -130,6 +140,9 @@ impl Intent {
         }
         if let Some(pairs) = &change.allowed_pairs {
             port.port.allowed_pairs = check_pairs(pairs.clone())?;
+        }
+        if let Some(qos) = change.qos {
+            port.port.qos = qos;
         }
         if let Some(on) = change.port_security {
             port.port.port_security = on;

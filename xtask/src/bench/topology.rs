@@ -113,6 +113,7 @@ impl Topology {
             }],
             groups: vec![SecurityGroupId::from_uuid(id(5, 0))],
             allowed_pairs: Vec::new(),
+            qos: model::qos::Qos::default(),
             port_security: true,
             binding: Some(Binding {
                 machine: Self::machine_id(number),

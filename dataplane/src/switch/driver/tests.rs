@@ -129,6 +129,7 @@ fn flows(ports: u8) -> Arc<FlowSet> {
             addresses: Vec::new(),
             groups: Vec::new(),
             allowed_pairs: Vec::new(),
+            qos: model::qos::Qos::default(),
             port_security: true,
             binding: Some(binding),
         };

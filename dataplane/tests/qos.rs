@@ -1,0 +1,146 @@
+//! Quality of service of ports: what the model says, that Open vSwitch holds the meters and says the same, and that real packets above a limit are
+//! dropped in both directions and both versions of IP.
+
+#[cfg(test)]
+mod hosts;
+#[cfg(test)]
+mod rig;
+#[cfg(test)]
+mod topology;
+
+use std::net::{IpAddr, UdpSocket};
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+use basalt_tests::require;
+use basalt_tests::skip::Need;
+use dataplane::trace::ofproto::{Report, arguments, compare};
+use dataplane::trace::{Connection, Packet, Payload};
+use dataplane::{diff, trace};
+use hosts::{Host, Machine};
+use model::qos::{DscpMark, Limit, Limits, Qos};
+use model::security::{Direction, Ethertype, Protocol, Remote};
+use model::spec::HostNetwork;
+use rig::{BRIDGE, Rig};
+use topology::{Cloud, VXLAN, endpoint, host_id, udp};
+
+const LIMIT: Duration = Duration::from_secs(30);
+/// What is sent at once, and the least that arrives of it without a limit.
+const SENT: usize = 60;
+const MOST: usize = 45;
+/// Octets of each: all together 480 kilobits and more.
+const OCTETS: usize = 1000;
+
+/// A sender and a receiver on one network.
+fn pair() -> Cloud {
+    let mut cloud = Cloud::default();
+    let network = cloud.network("blue", "10.0.1.0/24");
+    cloud.ipv6(network, "fd00:0:0:1::/64");
+    let group = cloud.group("all");
+    cloud.rule_of(Ethertype::IPv6, group, Direction::Egress, Protocol::Any, Remote::Any);
+    cloud.allow(group, udp(1, 65_535), Remote::Any);
+    cloud.allow6(group, udp(1, 65_535), Remote::Any);
+    cloud.port("sender", network, 0, 11, &[group]);
+    cloud.port("receiver", network, 0, 12, &[group]);
+    cloud
+}
+
+#[cfg(test)]
+fn limit(rate: u32) -> Limit {
+    Limit::new(rate, Some(rate)).unwrap()
+}
+
+/// Limits and marks are on the way of a packet in the users' words; ports without them have none; Open vSwitch holds the meters and agrees.
+#[test]
+fn the_model_and_the_switch_agree_on_limits_and_marks() {
+    require!(Need::Root, Need::OpenVswitch);
+    let mut cloud = pair();
+    let open = cloud.port("open", 0, 0, 13, &[]);
+    cloud.ports[open].port_security = false;
+    let rig = Rig::start(&cloud, 0).unwrap();
+    for port in [0, open] {
+        cloud.ports[port].qos = Qos {
+            egress: Limits::Kbps(limit(1000)),
+            ingress: Limits::Pps(limit(400)),
+            dscp_mark: DscpMark::try_from(46).ok(),
+        };
+    }
+    let set = rig.install(&cloud).unwrap();
+    let changes = diff(&set, &rig.installed().unwrap());
+    assert!(changes.is_empty(), "{changes:#?}");
+    let (host, numbers) = (cloud.host(0), cloud.numbers(0));
+    for (from, to) in [(0, 1), (1, 0), (open, 0)] {
+        for at in [IpAddr::V4(cloud.address(to)), cloud.address6(to).unwrap().into()] {
+            let payload = Payload::Udp { source: 9, target: 5000 };
+            let packet = Packet::from_port(&host, &numbers, &cloud.ports[from], at, payload).unwrap();
+            let path = trace(&set, &packet, Connection::New);
+            assert!(path.reaches(cloud.ports[to].key), "{path}");
+            let effects: Vec<&str> = path.hops.iter().flat_map(|hop| &hop.effects).map(String::as_str).collect();
+            let has = |effect: &str| effects.contains(&effect);
+            let limited = from != 1;
+            assert_eq!(has("drops what exceeds 1000 kilobits a second"), limited, "{path}");
+            assert_eq!(has("DSCP mark: 46"), limited, "{path}");
+            assert_eq!(has("drops what exceeds 400 packets a second"), to == 0, "{path}");
+            let said = rig.switch.appctl(&arguments(BRIDGE, &packet, Connection::New)).unwrap();
+            let report = Report::parse(&said, Some(VXLAN.0)).unwrap();
+            assert_eq!(compare(&set, &path, &report), None, "{path}\n{said}");
+            let mark = if at.is_ipv4() { "tos=0xb8/0xfc" } else { "tclass=0xb8/0xfc" };
+            assert_eq!(said.contains(mark), limited, "{said}");
+        }
+    }
+}
+
+/// How many of the datagrams that the sender sends at once arrive.
+#[cfg(test)]
+fn arriving(sender: &Machine, receiver: &Machine, at: IpAddr) -> Result<usize> {
+    let any = if at.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };
+    let bind = |machine: &Machine| machine.namespace.enter(|| UdpSocket::bind(any));
+    let (from, to) = (bind(sender)??, bind(receiver)??);
+    to.set_read_timeout(Some(Duration::from_millis(700)))?;
+    let target = (at, to.local_addr()?.port());
+    let counter = std::thread::spawn(move || {
+        let mut octets = [0; OCTETS];
+        (0..SENT).take_while(|_| to.recv(&mut octets).is_ok()).count()
+    });
+    for _ in 0..SENT {
+        from.send_to(&[7; OCTETS], target)?;
+    }
+    counter.join().ok().context("count datagrams")
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_exceeds_a_limit_is_dropped() -> Result<()> {
+    require!(Need::Root, Need::OpenVswitch, Need::Program("ethtool"));
+    let mut cloud = pair();
+    let host = Host::start(HostNetwork::empty(host_id(0), endpoint(0))).await?;
+    let mut machines = Vec::new();
+    for (index, port) in cloud.ports.iter().enumerate() {
+        let machine = host.plug(port).await?;
+        let address = cloud.address6(index).context("IPv6 address")?;
+        machine.namespace.add_address("eth0", &format!("{}/24", cloud.address(index)))?;
+        machine.namespace.run(&["ip", "address", "add", &format!("{address}/64"), "dev", "eth0", "nodad"])?;
+        machines.push(machine);
+    }
+    // Far below what is sent at once, so that a slow machine that lets seconds go by sees the difference too.
+    let few = [Limits::Pps(limit(5)), Limits::Kbps(limit(40))];
+    let kinds = few
+        .into_iter()
+        .flat_map(|limits| [Qos { egress: limits, ..Qos::default() }, Qos { ingress: limits, ..Qos::default() }]);
+    let targets = [IpAddr::V4(cloud.address(1)), cloud.address6(1).context("IPv6 address")?.into()];
+    for qos in [Qos::default()].into_iter().chain(kinds) {
+        cloud.ports[0].qos = Qos { ingress: Limits::default(), ..qos };
+        cloud.ports[1].qos = Qos { egress: Limits::default(), ..qos };
+        host.host.program(cloud.host(0), LIMIT).await?;
+        for at in targets {
+            // The first round finds the neighbour and sets the datapath up.
+            arriving(&machines[0], &machines[1], at)?;
+            let count = arriving(&machines[0], &machines[1], at)?;
+            let is_limited = qos != Qos::default();
+            assert!(
+                if is_limited { count < SENT / 2 } else { count >= MOST },
+                "{count} of {SENT} to {at} with {qos:?}"
+            );
+        }
+    }
+    Ok(())
+}

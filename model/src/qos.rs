@@ -1,0 +1,209 @@
+//! What a port may send and receive in a second, and how its packets are marked.
+//!
+//! Owns [`Qos`]. Directions are the machine's, as everywhere: egress is what it sends.
+//! Invariant: a limit lets something by, and has a burst: a machine that sends nothing for a while may then send that much at once.
+
+use std::num::NonZeroU32;
+
+use serde::{Deserialize, Serialize};
+
+/// The largest mark: DSCP has six bits (RFC 2474 §3).
+pub const DSCP_MAX: u8 = 63;
+/// The part of a rate in percent that may come at once unless said otherwise (as in Neutron).
+const BURST_PERCENT: u64 = 80;
+
+/// Limits and mark of a port; none of them unless said.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Qos {
+    /// Of what its machine sends.
+    #[serde(default, skip_serializing_if = "Limits::is_none")]
+    pub egress: Limits,
+    /// Of what its machine is sent.
+    #[serde(default, skip_serializing_if = "Limits::is_none")]
+    pub ingress: Limits,
+    /// The mark that what its machine sends over IP gets, whatever it had.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dscp_mark: Option<DscpMark>,
+}
+
+/// The limit in one direction: at most one, because a flow of Open vSwitch takes one meter.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "LimitsWire", into = "LimitsWire")]
+pub enum Limits {
+    /// There is none.
+    #[default]
+    None,
+    /// In thousands of bits, whole Ethernet frames.
+    Kbps(Limit),
+    /// In packets.
+    Pps(Limit),
+}
+
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct LimitsWire {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    kbps: Option<Limit>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pps: Option<Limit>,
+}
+
+/// So much in a second, and so much at once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "LimitWire", into = "LimitWire")]
+pub struct Limit {
+    rate: NonZeroU32,
+    burst: NonZeroU32,
+}
+
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct LimitWire {
+    rate: u32,
+    #[serde(default)]
+    burst: Option<u32>,
+}
+
+/// A differentiated services code point: 0 to [`DSCP_MAX`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(try_from = "u8", into = "u8")]
+pub struct DscpMark(u8);
+
+/// A number that is no limit or mark.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum QosError {
+    /// A limit that lets nothing by.
+    #[error("take a limit of {rate} in a second and {burst} at once: want 1 and more of both")]
+    Limit {
+        /// In a second.
+        rate: u32,
+        /// At once.
+        burst: u32,
+    },
+    /// Two limits in one direction.
+    #[error("limit kbps and pps in one direction: want one of them, for a flow of Open vSwitch takes one meter")]
+    Both,
+    /// A mark that six bits do not hold.
+    #[error("take {0} as a DSCP mark: want 0 to {DSCP_MAX}")]
+    Mark(u8),
+}
+
+impl Limits {
+    /// Whether there are none.
+    #[must_use]
+    pub const fn is_none(&self) -> bool {
+        matches!(self, Self::None)
+    }
+}
+
+impl TryFrom<LimitsWire> for Limits {
+    type Error = QosError;
+
+    fn try_from(wire: LimitsWire) -> Result<Self, QosError> {
+        match (wire.kbps, wire.pps) {
+            (None, None) => Ok(Self::None),
+            (Some(limit), None) => Ok(Self::Kbps(limit)),
+            (None, Some(limit)) => Ok(Self::Pps(limit)),
+            (Some(_), Some(_)) => Err(QosError::Both),
+        }
+    }
+}
+
+impl From<Limits> for LimitsWire {
+    fn from(limits: Limits) -> Self {
+        match limits {
+            Limits::None => Self { kbps: None, pps: None },
+            Limits::Kbps(limit) => Self { kbps: Some(limit), pps: None },
+            Limits::Pps(limit) => Self { kbps: None, pps: Some(limit) },
+        }
+    }
+}
+
+impl Limit {
+    /// A limit; the burst is four fifths of the rate unless said.
+    ///
+    /// # Errors
+    /// [`QosError::Limit`] when one of them is 0.
+    pub fn new(rate: u32, burst: Option<u32>) -> Result<Self, QosError> {
+        let usual = u32::try_from(u64::from(rate) * BURST_PERCENT / 100).unwrap_or(u32::MAX);
+        let burst = burst.unwrap_or(usual.max(1));
+        let numbers = NonZeroU32::new(rate).zip(NonZeroU32::new(burst));
+        numbers.map(|(rate, burst)| Self { rate, burst }).ok_or(QosError::Limit { rate, burst })
+    }
+
+    /// How much in a second.
+    #[must_use]
+    pub const fn rate(self) -> u32 {
+        self.rate.get()
+    }
+
+    /// How much at once.
+    #[must_use]
+    pub const fn burst(self) -> u32 {
+        self.burst.get()
+    }
+}
+
+impl TryFrom<LimitWire> for Limit {
+    type Error = QosError;
+
+    fn try_from(wire: LimitWire) -> Result<Self, QosError> {
+        Self::new(wire.rate, wire.burst)
+    }
+}
+
+impl From<Limit> for LimitWire {
+    fn from(limit: Limit) -> Self {
+        Self { rate: limit.rate(), burst: Some(limit.burst()) }
+    }
+}
+
+impl DscpMark {
+    /// The number.
+    #[must_use]
+    pub const fn get(self) -> u8 {
+        self.0
+    }
+}
+
+impl TryFrom<u8> for DscpMark {
+    type Error = QosError;
+
+    fn try_from(mark: u8) -> Result<Self, QosError> {
+        if mark <= DSCP_MAX { Ok(Self(mark)) } else { Err(QosError::Mark(mark)) }
+    }
+}
+
+impl From<DscpMark> for u8 {
+    fn from(mark: DscpMark) -> Self {
+        mark.0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn limits_let_something_by_and_marks_have_six_bits() {
+        let qos: Qos = serde_json::from_str(r#"{"egress":{"kbps":{"rate":1000}},"dscp_mark":46}"#).unwrap();
+        let Limits::Kbps(limit) = qos.egress else { panic!("{qos:?}") };
+        assert_eq!((limit.rate(), limit.burst(), qos.ingress), (1000, 800, Limits::None));
+        assert_eq!(
+            serde_json::to_string(&qos).unwrap(),
+            r#"{"egress":{"kbps":{"rate":1000,"burst":800}},"dscp_mark":46}"#
+        );
+        assert_eq!(Limit::new(1, None).unwrap().burst(), 1);
+        for (rate, burst) in [(0, None), (0, Some(5)), (5, Some(0))] {
+            assert!(Limit::new(rate, burst).is_err());
+        }
+        let error = serde_json::from_str::<Qos>(r#"{"dscp_mark":64}"#).unwrap_err().to_string();
+        assert!(error.starts_with("take 64 as a DSCP mark: want 0 to 63"), "{error}");
+        assert!(serde_json::from_str::<Qos>(r#"{"egress":{"kbps":{"rate":0}}}"#).is_err());
+        assert!(serde_json::from_str::<Qos>(r#"{"egres":{}}"#).is_err());
+        let both = r#"{"ingress":{"kbps":{"rate":9},"pps":{"rate":9}}}"#;
+        let error = serde_json::from_str::<Qos>(both).unwrap_err().to_string();
+        assert!(error.starts_with("limit kbps and pps in one direction"), "{error}");
+    }
+}
