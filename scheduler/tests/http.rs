@@ -251,7 +251,7 @@ async fn bad_requests_name_the_field_and_the_user() {
         assert_eq!((got, got_code.as_str()), (status, code), "{path}");
     }
     let (_, body) = operator.call(Method::DELETE, "/v1/networks/blue", None).await;
-    assert!(body["error"]["message"].as_str().unwrap().contains("subnet a, port p"), "{body}");
+    assert!(body["error"]["message"].as_str().unwrap().contains("port p, subnet a"), "{body}");
     let answer = operator.client.put(scheduler.url("/v1/images/disk/data")).body("x").send().await.unwrap();
     assert_eq!(answer.status(), StatusCode::CONFLICT, "bytes come once");
     let answer = operator.client.post(scheduler.url("/v1/networks")).body("{").send().await.unwrap();
