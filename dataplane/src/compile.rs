@@ -21,7 +21,8 @@ use openflow::flow::PortNo;
 
 use crate::cookie::Object;
 use crate::feature::{
-    arp, canary, classify, deliver, dhcp, forward, identity, neighbour, qos, router, security, service, tunnel,
+    arp, canary, classify, deliver, dhcp, forward, identity, neighbour, qos, router, security, service, static_route,
+    tunnel,
 };
 use crate::flow_set::{Assembly, FlowSet, Part, Touched};
 use crate::identity::{Groups, NOBODY};
@@ -219,6 +220,7 @@ fn part(unit: &Unit, view: &View<'_>, index: &Index) -> Option<Part> {
                 neighbour::router(view, router, &mut part);
                 forward::router(view, router, &mut part);
                 router::router(view, router, &mut part);
+                static_route::router(view, router, &mut part);
             }
         }
         Unit::Group(id) => {

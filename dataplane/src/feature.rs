@@ -16,6 +16,7 @@ pub(crate) mod qos;
 pub(crate) mod router;
 pub(crate) mod security;
 pub mod service;
+pub(crate) mod static_route;
 pub(crate) mod tunnel;
 
 /// A part of the pipeline that owns flows.
@@ -45,6 +46,8 @@ pub enum Feature {
     Service,
     /// The flow that tells the version.
     Canary,
+    /// Ways beyond a router's subnets.
+    StaticRoute,
 }
 
 /// What is known of a feature.
@@ -72,6 +75,7 @@ pub const FEATURES: &[FeatureInfo] = &[
     FeatureInfo { feature: Feature::Neighbour, number: 10, name: "neighbour" },
     FeatureInfo { feature: Feature::Service, number: 11, name: "service" },
     FeatureInfo { feature: Feature::Canary, number: 15, name: "canary" },
+    FeatureInfo { feature: Feature::StaticRoute, number: 16, name: "static route" },
 ];
 
 impl Feature {

@@ -121,7 +121,7 @@ impl Entry {
     }
 }
 
-/// Numbers of our groups: what they are for, and the network.
+/// Numbers of our groups: what they are for, and the network, or the key of a router (16 bits) and the place of a destination (8).
 ///
 /// ```text
 /// 31        24 23                0
@@ -137,6 +137,8 @@ pub enum GroupNumber {
     OtherHosts(u32),
     /// Some of the ports of the network on this host, when they are too many for one message: the network and which of the parts, below 32.
     FloodPart(u32, u8),
+    /// One of several next hops of a router: its key, and which of its destinations.
+    NextHops(u16, u8),
 }
 
 impl GroupNumber {
@@ -148,6 +150,7 @@ impl GroupNumber {
             Self::FloodEverywhere(vni) => 0xb2 << 24 | vni,
             Self::OtherHosts(vni) => 0xb3 << 24 | vni,
             Self::FloodPart(vni, part) => (0xc0 | (part & 0x1f) as u32) << 24 | vni,
+            Self::NextHops(router, destination) => 0xb4 << 24 | (router as u32) << 8 | destination as u32,
         }
     }
 
@@ -159,6 +162,7 @@ impl GroupNumber {
             0xb1 => Some(Self::FloodHere(vni)),
             0xb2 => Some(Self::FloodEverywhere(vni)),
             0xb3 => Some(Self::OtherHosts(vni)),
+            0xb4 => Some(Self::NextHops(((vni >> 8) & 0xffff) as u16, (vni & 0xff) as u8)),
             kind @ 0xc0..=0xdf => Some(Self::FloodPart(vni, (kind & 0x1f) as u8)),
             _ => None,
         }
@@ -209,6 +213,7 @@ impl fmt::Display for GroupNumber {
             Self::FloodEverywhere(vni) => write!(f, "all ports of network {vni}"),
             Self::OtherHosts(vni) => write!(f, "all other hosts of network {vni}"),
             Self::FloodPart(vni, part) => write!(f, "part {part} of the ports of network {vni} on this host"),
+            Self::NextHops(router, _) => write!(f, "one of the next hops of router {router}"),
         }
     }
 }

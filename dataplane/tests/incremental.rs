@@ -8,7 +8,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use dataplane::compile::{Compiler, Edit};
 use dataplane::{PortNumbers, compile};
-use model::network::Port;
+use model::network::{Port, Router, StaticRoute};
 use model::spec::HostNetwork;
 use model::{Mac, PortId, Vni};
 use openflow::flow::{FlowKey, PortNo};
@@ -48,7 +48,7 @@ impl World {
             self.cloud.port("first", 0, 0, 200, &[]);
             return "a first port";
         }
-        match self.random.below(14) {
+        match self.random.below(16) {
             0 | 1 => self.add_port(port),
             2 => {
                 self.cloud.ports.remove(port);
@@ -80,6 +80,7 @@ impl World {
                 "DHCP of a subnet"
             }
             12 => self.renumber(),
+            13 | 14 => self.change_routes(port),
             _ => {
                 self.added += 1;
                 readdress(&mut self.cloud.ports[port], 100 + self.added);
@@ -141,9 +142,33 @@ impl World {
             self.cloud.routers.remove(router);
             return "a router less";
         }
-        let feet = &mut self.cloud.routers[router].interfaces;
-        feet.truncate(feet.len() / 2);
+        let router = &mut self.cloud.routers[router];
+        router.interfaces.truncate(router.interfaces.len() / 2);
+        let left: Vec<_> = router.interfaces.iter().map(|foot| foot.subnet).collect();
+        let subnets: Vec<_> = self.cloud.subnets.iter().chain(&self.cloud.subnets6).cloned().collect();
+        let is_near = |hop| subnets.iter().any(|subnet| left.contains(&subnet.id) && subnet.cidr.contains(&hop));
+        router.routes.retain(|route| is_near(route.next_hop));
         "a foot less"
+    }
+
+    /// A route by a port in a subnet of a router, or none any more.
+    fn change_routes(&mut self, port: usize) -> &'static str {
+        let fixed = self.random.pick(&self.cloud.ports[port].addresses).clone();
+        let stands = |router: &&mut Router| router.interfaces.iter().any(|foot| foot.subnet == fixed.subnet);
+        let destinations = match fixed.address {
+            IpAddr::V4(_) => ["172.16.0.0/16", "172.16.0.0/24", "0.0.0.0/0"],
+            IpAddr::V6(_) => ["fd16::/32", "fd16::/64", "::/0"],
+        };
+        let destination = self.random.pick(&destinations).parse().unwrap();
+        let route = StaticRoute { destination, next_hop: fixed.address };
+        let is_cleared = self.random.once_in(5);
+        let Some(router) = self.cloud.routers.iter_mut().find(stands) else { return "no route" };
+        if is_cleared {
+            router.routes.clear();
+        } else if !router.routes.contains(&route) && router.routes.len() < 12 {
+            router.routes.push(route);
+        }
+        "the routes of a router"
     }
 
     fn change_endpoint(&mut self) -> &'static str {

@@ -103,7 +103,7 @@ fn verdicts_are_in_the_users_words() {
         "dropped in host: no port on the destination subnet has this address"
     });
     assert_eq!(says(WEB_1, Ipv4Addr::new(8, 8, 8, 8), ECHO, new), {
-        "dropped in route: the router has no route to this destination"
+        "dropped in route: router main: it has no route to this destination"
     });
 }
 

@@ -91,6 +91,9 @@ pub struct Router {
     pub key: u16,
     /// Its feet, each in one subnet.
     pub interfaces: Vec<RouterInterface>,
+    /// Ways beyond its subnets. Several next hops for one destination share its connections.
+    #[serde(default)]
+    pub routes: Vec<StaticRoute>,
 }
 
 /// A router's foot in a subnet.

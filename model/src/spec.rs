@@ -17,6 +17,7 @@ use crate::network::{Network, Port, Router, Subnet};
 use crate::security::{Remote, SecurityGroup};
 use crate::volume::{Volume, VolumeSource};
 
+pub mod route;
 pub mod wire;
 
 /// The least MTU of a link that carries IPv6 (RFC 8200 §5).
@@ -354,6 +355,7 @@ impl HostNetwork {
                 }
                 prefixes.push(subnet.cidr);
             }
+            route::check(&object, router, &self.subnets)?;
         }
         Ok(())
     }

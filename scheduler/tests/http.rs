@@ -261,6 +261,43 @@ async fn bad_requests_name_the_field_and_the_user() {
     assert_eq!(answer.status(), StatusCode::PAYLOAD_TOO_LARGE);
 }
 
+/// Routes are given to a router and taken from it; one that leads nowhere the router stands is refused, and a foot that a route needs stays.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_router_has_routes() {
+    let scheduler = Scheduler::start().await;
+    let operator = scheduler.operator();
+    operator.make("/v1/networks", json!({"name": "blue"})).await;
+    operator.make("/v1/subnets", json!({"name": "a", "network": "blue", "cidr": "10.1.0.0/24"})).await;
+    operator.make("/v1/routers", json!({"name": "r"})).await;
+    operator.make("/v1/routers/r/interfaces", json!({"subnet": "a"})).await;
+    let route = |to: &str, by: &str| json!({"destination": to, "next_hop": by});
+    for (to, by, status, field) in [
+        ("172.16.0.1/12", "10.1.0.5", 400, "destination"),
+        ("10.1.0.0/24", "10.1.0.5", 400, "destination"),
+        ("172.16.0.0/12", "10.2.0.5", 400, "next_hop"),
+        ("172.16.0.0/12", "10.1.0.1", 400, "next_hop"),
+        ("172.16.0.0/12", "fd00::5", 400, "next_hop"),
+    ] {
+        let refused = operator.refused(Method::POST, "/v1/routers/r/routes", Some(route(to, by))).await;
+        assert_eq!(refused, (status, "invalid".to_owned(), field.to_owned()), "{to} by {by}");
+    }
+    for by in ["10.1.0.5", "10.1.0.6"] {
+        operator.make("/v1/routers/r/routes", route("172.16.0.0/12", by)).await;
+    }
+    let again = operator.refused(Method::POST, "/v1/routers/r/routes", Some(route("172.16.0.0/12", "10.1.0.5"))).await;
+    assert_eq!(again, (409, "taken".to_owned(), "destination".to_owned()));
+    let foot = operator.refused(Method::DELETE, "/v1/routers/r/interfaces/a", None).await;
+    assert_eq!((foot.0, foot.1.as_str()), (409, "in_use"), "a route begins there");
+    for (by, left) in [("10.1.0.5", 1), ("10.1.0.6", 0)] {
+        let path = format!("/v1/routers/r/routes/172.16.0.0%2F12/{by}");
+        let (status, router) = operator.call(Method::DELETE, &path, None).await;
+        assert_eq!((status, router["routes"].as_array().unwrap().len()), (StatusCode::OK, left), "{router}");
+    }
+    let (status, ..) = operator.refused(Method::DELETE, "/v1/routers/r/routes/172.16.0.0%2F12/10.1.0.6", None).await;
+    assert_eq!(status, 404);
+    assert_eq!(operator.call(Method::DELETE, "/v1/routers/r/interfaces/a", None).await.0, StatusCode::OK);
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_vm_goes_from_launch_to_gone() {
     let scheduler = Scheduler::start().await;

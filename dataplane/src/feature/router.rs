@@ -24,7 +24,8 @@ const OWN: u16 = 400;
 const UNROUTABLE: u16 = 310;
 const EXPIRED: u16 = 300;
 /// Priority of the default route; each bit of prefix length adds one.
-const ROUTE: u16 = 100;
+pub(crate) const ROUTE: u16 = 100;
+const NO_ROUTE: u16 = 50;
 const HOST: u16 = 100;
 
 const LINK_LOCAL: (Ipv6Addr, u8) = (Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 0), 10);
@@ -49,6 +50,10 @@ pub(crate) fn router(view: &View<'_>, router: &Router, part: &mut Part) {
     for foot in &router.interfaces {
         add_foot(view, router, foot, part);
     }
+    let cookie = Cookie { feature: Feature::Router, object: Object::Router(router.key.into()) };
+    let lost = Match::new().with(ROUTER.field, router.key);
+    let note = "it has no route to this destination".to_owned();
+    part.add_noted(Table::Route, NO_ROUTE, lost, Vec::new(), (cookie, note));
 }
 
 fn add_foot(view: &View<'_>, router: &Router, foot: &RouterInterface, part: &mut Part) {

@@ -8,7 +8,7 @@ use std::collections::btree_map::Entry as Slot;
 use std::net::Ipv4Addr;
 
 use model::HostId;
-use openflow::flow::{Action, Flow, FlowKey, Group, GroupKind, Match, PortNo};
+use openflow::flow::{Action, Flow, FlowKey, Group, GroupKind, Match, PortNo, Selection};
 use openflow::wire::Meter;
 
 use super::{Entry, GroupNumber};
@@ -76,6 +76,13 @@ impl Part {
     /// Wants a group that runs all of these lists of actions, each on its own copy of the packet.
     pub(crate) fn add_group(&mut self, number: GroupNumber, copies: Vec<Vec<Action>>) {
         let group = Group::new(number.to_wire(), GroupKind::All, copies);
+        self.groups.insert(group.id, group);
+    }
+
+    /// Wants a group that runs one of these lists of actions, the same for all packets of a connection: the data path hashes addresses and ports.
+    pub(crate) fn add_select_group(&mut self, number: GroupNumber, ways: Vec<Vec<Action>>) {
+        let by = Selection { method: "dp_hash".to_owned(), parameter: 0, fields: BTreeMap::new() };
+        let group = Group { selection: Some(by), ..Group::new(number.to_wire(), GroupKind::Select, ways) };
         self.groups.insert(group.id, group);
     }
 

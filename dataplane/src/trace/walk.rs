@@ -137,7 +137,7 @@ impl Walk<'_> {
         settled
     }
 
-    /// Runs every bucket of a group on a copy of its own.
+    /// Runs every bucket of a group on a copy of its own; of a select group, too, for which one the hash takes only the data path knows.
     fn copy(&mut self, number: u32, traveller: &Traveller, hop: usize, by: &str) -> bool {
         let set = self.set;
         let Some(group) = set.group(number) else { return false };

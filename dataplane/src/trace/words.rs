@@ -60,6 +60,9 @@ pub(super) fn group(set: &FlowSet, number: u32) -> String {
             format!("some of the ports of {} here", name(set, Object::Network(vni)))
         }
         Some(GroupNumber::OtherHosts(vni)) => format!("every other host of {}", name(set, Object::Network(vni))),
+        Some(GroupNumber::NextHops(router, _)) => {
+            format!("one of the next hops of {}", name(set, Object::Router(router.into())))
+        }
         None => format!("group {number}"),
     }
 }
@@ -74,7 +77,10 @@ pub(super) fn effect(set: &FlowSet, action: &Action, before: &Packet) -> Option<
             format!("drops what exceeds {rate} {unit} a second")
         }),
         Action::DecTtl => Some("lowers the time to live".to_owned()),
-        Action::Group(number) => Some(format!("copies it to {}", group(set, *number))),
+        Action::Group(number) => Some(match GroupNumber::from_wire(*number) {
+            Some(GroupNumber::NextHops(..)) => format!("sends it by {}", group(set, *number)),
+            _ => format!("copies it to {}", group(set, *number)),
+        }),
         Action::Ct(ct) if ct.table.is_some() => Some(format!("tracks it in zone {}", before.get(register::ZONE.field))),
         Action::Ct(ct) if ct.actions.is_empty() => Some("remembers the connection".to_owned()),
         Action::Ct(ct) => Some(match ct.actions.first() {

@@ -123,6 +123,12 @@ impl Machine {
         Ok(())
     }
 
+    /// Takes the link down and up again: its link-local address is made anew from the MAC address that it has now, and no other is left.
+    pub fn restart_link(&self) -> Result<()> {
+        self.namespace.run(&["ip", "link", "set", "dev", "eth0", "down"])?;
+        self.namespace.up("eth0")
+    }
+
     #[expect(
         clippy::disallowed_methods,
         reason = "a bounded poll: the kernel tells nobody that a namespace has a route"
@@ -130,8 +136,7 @@ impl Machine {
     /// Takes what the router advertisement and DHCPv6 say: gives the addresses granted and the name servers.
     pub fn ask_ipv6(&self) -> Result<(Vec<Ipv6Addr>, Vec<Ipv6Addr>)> {
         // A link that comes up solicits routers at once.
-        self.namespace.run(&["ip", "link", "set", "dev", "eth0", "down"])?;
-        self.namespace.up("eth0")?;
+        self.restart_link()?;
         let deadline = 100;
         let mut looks = 0;
         while !self.namespace.run(&["ip", "-6", "route", "show", "default"])?.contains("via fe80::") {

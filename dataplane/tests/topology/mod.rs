@@ -9,7 +9,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 pub mod random;
 
 use dataplane::PortNumbers;
-use model::network::{Binding, FixedIp, Network, Port, Router, RouterInterface, Subnet};
+use model::network::{Binding, FixedIp, Network, Port, Router, RouterInterface, StaticRoute, Subnet};
 use model::security::{Direction, Ethertype, PortRange, Protocol, Remote, Rule, SecurityGroup};
 use model::spec::HostNetwork;
 use model::{HostId, Mac, MachineId, NetworkId, PortId, RouterId, RuleId, SecurityGroupId, SubnetId, Vni};
@@ -108,8 +108,15 @@ impl Cloud {
         let six = networks.iter().filter_map(|network| Some(foot(6, self.subnet6(*network)?, *network)));
         let interfaces = plain.chain(six).collect();
         let key = u16::try_from(number + 1).unwrap();
-        self.routers.push(Router { id: RouterId::from_uuid(id(4, number)), name: name.to_owned(), key, interfaces });
+        let id = RouterId::from_uuid(id(4, number));
+        self.routers.push(Router { id, name: name.to_owned(), key, interfaces, routes: Vec::new() });
         number
+    }
+
+    /// Gives a router a route.
+    pub fn route(&mut self, router: usize, destination: &str, next_hop: impl Into<IpAddr>) {
+        let route = StaticRoute { destination: destination.parse().unwrap(), next_hop: next_hop.into() };
+        self.routers[router].routes.push(route);
     }
 
     /// Adds a group that lets everything out.

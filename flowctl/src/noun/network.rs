@@ -58,6 +58,9 @@ const RULES: Kind = Kind {
 /// Routers.
 pub const ROUTERS: Kind = Kind { path: "/v1/routers", columns: &[("NAME", "/name"), ("KEY", "/key"), ("ID", "/id")] };
 
+/// The routes of one router.
+const ROUTES: Kind = Kind { path: "", columns: &[("DESTINATION", "/destination"), ("NEXT HOP", "/next_hop")] };
+
 /// What can be done with networks.
 #[derive(Debug, Subcommand)]
 pub enum NetworkVerb {
@@ -283,6 +286,30 @@ pub enum RouterVerb {
         /// The subnet.
         subnet: String,
     },
+    /// List the routes of a router.
+    Routes(Name),
+    /// Give a router a route; several next hops for one destination share its connections.
+    AddRoute {
+        /// The router.
+        router: String,
+        /// The addresses that it leads to, as 172.16.0.0/12.
+        #[arg(long)]
+        destination: String,
+        /// Who leads there: an address in a subnet where the router stands.
+        #[arg(long)]
+        next_hop: IpAddr,
+    },
+    /// Take a route from a router.
+    RemoveRoute {
+        /// The router.
+        router: String,
+        /// The addresses that it leads to.
+        #[arg(long)]
+        destination: String,
+        /// Who leads there.
+        #[arg(long)]
+        next_hop: IpAddr,
+    },
     /// What can be done with every kind of object.
     #[command(flatten)]
     Common(Common),
@@ -429,6 +456,20 @@ impl Session<'_> {
             }
             RouterVerb::Detach { router, subnet } => {
                 let path = format!("{}/interfaces/{}", ROUTERS.of(router), escape(subnet));
+                self.show(&self.scheduler.delete(&path).await?)
+            }
+            RouterVerb::Routes(name) => {
+                let router = self.scheduler.get(&ROUTERS.of(&name.name)).await?;
+                let routes = router.pointer("/routes").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
+                super::written(crate::output::list(self.format, ROUTES.columns, routes))
+            }
+            RouterVerb::AddRoute { router, destination, next_hop } => {
+                let route = json!({"destination": destination, "next_hop": next_hop});
+                self.show(&self.scheduler.post(&format!("{}/routes", ROUTERS.of(router)), &route).await?)
+            }
+            RouterVerb::RemoveRoute { router, destination, next_hop } => {
+                let next_hop = escape(&next_hop.to_string());
+                let path = format!("{}/routes/{}/{next_hop}", ROUTERS.of(router), escape(destination));
                 self.show(&self.scheduler.delete(&path).await?)
             }
             RouterVerb::Common(verb) => self.common(ROUTERS, verb).await,

@@ -5,7 +5,7 @@ use crate::address::Mac;
 use crate::id::RuleId;
 use crate::image::Sha256;
 use crate::machine::{Boot, Disk, Power};
-use crate::network::{Binding, FixedIp, RouterInterface};
+use crate::network::{Binding, FixedIp, RouterInterface, StaticRoute};
 use crate::security::{Direction, Ethertype, PortRange, Protocol, Rule};
 use crate::volume::VolumeBackend;
 use uuid::Uuid;
@@ -49,6 +49,10 @@ fn foot(subnet: u128, address: &str) -> RouterInterface {
     }
 }
 
+fn route(destination: &str, next_hop: &str) -> StaticRoute {
+    StaticRoute { destination: destination.parse().unwrap(), next_hop: next_hop.parse().unwrap() }
+}
+
 /// One machine with a volume and a port, two networks, a router and a group that names itself.
 fn parts() -> SpecParts {
     let network = |number, vni| Network {
@@ -90,6 +94,7 @@ fn parts() -> SpecParts {
             name: "r".to_owned(),
             key: 1,
             interfaces: vec![foot(11, "10.0.0.1"), foot(21, "10.0.1.1")],
+            routes: vec![route("172.16.0.0/12", "10.0.0.5")],
         }],
         groups: vec![SecurityGroup {
             id: group,
@@ -201,4 +206,28 @@ fn values_that_do_not_fit_their_object_are_refused() {
     assert!(refused(|parts| parts.ports[0].binding = None).contains("not plugged in on this host"));
     assert!(refused(|parts| parts.ports[0].mac = Mac::BROADCAST).contains("no unicast MAC address"));
     assert!(refused(|parts| parts.retired_volumes = parts.volumes.clone()).contains("both wanted and retired"));
+}
+
+#[test]
+fn a_route_begins_in_a_subnet_of_its_router() {
+    let routes = |routes: &[(&str, &str)]| {
+        let routes = routes.iter().map(|(destination, next_hop)| route(destination, next_hop)).collect();
+        refused(|parts| parts.routers[0].routes = routes)
+    };
+    let stray = routes(&[("172.16.0.0/12", "10.9.0.5")]);
+    assert!(
+        stray.starts_with("router(") && stray.contains("its next hop 10.9.0.5 to 172.16.0.0/12 is on no"),
+        "{stray}"
+    );
+    assert!(routes(&[("172.16.0.0/12", "10.0.0.1")]).contains("is the router itself"));
+    assert!(routes(&[("172.16.0.1/12", "10.0.0.5")]).contains("172.16.0.1/12 has host bits set"));
+    assert!(routes(&[("fd00::/64", "10.0.0.5")]).contains("of another version"));
+    assert!(routes(&[("10.0.1.0/24", "10.0.0.5")]).contains("is one of its own subnets"));
+    assert!(routes(&[("172.16.0.0/12", "10.0.0.5"); 2]).contains("appears twice"));
+    let many: Vec<_> = (2..=18).map(|last| format!("10.0.0.{last}")).collect();
+    let many: Vec<_> = many.iter().map(|hop| ("0.0.0.0/0", hop.as_str())).collect();
+    assert!(routes(&many).contains("has more than 16 next hops"));
+    let plain = (0..=256).map(|number| route(&format!("172.16.{}.{}/32", number / 256, number % 256), "10.0.0.5"));
+    let crowd = refused(|parts| parts.routers[0].routes = plain.collect());
+    assert!(crowd.contains("it has 257 routes, at most 256"), "{crowd}");
 }

@@ -21,7 +21,7 @@ use crate::intent::image::NewImage;
 use crate::intent::machine::NewMachine;
 use crate::intent::network::{NewNetwork, NewSubnet};
 use crate::intent::port::{NewPort, PortChange};
-use crate::intent::router::{NewInterface, NewRouter};
+use crate::intent::router::{NewInterface, NewRoute, NewRouter};
 use crate::intent::security::{NewGroup, NewRule};
 use crate::intent::volume::NewVolume;
 use crate::refusal::Refusal;
@@ -123,6 +123,14 @@ pub(crate) async fn add_interface(State(app): Here, Path(name): Path<String>, Re
 
 pub(crate) async fn remove_interface(State(app): Here, Path((name, subnet)): Path<(String, String)>) -> Answer {
     app.update::<RouterKind>(|intent, _| intent.remove_interface(&name, &subnet))
+}
+
+pub(crate) async fn add_route(State(app): Here, Path(name): Path<String>, Read(new): Read<NewRoute>) -> Answer {
+    app.create::<RouterKind>(|intent, _| intent.add_route(&name, &new))
+}
+
+pub(crate) async fn remove_route(State(app): Here, Path((name, to, by)): Path<(String, String, String)>) -> Answer {
+    app.update::<RouterKind>(|intent, _| intent.remove_route(&name, &to, &by))
 }
 
 pub(crate) async fn create_image(State(app): Here, Read(new): Read<NewImage>) -> Answer {

@@ -141,6 +141,8 @@ pub(crate) const ROUTES: &[Route] = &[
     delete("/v1/routers/{router}", "Delete a router that stands in no subnet.", handler!(op::delete_router)),
     make("/v1/routers/{router}/interfaces", "Put a router into a subnet.", ["NewInterface", "RouterView"], handler!(op::add_interface)),
     Route::new(Delete, "/v1/routers/{router}/interfaces/{subnet}", "Take a router out of a subnet.", handler!(op::remove_interface)).gives(200, One("RouterView")),
+    make("/v1/routers/{router}/routes", "Give a router a route.", ["NewRoute", "RouterView"], handler!(op::add_route)),
+    Route::new(Delete, "/v1/routers/{router}/routes/{destination}/{next_hop}", "Take a route from a router; the slash of the destination is written %2F.", handler!(op::remove_route)).gives(200, One("RouterView")),
 
     list("/v1/images", "All images.", "ImageView", handler!(op::list::<ImageKind>)),
     make("/v1/images", "Make an image; its bytes follow.", ["NewImage", "ImageView"], handler!(op::create_image)),

@@ -410,6 +410,14 @@ pub(crate) struct RouterView {
     /// Number of the router in flows.
     key: u16,
     interfaces: Vec<InterfaceView>,
+    routes: Vec<RouteView>,
+}
+
+/// A way of a router beyond its subnets.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct RouteView {
+    destination: String,
+    next_hop: String,
 }
 
 /// A router's foot in a subnet.
@@ -427,7 +435,17 @@ impl RouterView {
             address: foot.address.to_string(),
             mac: foot.mac.to_string(),
         });
-        Self { id: router.id.to_string(), name: router.name.clone(), key: router.key, interfaces: interfaces.collect() }
+        let routes = router.routes.iter().map(|route| RouteView {
+            destination: route.destination.to_string(),
+            next_hop: route.next_hop.to_string(),
+        });
+        Self {
+            id: router.id.to_string(),
+            name: router.name.clone(),
+            key: router.key,
+            interfaces: interfaces.collect(),
+            routes: routes.collect(),
+        }
     }
 }
 

@@ -3,7 +3,9 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use model::network::{Router, RouterInterface};
+use ipnet::IpNet;
+use model::network::{Router, RouterInterface, StaticRoute};
+use model::spec::route::{NEXT_HOPS_MAX, ROUTES_MAX};
 use model::{RouterId, SubnetId};
 use serde::Deserialize;
 use utoipa::ToSchema;
@@ -30,13 +32,26 @@ pub(crate) struct NewInterface {
     address: Option<IpAddr>,
 }
 
+/// A route of a router to make.
+#[derive(Debug, Clone, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct NewRoute {
+    /// The addresses that it leads to, host bits zero.
+    #[schema(value_type = String, example = "172.16.0.0/12")]
+    destination: IpNet,
+    /// Who leads there: an address in a subnet where the router stands. Several routes to one destination share its connections.
+    #[schema(value_type = String, example = "10.1.0.5")]
+    next_hop: IpAddr,
+}
+
 impl Intent {
     /// Makes a router.
     pub(crate) fn create_router(&mut self, context: &mut Context<'_>, new: NewRouter) -> Result<RouterId, Refusal> {
         check_name(&self.routers, &new.name)?;
         let id = RouterId::from_uuid((context.draw)());
         let key = self.counters.next_router_key()?;
-        self.routers.insert(id, Arc::new(Router { id, name: new.name, key, interfaces: Vec::new() }));
+        self.routers
+            .insert(id, Arc::new(Router { id, name: new.name, key, interfaces: Vec::new(), routes: Vec::new() }));
         Ok(id)
     }
 
@@ -73,9 +88,75 @@ impl Intent {
             .or(subnet.subnet.gateway)
             .ok_or_else(|| Refusal::invalid("address", "the subnet has no gateway: say which address to take"))?;
         self.check_address(&subnet, address, "address")?;
+        if router.routes.iter().any(|route| route.destination == subnet.subnet.cidr) {
+            let problem = format!("the router has a route to {} already", subnet.subnet.cidr);
+            return Err(Refusal::invalid("subnet", problem));
+        }
+        if router.routes.iter().any(|route| route.next_hop == address) {
+            return Err(Refusal::invalid("address", format!("a route of the router leads to {address}")));
+        }
         let mac = self.draw_mac(subnet.subnet.network)?;
         let mut router = (*router).clone();
         router.interfaces.push(RouterInterface { subnet: subnet_id, address, mac });
+        self.routers.insert(id, Arc::new(router));
+        Ok(id)
+    }
+
+    /// Gives a router a route.
+    pub(crate) fn add_route(&mut self, name: &str, new: &NewRoute) -> Result<RouterId, Refusal> {
+        let (id, router) = find(&self.routers, name, None)?;
+        let (to, hop) = (new.destination, new.next_hop);
+        if to != to.trunc() {
+            let problem = format!("{to} has host bits set: the range is {}", to.trunc());
+            return Err(Refusal::invalid("destination", problem));
+        }
+        if to.addr().is_ipv4() != hop.is_ipv4() {
+            return Err(Refusal::invalid("next_hop", format!("{hop} is of another version of IP than {to}")));
+        }
+        let feet = || router.interfaces.iter().filter_map(|foot| Some((foot, self.subnets.get(&foot.subnet)?)));
+        if let Some((_, subnet)) = feet().find(|(_, subnet)| subnet.subnet.cidr == to) {
+            let problem = format!("{to} is subnet {}, where the router stands already", subnet.subnet.name);
+            return Err(Refusal::invalid("destination", problem));
+        }
+        let Some((foot, _)) = feet().find(|(_, subnet)| subnet.subnet.cidr.contains(&hop)) else {
+            return Err(Refusal::invalid("next_hop", format!("{hop} is in no subnet where the router stands")));
+        };
+        if foot.address == hop {
+            return Err(Refusal::invalid("next_hop", format!("{hop} is the router itself")));
+        }
+        let route = StaticRoute { destination: to, next_hop: hop };
+        if router.routes.contains(&route) {
+            let owner = format!("router {}", router.name);
+            return Err(Refusal::Taken {
+                field: "destination".to_owned(),
+                what: format!("the route to {to} by {hop}"),
+                owner,
+            });
+        }
+        let hops = router.routes.iter().filter(|other| other.destination == to).count();
+        if router.routes.len() >= ROUTES_MAX || hops >= NEXT_HOPS_MAX {
+            let problem = format!("a router has at most {ROUTES_MAX} routes, {NEXT_HOPS_MAX} for one destination");
+            return Err(Refusal::invalid("destination", problem));
+        }
+        let mut router = (*router).clone();
+        router.routes.push(route);
+        self.routers.insert(id, Arc::new(router));
+        Ok(id)
+    }
+
+    /// Takes a route from a router.
+    pub(crate) fn remove_route(&mut self, name: &str, destination: &str, next_hop: &str) -> Result<RouterId, Refusal> {
+        let (id, router) = find(&self.routers, name, None)?;
+        let mut router = (*router).clone();
+        let before = router.routes.len();
+        let is_it = |route: &StaticRoute| {
+            route.destination.to_string() == destination && route.next_hop.to_string() == next_hop
+        };
+        router.routes.retain(|route| !is_it(route));
+        if router.routes.len() == before {
+            let name = format!("{} by {}", super::clip(destination), super::clip(next_hop));
+            return Err(Refusal::Missing { kind: "route of the router to", name, field: None });
+        }
         self.routers.insert(id, Arc::new(router));
         Ok(id)
     }
@@ -84,6 +165,11 @@ impl Intent {
     pub(crate) fn remove_interface(&mut self, name: &str, subnet: &str) -> Result<RouterId, Refusal> {
         let (id, router) = find(&self.routers, name, None)?;
         let (subnet_id, _) = find(&self.subnets, subnet, None)?;
+        if let Some(subnet) = self.subnets.get(&subnet_id) {
+            let routes = router.routes.iter().filter(|route| subnet.subnet.cidr.contains(&route.next_hop));
+            let routes = routes.map(|route| format!("route to {} by {}", route.destination, route.next_hop));
+            refuse_users(format!("the foot in subnet {}", subnet.subnet.name), routes)?;
+        }
         let mut router = (*router).clone();
         let before = router.interfaces.len();
         router.interfaces.retain(|foot| foot.subnet != subnet_id);

@@ -192,6 +192,7 @@ impl Topology {
             name: "lr0".to_owned(),
             key: 1,
             interfaces: interfaces.collect(),
+            routes: Vec::new(),
         };
         let parts = SpecParts {
             generation: Generation(1),
