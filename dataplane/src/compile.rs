@@ -16,13 +16,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use model::PortId;
+use model::provider::PhysicalNetwork;
 use model::spec::HostNetwork;
 use openflow::flow::PortNo;
 
 use crate::cookie::Object;
 use crate::feature::{
-    arp, canary, classify, deliver, dhcp, forward, identity, neighbour, qos, router, security, service, static_route,
-    tunnel,
+    arp, canary, classify, deliver, dhcp, forward, identity, neighbour, provider, qos, router, security, service,
+    static_route, tunnel,
 };
 use crate::flow_set::{Assembly, FlowSet, Part, Touched};
 use crate::identity::{Groups, NOBODY};
@@ -46,6 +47,8 @@ pub struct PortNumbers {
     pub ports: BTreeMap<PortId, PortNo>,
     /// The OpenFlow port of the VXLAN tunnel; none: hosts do not reach each other yet.
     pub vxlan: Option<PortNo>,
+    /// The OpenFlow port of each physical network that is plugged in.
+    pub physical: BTreeMap<PhysicalNetwork, PortNo>,
 }
 
 /// Keeps the flows that a host should have while its networks change.
@@ -136,7 +139,9 @@ impl Compiler {
         let others = new.iter().filter(|(id, number)| old.get(id) != Some(number));
         let others = others.map(|(id, number)| Edit::Plug(*id, Some(*number)));
         let tunnel = (self.numbers.vxlan != numbers.vxlan).then_some(Edit::PlugTunnel(numbers.vxlan));
-        gone.chain(others).chain(tunnel).collect()
+        let is_same = self.numbers.physical == numbers.physical;
+        let physical = (!is_same).then(|| Edit::PlugPhysical(numbers.physical.clone()));
+        gone.chain(others).chain(tunnel).chain(physical).collect()
     }
 
     /// Another host altogether: nothing of what is known holds.
@@ -210,6 +215,7 @@ fn part(unit: &Unit, view: &View<'_>, index: &Index) -> Option<Part> {
             if let Some(segment) = view.segment(*id) {
                 forward::network(view, segment, &mut part);
                 tunnel::network(view, segment, &mut part);
+                provider::network(view, segment, &mut part);
             }
         }
         Unit::Router(id) => {
@@ -259,6 +265,7 @@ fn host(view: &View<'_>, part: &mut Part) {
     service::host(part);
     deliver::host(part);
     tunnel::host(view, part);
+    provider::host(view, part);
 }
 
 fn port(view: &View<'_>, id: PortId, part: &mut Part) -> Option<()> {

@@ -12,6 +12,7 @@ pub(crate) mod dhcp;
 pub(crate) mod forward;
 pub(crate) mod identity;
 pub(crate) mod neighbour;
+pub(crate) mod provider;
 pub(crate) mod qos;
 pub(crate) mod router;
 pub(crate) mod security;
@@ -48,6 +49,8 @@ pub enum Feature {
     Canary,
     /// Ways beyond a router's subnets.
     StaticRoute,
+    /// Networks of the data centre.
+    Provider,
 }
 
 /// What is known of a feature.
@@ -76,6 +79,7 @@ pub const FEATURES: &[FeatureInfo] = &[
     FeatureInfo { feature: Feature::Service, number: 11, name: "service" },
     FeatureInfo { feature: Feature::Canary, number: 15, name: "canary" },
     FeatureInfo { feature: Feature::StaticRoute, number: 16, name: "static route" },
+    FeatureInfo { feature: Feature::Provider, number: 17, name: "provider" },
 ];
 
 impl Feature {

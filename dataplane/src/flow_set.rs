@@ -39,6 +39,7 @@ pub struct FlowSet {
     hosts: RedBlackTreeMapSync<Ipv4Addr, HostId>,
     ports: RedBlackTreeMapSync<PortNo, u32>,
     tunnel: Option<PortNo>,
+    physical: RedBlackTreeMapSync<PortNo, Arc<str>>,
 }
 
 /// The most flows that are named as touched. Past this, comparing the sets costs no more than the names.
@@ -222,6 +223,7 @@ impl PartialEq for FlowSet {
     fn eq(&self, other: &Self) -> bool {
         let same_flows = self.flows.ptr_eq(&other.flows) || self.entries().eq(other.entries());
         let same_names = self.names == other.names && self.hosts == other.hosts && self.ports == other.ports;
+        let same_names = same_names && self.physical == other.physical;
         let same_rest = self.groups == other.groups && self.meters == other.meters && self.tunnel == other.tunnel;
         same_flows && same_names && same_rest
     }
@@ -339,6 +341,12 @@ impl FlowSet {
     #[must_use]
     pub const fn tunnel(&self) -> Option<PortNo> {
         self.tunnel
+    }
+
+    /// The physical network that is plugged in at an OpenFlow port.
+    #[must_use]
+    pub fn physical_at(&self, number: PortNo) -> Option<&str> {
+        self.physical.get(&number).map(|name| &**name)
     }
 
     /// The whole set in ovs-ofctl's syntax: groups, then flows, one a line, names of tables as comments. What golden files hold.

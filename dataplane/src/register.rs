@@ -52,8 +52,8 @@ pub struct Flag {
     pub name: &'static str,
 }
 
-/// It came by tunnel, so it must not leave by one.
-pub const FROM_TUNNEL: Flag = Flag { mask: 1 << 0, name: "from tunnel" };
+/// It came by tunnel or from a physical network, so it must not leave this host again.
+pub const FROM_OUTSIDE: Flag = Flag { mask: 1 << 0, name: "from outside" };
 /// The source port is here and its groups hold.
 pub const SOURCE_GUARDED: Flag = Flag { mask: 1 << 1, name: "sender guarded" };
 /// The destination port is here and its groups hold.
@@ -68,9 +68,23 @@ pub const SOURCE_STATELESS: Flag = Flag { mask: 1 << 5, name: "sender stateless"
 /// The destination port is guarded by stateless groups only.
 pub const TARGET_STATELESS: Flag = Flag { mask: 1 << 6, name: "receiver stateless" };
 
+/// It came from a physical network, where anybody may be.
+pub const FROM_PHYSICAL: Flag = Flag { mask: 1 << 7, name: "from physical network" };
+/// It goes to the physical network that its network is a part of.
+pub const TO_PHYSICAL: Flag = Flag { mask: 1 << 8, name: "to physical network" };
+
 /// All flags.
-pub const FLAGS: &[Flag] =
-    &[FROM_TUNNEL, SOURCE_GUARDED, TARGET_GUARDED, TO_TUNNEL, TO_ALL_HOSTS, SOURCE_STATELESS, TARGET_STATELESS];
+pub const FLAGS: &[Flag] = &[
+    FROM_OUTSIDE,
+    SOURCE_GUARDED,
+    TARGET_GUARDED,
+    TO_TUNNEL,
+    TO_ALL_HOSTS,
+    SOURCE_STATELESS,
+    TARGET_STATELESS,
+    FROM_PHYSICAL,
+    TO_PHYSICAL,
+];
 
 /// The bit of a connection's mark that says that it was allowed once and is not any more.
 pub const MARK_DEAD: u32 = 1;
@@ -90,7 +104,8 @@ mod tests {
         for (index, register) in REGISTERS.iter().enumerate() {
             assert!(REGISTERS[..index].iter().all(|other| other.field != register.field));
         }
-        assert_eq!(FLAGS.iter().map(|flag| flag.mask.count_ones()).sum::<u32>(), 7);
-        assert_eq!(FLAGS.iter().fold(0, |bits, flag| bits | flag.mask).count_ones(), 7);
+        assert!(FLAGS.iter().all(|flag| flag.mask.count_ones() == 1));
+        let bits = FLAGS.iter().fold(0, |bits, flag| bits | flag.mask).count_ones();
+        assert_eq!(usize::try_from(bits), Ok(FLAGS.len()));
     }
 }

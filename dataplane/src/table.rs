@@ -6,7 +6,7 @@
 //!
 //! ```text
 //! classify -> guard (IPv6) -> neighbour -> ask ---\--> punt
-//!        \--> identity (from tunnels) --> arp ------> forward -> route -> host -> track
+//!        \--> identity (from outside) --> arp ------> forward -> route -> host -> track
 //!                                                       \--> service
 //! track -> state -> egress -> ingress -> commit -> output
 //!     |                  \---------\-> deny
@@ -22,7 +22,7 @@ pub enum Table {
     Classify,
     /// What a guarded port may say in IPv6's own messages.
     Guard,
-    /// Which groups the sender behind a tunnel is in.
+    /// Which groups a sender outside of this host is in.
     Identity,
     /// Answers to ARP requests.
     Arp,
@@ -54,7 +54,7 @@ pub enum Table {
     Commit,
     /// Refusing, and forgetting what was allowed before.
     Deny,
-    /// Delivery to a port, to another host or to all of them.
+    /// Delivery to a port, to another host or to all of them, or to a physical network.
     Output,
     /// The version of the pipeline; no packet comes here.
     Canary,
@@ -100,8 +100,8 @@ pub const TABLES: &[TableInfo] = &[
         number: 2,
         name: "identity",
         feature: Feature::Identity,
-        doc: "names the groups of a sender that came by tunnel, from its address",
-        miss: "no path for packets from tunnels is installed",
+        doc: "names the groups of a sender that came from outside, from its address",
+        miss: "no path for packets from outside is installed",
     },
     TableInfo {
         table: Table::Arp,
@@ -228,7 +228,7 @@ pub const TABLES: &[TableInfo] = &[
         number: 30,
         name: "output",
         feature: Feature::Deliver,
-        doc: "delivers to a port here, to another host by tunnel, or to every host of a network",
+        doc: "delivers to a port here, to another host by tunnel, to every host of a network, or to a physical network",
         miss: "the destination port is not plugged in",
     },
     TableInfo {

@@ -102,6 +102,15 @@ pub enum Verdict {
         /// The VNI in the header.
         vni: u32,
     },
+    /// Sent out to a physical network.
+    Physical {
+        /// Its name.
+        network: String,
+        /// The VLAN that it is tagged with; none: it has no tag.
+        vlan: Option<u16>,
+        /// The OpenFlow port.
+        port: u32,
+    },
     /// Turned into an answer and sent back where it came from.
     Answered {
         /// Who answers.
@@ -165,6 +174,10 @@ impl fmt::Display for Verdict {
                 write!(f, "sent to host {host} at {endpoint} with VNI {vni}")
             }
             Self::Tunnelled { endpoint, host: None, vni } => write!(f, "sent to {endpoint} with VNI {vni}"),
+            Self::Physical { network, vlan: Some(vlan), .. } => {
+                write!(f, "sent out to physical network {network} in VLAN {vlan}")
+            }
+            Self::Physical { network, vlan: None, .. } => write!(f, "sent out to physical network {network}"),
             Self::Answered { by } => write!(f, "answered by {by}"),
             Self::Punted { what } => write!(f, "handed to the agent: {what}"),
             Self::Output { port } => write!(f, "sent out of OpenFlow port {port}"),

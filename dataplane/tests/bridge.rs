@@ -22,6 +22,7 @@ fn settings(switch: &Switch) -> Settings {
         bridge: "br-int".to_owned(),
         datapath: Datapath::Netdev,
         tunnel_ip: Some([192, 0, 2, 1].into()),
+        physical: std::collections::BTreeMap::new(),
     }
 }
 

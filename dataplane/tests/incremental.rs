@@ -24,6 +24,7 @@ struct World {
     /// Numbers ports that were added, so that none has what another had.
     added: u8,
     is_tunnelled: bool,
+    is_wired: bool,
     unplugged: BTreeSet<PortId>,
 }
 
@@ -31,12 +32,13 @@ impl World {
     fn new(seed: u64) -> Self {
         let mut random = Random::new(seed);
         let cloud = random::cloud(&mut random);
-        Self { cloud, random, added: 0, is_tunnelled: true, unplugged: BTreeSet::new() }
+        Self { cloud, random, added: 0, is_tunnelled: true, is_wired: true, unplugged: BTreeSet::new() }
     }
 
     fn numbers(&self, host: usize) -> PortNumbers {
         let mut numbers = self.cloud.numbers(host);
         numbers.ports.retain(|id, _| !self.unplugged.contains(id));
+        numbers.physical.retain(|_, _| self.is_wired);
         numbers.vxlan = numbers.vxlan.filter(|_| self.is_tunnelled);
         numbers
     }
@@ -48,7 +50,7 @@ impl World {
             self.cloud.port("first", 0, 0, 200, &[]);
             return "a first port";
         }
-        match self.random.below(16) {
+        match self.random.below(18) {
             0 | 1 => self.add_port(port),
             2 => {
                 self.cloud.ports.remove(port);
@@ -81,6 +83,19 @@ impl World {
             }
             12 => self.renumber(),
             13 | 14 => self.change_routes(port),
+            15 => {
+                let network = self.random.below(self.cloud.networks.len());
+                let provider = &mut self.cloud.networks[network].provider;
+                if provider.take().is_none() {
+                    let vlan = u16::try_from(network).ok().filter(|number| *number > 0);
+                    self.cloud.provide(network, if network < 2 { "dc" } else { "lab" }, vlan);
+                }
+                "a network of the data centre"
+            }
+            16 => {
+                self.is_wired ^= true;
+                "the wires of hosts"
+            }
             _ => {
                 self.added += 1;
                 readdress(&mut self.cloud.ports[port], 100 + self.added);
@@ -159,7 +174,7 @@ impl World {
             IpAddr::V4(_) => ["172.16.0.0/16", "172.16.0.0/24", "0.0.0.0/0"],
             IpAddr::V6(_) => ["fd16::/32", "fd16::/64", "::/0"],
         };
-        let destination = self.random.pick(&destinations).parse().unwrap();
+        let Ok(destination) = self.random.pick(&destinations).parse() else { return "no destination" };
         let route = StaticRoute { destination, next_hop: fixed.address };
         let is_cleared = self.random.once_in(5);
         let Some(router) = self.cloud.routers.iter_mut().find(stands) else { return "no route" };

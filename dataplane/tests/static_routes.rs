@@ -58,6 +58,7 @@ fn cloud() -> Cloud {
 }
 
 /// Gives the router a route of each version by a port.
+#[cfg(test)]
 fn route_by(cloud: &mut Cloud, port: usize) {
     cloud.route(0, RANGES[0], cloud.address(port));
     let six = cloud.address6(port).unwrap();

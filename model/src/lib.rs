@@ -15,6 +15,7 @@ pub mod machine;
 pub mod metadata;
 pub mod network;
 pub mod observed;
+pub mod provider;
 pub mod qos;
 pub mod security;
 pub mod spec;

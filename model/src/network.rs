@@ -11,9 +11,10 @@ use serde::{Deserialize, Serialize};
 use crate::address::{Mac, Vni};
 use crate::domain::Domain;
 use crate::id::{HostId, MachineId, NetworkId, PortId, RouterId, SecurityGroupId, SubnetId};
+use crate::provider::Provider;
 use crate::qos::Qos;
 
-/// A tenant network: one layer-2 segment, carried between hosts in VXLAN.
+/// A network: one layer-2 segment, carried between hosts in VXLAN, or a part of a physical network.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Network {
@@ -21,10 +22,13 @@ pub struct Network {
     pub id: NetworkId,
     /// Name given by its owner.
     pub name: String,
-    /// Its number on the wire and in flows: unique in the cloud.
+    /// Its number in tunnels and in flows: unique in the cloud.
     pub vni: Vni,
     /// The largest IP packet in bytes that a port may send: 68 (IPv4) or 1280 (IPv6) to 9000.
     pub mtu: u16,
+    /// Where it is, for a network of the data centre; none: a tenant's, in tunnels.
+    #[serde(default)]
+    pub provider: Option<Provider>,
 }
 
 /// A range of addresses on a network.

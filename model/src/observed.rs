@@ -2,9 +2,12 @@
 //!
 //! "Unknown" is a value: what could not be seen is not taken for absent.
 
+use std::collections::BTreeSet;
+
 use serde::{Deserialize, Serialize};
 
 use crate::id::{HostId, ImageId, MachineId, PortId, VolumeId};
+use crate::provider::PhysicalNetwork;
 use crate::spec::Generation;
 
 /// One report of a host; also its heartbeat.
@@ -59,6 +62,9 @@ pub struct Resources {
     pub rbd: bool,
     /// Whether flows can be programmed: Open vSwitch answers.
     pub switch: bool,
+    /// The physical networks that it is wired to.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub physical_networks: BTreeSet<PhysicalNetwork>,
     /// The agent's version.
     pub version: String,
 }

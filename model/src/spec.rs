@@ -300,10 +300,13 @@ impl HostNetwork {
     }
 
     fn check_networks(&self) -> Result<(), SpecError> {
-        let mut vnis = BTreeMap::new();
+        let (mut vnis, mut parts) = (BTreeMap::new(), BTreeMap::new());
         for network in self.networks.values() {
             let object = format!("{:?}", network.id);
             unique(&mut vnis, network.vni, &object, || format!("VNI {}", network.vni))?;
+            if let Some(provider) = &network.provider {
+                unique(&mut parts, provider, &object, || provider.to_string())?;
+            }
             if !(68..=9000).contains(&network.mtu) {
                 return Err(SpecError::Unfit {
                     object,

@@ -6,6 +6,7 @@ use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use model::provider::PhysicalNetwork;
 use serde::{Deserialize, Serialize};
 
 /// Where packages put the file.
@@ -60,6 +61,9 @@ pub struct Config {
     pub underlay: Underlay,
     /// Open vSwitch.
     pub switch: Switch,
+    /// The physical networks that this host is wired to.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub physical: Vec<Physical>,
     /// The Ceph cluster; none: only local volumes.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ceph: Option<Ceph>,
@@ -168,6 +172,16 @@ impl Switch {
     pub fn socket(&self) -> PathBuf {
         self.run_dir.join(format!("{}.mgmt", self.bridge))
     }
+}
+
+/// A physical network that this host is wired to.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Physical {
+    /// Its name: what provider networks are made on.
+    pub name: PhysicalNetwork,
+    /// The interface that leads there. It becomes a port of the bridge, so it must have no address and no other master.
+    pub interface: String,
 }
 
 /// A datapath of Open vSwitch.
@@ -402,10 +416,25 @@ impl Config {
         let grace = machines.shutdown_grace_seconds;
         expect((1..=3600).contains(&grace), "machines.shutdown_grace_seconds", grace, "1 to 3600")?;
         let bridge = &self.switch.bridge;
-        let name_fits = (1..=15).contains(&bridge.len())
-            && bridge.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.'));
-        expect(name_fits, "switch.bridge", bridge, "a link name of 1 to 15 letters, digits, '-', '_', '.'")
+        expect(is_link_name(bridge), "switch.bridge", bridge, LINK_NAME)?;
+        for (index, physical) in self.physical.iter().enumerate() {
+            let (name, interface) = (&physical.name, &physical.interface);
+            expect(is_link_name(interface), "physical.interface", interface, LINK_NAME)?;
+            let is_other = interface != bridge && Some(interface) != self.underlay.interface.as_ref();
+            expect(is_other, "physical.interface", interface, "neither the bridge nor the underlay's interface")?;
+            let mut before = self.physical.iter().take(index);
+            let is_new = before.all(|other| other.name != *name && other.interface != *interface);
+            expect(is_new, "physical.name", name, "each name and each interface once")?;
+        }
+        Ok(())
     }
+}
+
+/// What a link may be called.
+const LINK_NAME: &str = "a link name of 1 to 15 letters, digits, '-', '_', '.'";
+
+fn is_link_name(name: &str) -> bool {
+    (1..=15).contains(&name.len()) && name.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.'))
 }
 
 fn expect(
@@ -427,8 +456,10 @@ mod tests {
 
     #[test]
     fn nothing_at_all_is_a_configuration_and_prints_as_it_parses() {
-        let config = parse("").unwrap();
-        assert_eq!(parse(&config.to_toml().unwrap()).unwrap(), config);
+        for text in ["", "[[physical]]\nname = \"dc\"\ninterface = \"eth2\""] {
+            let config = parse(text).unwrap();
+            assert_eq!(parse(&config.to_toml().unwrap()).unwrap(), config);
+        }
     }
 
     #[test]
@@ -448,6 +479,12 @@ mod tests {
             ("[machines]\nuid_first = 4294967295\nuid_count = 2", "machines.uid_first"),
             ("[switch]\nbridge = \"a bridge\"", "switch.bridge"),
             ("[machines]\nshutdown_grace_seconds = 0", "machines.shutdown_grace_seconds"),
+            ("[[physical]]\nname = \"dc\"\ninterface = \"\"", "physical.interface"),
+            ("[[physical]]\nname = \"dc\"\ninterface = \"br-int\"", "physical.interface"),
+            (
+                "[[physical]]\nname = \"a\"\ninterface = \"eth2\"\n[[physical]]\nname = \"b\"\ninterface = \"eth2\"",
+                "physical.name",
+            ),
         ] {
             let error = parse(text).unwrap_err().to_string();
             assert!(error.contains(key), "{error}");

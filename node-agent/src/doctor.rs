@@ -10,7 +10,7 @@ use utoipa::ToSchema;
 use x509_parser::extensions::ParsedExtension;
 
 use crate::api::Api;
-use crate::config::{Datapath, SpecSource};
+use crate::config::{Datapath, Physical, SpecSource};
 use crate::driver::chain;
 use crate::{identity, renewal};
 
@@ -60,6 +60,7 @@ pub async fn examine(api: &Api) -> Diagnosis {
     let mut checks = vec![kvm(), vmm(&api.config.machines.vmm), tun(), switch(api), flows(api), handler_threads(api)];
     checks.push(ceph(api).await);
     checks.push(underlay(api));
+    checks.push(physical_networks(api));
     checks.push(clock());
     checks.push(certificate(api));
     checks.push(link(api));
@@ -181,6 +182,32 @@ fn underlay(api: &Api) -> Check {
         ),
         Err(error) => Check::bad(NAME, format!("{path}: {error}"), "set underlay.interface"),
     }
+}
+
+fn physical_networks(api: &Api) -> Check {
+    const NAME: &str = "physical networks";
+    let wanted = &api.config.physical;
+    if wanted.is_empty() {
+        return Check::fine(NAME, "none configured");
+    }
+    let ports = match api.network.switch().bridge().ports() {
+        Ok(ports) => ports,
+        Err(error) => return Check::bad(NAME, chain(&error), "is ovs-vswitchd running, and does the bridge exist?"),
+    };
+    let fault = |it: &Physical| match ports.get(&it.interface) {
+        Some(state) if state.number.is_some() => None,
+        Some(state) => {
+            Some(format!("{} of {}: {}", it.interface, it.name, state.error.as_deref().unwrap_or("not used yet")))
+        }
+        None => Some(format!("{} of {} is no port of bridge {}", it.interface, it.name, api.config.switch.bridge)),
+    };
+    let faults: Vec<String> = wanted.iter().filter_map(fault).collect();
+    if faults.is_empty() {
+        let names: Vec<_> = wanted.iter().map(|it| format!("{} by {}", it.name, it.interface)).collect();
+        return Check::fine(NAME, names.join(", "));
+    }
+    let remedy = "is the interface there (`ip link show`), and on no other bridge? set physical.interface";
+    Check::bad(NAME, faults.join("; "), remedy)
 }
 
 fn clock() -> Check {

@@ -18,6 +18,7 @@ pub fn sample(config: &Config, seen: Option<&Seen>) -> Resources {
         kvm: std::fs::File::options().read(true).write(true).open("/dev/kvm").is_ok(),
         rbd: config.ceph.is_some() && crate::driver::volumes::cluster_answered(),
         switch: seen.is_some_and(|seen| matches!(seen.switch, Look::Known(_))),
+        physical_networks: config.physical.iter().map(|physical| physical.name.clone()).collect(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
     }
 }

@@ -76,6 +76,10 @@ fn each_fault_of_a_host_is_named_with_its_way_out_and_no_other() {
     expect(agent, &usual, "underlay mtu", "small0 has 1400, want 1550", "ip link set small0 mtu 1550");
 
     let agent = Agent::new(Some(&switch));
+    agent.add_config("[[physical]]\nname = \"dc\"\ninterface = \"absent0\"\n");
+    expect(agent, &usual, "physical networks", "absent0 of dc", "ip link show");
+
+    let agent = Agent::new(Some(&switch));
     let conf = agent.path("ceph.conf");
     std::fs::write(&conf, "[global]\nmon_host = 127.0.0.1:1\nauth_client_required = none\n").unwrap();
     agent.add_config(&format!("[ceph]\nconf = {conf:?}\nuser = \"nobody\"\npool = \"volumes\"\n"));

@@ -3,10 +3,11 @@
 //! [`place`] is pure and deterministic: filters refuse hosts, weighers rank those that are left, and a tie goes to the lowest id. Every host that
 //! was looked at is in the [`Decision`], with each reason for which it was refused or with its weights.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use model::HostId;
 use model::observed::Resources;
+use model::provider::PhysicalNetwork;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -24,6 +25,8 @@ pub(crate) struct Request {
     pub(crate) rbd: bool,
     /// Space for local volumes that are still to be made.
     pub(crate) storage_mib: u64,
+    /// The physical networks that its ports are on.
+    pub(crate) physical_networks: BTreeSet<PhysicalNetwork>,
     /// Hosts outside of this set can not take it, each with the reason: a local volume is elsewhere, or its owner said so.
     pub(crate) only: BTreeMap<HostId, String>,
     /// Machines that it must not meet, by the host that each is on.
@@ -131,6 +134,9 @@ fn refuse(request: &Request, host: &Candidate, overcommit: Overcommit) -> Vec<St
     demand(kvm, "it has no working /dev/kvm".to_owned());
     demand(switch, "its Open vSwitch does not answer".to_owned());
     demand(rbd || !request.rbd, "it can not open RBD volumes".to_owned());
+    for network in request.physical_networks.difference(&host.resources.physical_networks) {
+        demand(false, format!("it is not wired to physical network {network}"));
+    }
     let room = u64::from(cpus) * overcommit.vcpus_per_cpu;
     let left = room.saturating_sub(host.promised.vcpus);
     demand(left >= request.vcpus, format!("{} of {room} vCPUs are left, {} are needed", left, request.vcpus));

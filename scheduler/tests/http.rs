@@ -190,6 +190,18 @@ fn refused_services() -> Vec<Refused> {
     ]
 }
 
+/// Where no provider network can be: the provider asked for, and the field that is at fault.
+fn refused_providers() -> [(Value, &'static str); 4] {
+    let kind = |kind: &str, physical: &str, vlan: Option<u16>| json!({"network_type": kind, "physical_network": physical, "segmentation_id": vlan});
+    let vlan = "provider.segmentation_id";
+    [
+        (kind("flat", "a b", None), "provider.physical_network"),
+        (kind("vlan", "dc", None), vlan),
+        (kind("vlan", "dc", Some(4095)), vlan),
+        (kind("flat", "dc", Some(1)), vlan),
+    ]
+}
+
 /// A network with subnets of both versions gives each port an address of either; allowed pairs and stateless groups reach the specification.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn ports_have_an_address_of_each_version() {
@@ -259,6 +271,41 @@ async fn bad_requests_name_the_field_and_the_user() {
     let huge = vec![b' '; 2 << 20];
     let answer = operator.client.post(scheduler.url("/v1/networks")).body(huge).send().await.unwrap();
     assert_eq!(answer.status(), StatusCode::PAYLOAD_TOO_LARGE);
+}
+
+/// A provider network says where it is, once for each VLAN; a machine on it goes to a host that is wired there.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn provider_networks_are_where_hosts_are_wired() {
+    let scheduler = Scheduler::start().await;
+    let operator = scheduler.operator();
+    let provider = json!({"network_type": "vlan", "physical_network": "dc", "segmentation_id": 100});
+    let office = operator.make("/v1/networks", json!({"name": "office", "provider": provider})).await;
+    assert_eq!((&office["provider"], &office["mtu"]), (&provider, &json!(1500)), "{office}");
+    let again = json!({"name": "again", "provider": provider});
+    let again = operator.refused(Method::POST, "/v1/networks", Some(again)).await;
+    assert_eq!(again, (409, "taken".to_owned(), "provider".to_owned()));
+    for (provider, field) in refused_providers() {
+        let new = json!({"name": "x", "provider": provider});
+        let refused = operator.refused(Method::POST, "/v1/networks", Some(new)).await;
+        assert_eq!(refused, (400, "invalid".to_owned(), field.to_owned()), "{provider}");
+    }
+    operator.make("/v1/subnets", json!({"name": "a", "network": "office", "cidr": "10.1.0.0/24"})).await;
+    operator.upload(json!({"name": "vmlinuz", "kind": "kernel"}), kernel()).await;
+    operator.upload(json!({"name": "disk", "kind": "raw", "kernel": "vmlinuz"}), vec![1; 3 << 20]).await;
+    let agent = scheduler.join("h1", "192.0.2.1").await;
+    let mut report = agent.empty_report(0);
+    assert_eq!(agent.report(&report).await, StatusCode::NO_CONTENT);
+    let launch = json!({"name": "web", "flavor": "tiny", "image": "disk", "networks": ["office"]});
+    let vm = operator.make("/v1/vms", launch).await;
+    let problem = vm["problem"]["message"].as_str().unwrap();
+    assert!(problem.contains("h1: it is not wired to physical network dc"), "{vm}");
+    let generation = agent.spec(0).await.unwrap().generation().0;
+    report.resources.physical_networks.insert("dc".parse().unwrap());
+    let (spec, status) = tokio::join!(agent.spec(generation), agent.report(&report));
+    assert_eq!(status, StatusCode::NO_CONTENT);
+    let spec = spec.unwrap();
+    let network = spec.network().networks.values().next().unwrap();
+    assert_eq!(network.provider.as_ref().unwrap().to_string(), "VLAN 100 of physical network dc");
 }
 
 /// Routes are given to a router and taken from it; one that leads nowhere the router stands is refused, and a foot that a route needs stays.

@@ -93,7 +93,7 @@ fn network() -> HostNetwork {
     let vni = Vni::try_from(5001).unwrap();
     let cidr: ipnet::IpNet = "10.0.1.0/24".parse().unwrap();
     let network = HostNetwork {
-        networks: [(network, Network { id: network, name: "blue".to_owned(), vni, mtu: 1450 })].into(),
+        networks: [(network, Network { id: network, name: "blue".to_owned(), vni, mtu: 1450, provider: None })].into(),
         subnets: [(
             subnet,
             Subnet {
@@ -123,6 +123,7 @@ async fn plug(switch: &Switch) -> HostSwitch {
         bridge: "br-int".to_owned(),
         datapath: Datapath::Netdev,
         tunnel_ip: None,
+        physical: std::collections::BTreeMap::new(),
     };
     let host = HostSwitch::start(settings, OpenFlow::unix(switch.bridge_socket("br-int")), nothing());
     host.ensure().await.unwrap();

@@ -5,6 +5,7 @@
 use std::collections::BTreeMap;
 
 use model::network::{Network, Port, Router, Subnet};
+use model::provider::PhysicalNetwork;
 use model::security::SecurityGroup;
 use model::spec::HostNetwork;
 use model::{NetworkId, PortId, RouterId, SecurityGroupId, SubnetId};
@@ -25,6 +26,8 @@ pub enum Edit {
     Plug(PortId, Option<PortNo>),
     /// Says at which OpenFlow port the tunnel is plugged in, or that it is not.
     PlugTunnel(Option<PortNo>),
+    /// Says at which OpenFlow ports physical networks are plugged in.
+    PlugPhysical(BTreeMap<PhysicalNetwork, PortNo>),
     /// Adds a security group, or puts it in the place of the one with its identity.
     PutGroup(Box<SecurityGroup>),
     /// Takes a security group away.
@@ -37,6 +40,7 @@ pub(super) enum Before {
     Port(PortId, Option<Box<Port>>),
     Number(PortId),
     Tunnel,
+    Physical,
     Group(SecurityGroupId, Option<Box<SecurityGroup>>),
 }
 
@@ -57,6 +61,10 @@ impl Edit {
                 numbers.vxlan = number;
                 Before::Tunnel
             }
+            Self::PlugPhysical(ports) => {
+                numbers.physical = ports;
+                Before::Physical
+            }
             Self::PutGroup(group) => Before::Group(group.id, network.groups.insert(group.id, *group).map(Box::new)),
             Self::RemoveGroup(id) => Before::Group(id, network.groups.remove(&id).map(Box::new)),
         }
@@ -76,6 +84,7 @@ pub(super) struct Changed<'a> {
     ports: Vec<(PortId, Change<'a, Port>)>,
     numbers: Vec<PortId>,
     tunnel: bool,
+    physical: bool,
 }
 
 impl<'a> Changed<'a> {
@@ -99,6 +108,7 @@ impl<'a> Changed<'a> {
                 Before::Port(id, before) => changed.ports.push((*id, (before.as_deref(), after.ports.get(id)))),
                 Before::Number(id) => changed.numbers.push(*id),
                 Before::Tunnel => changed.tunnel = true,
+                Before::Physical => changed.physical = true,
                 Before::Group(id, _) if changed.groups.iter().any(|(other, _)| other == id) => {}
                 Before::Group(id, before) => changed.groups.push((*id, (before.as_deref(), after.groups.get(id)))),
             }
@@ -108,6 +118,7 @@ impl<'a> Changed<'a> {
 
     pub(super) fn number(&mut self, before: &PortNumbers, after: &PortNumbers) {
         self.tunnel = before.vxlan != after.vxlan;
+        self.physical = before.physical != after.physical;
         self.numbers.extend(differing(&before.ports, &after.ports).into_iter().map(|(id, _)| id));
     }
 
@@ -122,6 +133,7 @@ impl<'a> Changed<'a> {
         moved.facts.extend(self.routers.iter().map(|(id, _)| Fact::Router(*id)));
         moved.facts.extend(self.numbers.iter().map(|id| Fact::Number(*id)));
         moved.facts.extend(self.tunnel.then_some(Fact::Tunnel));
+        moved.facts.extend(self.physical.then_some(Fact::Physical));
         for (id, (before, after)) in &self.groups {
             moved.facts.insert(Fact::Group(*id));
             moved.rules();

@@ -46,6 +46,8 @@ pub(crate) enum Fact {
     Number(PortId),
     /// The OpenFlow port of the tunnel.
     Tunnel,
+    /// The OpenFlow ports of physical networks.
+    Physical,
     /// Whether a network has a port here.
     Near(NetworkId),
     /// The conntrack zone of a network.

@@ -5,10 +5,11 @@
 //! made again often: correct, but slow.
 
 use std::cell::RefCell;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
 
 use model::network::{Network, Port, Router, RouterInterface, Subnet};
+use model::provider::PhysicalNetwork;
 use model::security::{Direction, SecurityGroup};
 use model::spec::HostNetwork;
 use model::{HostId, NetworkId, PortId, RouterId, SecurityGroupId, SubnetId};
@@ -114,6 +115,17 @@ impl<'a> View<'a> {
     pub(crate) fn tunnel(&self) -> Option<PortNo> {
         self.read(Fact::Tunnel);
         self.numbers.vxlan
+    }
+
+    /// The OpenFlow port of a physical network; none: this host is not wired to it.
+    pub(crate) fn physical(&self, name: &PhysicalNetwork) -> Option<PortNo> {
+        self.physical_ports().get(name).copied()
+    }
+
+    /// The OpenFlow ports of all physical networks.
+    pub(crate) fn physical_ports(&self) -> &'a BTreeMap<PhysicalNetwork, PortNo> {
+        self.read(Fact::Physical);
+        &self.numbers.physical
     }
 
     /// A network, when it has a port here.

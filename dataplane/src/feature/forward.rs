@@ -1,8 +1,8 @@
 //! Layer 2: the destination of a packet on its own network.
 //!
 //! Every port of the network is known by its MAC address, here or elsewhere; a router's MAC address leads to its routes. Broadcast and multicast go
-//! to each port here and, once, to every other host that has a port on the network; what came by tunnel stays here. A unicast address that nobody
-//! has is dropped. Rules are asked for every copy.
+//! to each port here and, once, to every other host that has a port on the network; what came from outside stays here. A unicast address that nobody
+//! has is dropped, or sent to the physical network that the network is a part of. Rules are asked for every copy.
 
 use model::network::{Port, Router};
 use openflow::flow::{Action, Field, Match};
@@ -10,19 +10,19 @@ use openflow::flow::{Action, Field, Match};
 use crate::compile::view::{Place, Segment, Spot, View};
 use crate::cookie::{Cookie, Object};
 use crate::family::Family;
-use crate::feature::Feature;
+use crate::feature::{Feature, provider};
 use crate::flow_set::{GroupNumber, Part};
 use crate::register::{
-    ENDPOINT, FLAG_BITS, FROM_TUNNEL, NETWORK, ROUTER, TARGET, TARGET_GUARDED, TARGET_IDENTITY, TARGET_STATELESS,
-    TO_ALL_HOSTS, TO_TUNNEL,
+    ENDPOINT, FLAG_BITS, FROM_OUTSIDE, NETWORK, ROUTER, TARGET, TARGET_GUARDED, TARGET_IDENTITY, TARGET_STATELESS,
+    TO_ALL_HOSTS, TO_PHYSICAL, TO_TUNNEL,
 };
 use crate::table::Table;
 
 const KNOWN: u16 = 100;
 /// Below the MAC addresses of ports, which a pair may repeat.
-const SHARED_FROM_TUNNEL: u16 = 80;
+const SHARED_FROM_OUTSIDE: u16 = 80;
 const SHARED: u16 = 70;
-const FLOOD_FROM_TUNNEL: u16 = 60;
+const FLOOD_FROM_OUTSIDE: u16 = 60;
 const FLOOD: u16 = 50;
 /// Copies in one group: a bucket takes about 70 octets, and a message must not have more than 65,535 (OpenFlow 1.5.1 §7.1.1). Parts may come out a
 /// little larger than this.
@@ -44,7 +44,8 @@ pub(crate) fn port(view: &View<'_>, spot: Spot<'_>, part: &mut Part) {
     }
     let cookie = Cookie { feature: Feature::Forward, object: Object::Port(port.key) };
     let to = Match::new().with(NETWORK.field, segment.vni()).eth_dst(port.mac.bytes());
-    let mut steps = towards(view, port);
+    let is_beyond = segment.network.provider.is_some() && spot.place != Place::Here;
+    let mut steps = if is_beyond { provider::towards(view, port) } else { towards(view, port) };
     steps.push(Action::GotoTable(Table::Track.number()));
     part.add(Table::Forward, KNOWN, to, steps, cookie);
     add_shared(port, segment, cookie, part);
@@ -54,9 +55,15 @@ pub(crate) fn port(view: &View<'_>, spot: Spot<'_>, part: &mut Part) {
 fn add_shared(port: &Port, segment: Segment<'_>, cookie: Cookie, part: &mut Part) {
     for mac in port.pairs().map(|(_, mac)| mac).filter(|mac| *mac != port.mac) {
         let shared = || Match::new().with(NETWORK.field, segment.vni()).eth_dst(mac.bytes());
-        let from_tunnel = shared().with_masked(FLAG_BITS.field, FROM_TUNNEL.mask, FROM_TUNNEL.mask);
+        let from_outside = shared().with_masked(FLAG_BITS.field, FROM_OUTSIDE.mask, FROM_OUTSIDE.mask);
         let copy = |group: GroupNumber| vec![Action::Group(group.to_wire())];
-        part.add(Table::Forward, SHARED_FROM_TUNNEL, from_tunnel, copy(GroupNumber::FloodHere(segment.vni())), cookie);
+        part.add(
+            Table::Forward,
+            SHARED_FROM_OUTSIDE,
+            from_outside,
+            copy(GroupNumber::FloodHere(segment.vni())),
+            cookie,
+        );
         part.add(Table::Forward, SHARED, shared(), copy(GroupNumber::FloodEverywhere(segment.vni())), cookie);
     }
 }
@@ -70,7 +77,7 @@ pub(crate) fn router(view: &View<'_>, router: &Router, part: &mut Part) {
         let to = family.packets().with(NETWORK.field, segment.vni()).eth_dst(foot.mac.bytes()).with_masked(
             FLAG_BITS.field,
             0,
-            FROM_TUNNEL.mask,
+            FROM_OUTSIDE.mask,
         );
         let steps = vec![Action::set(ROUTER.field, router.key), Action::GotoTable(Table::Route.number())];
         part.add(Table::Forward, KNOWN, to, steps, cookie);
@@ -98,12 +105,17 @@ pub(crate) fn network(view: &View<'_>, segment: Segment<'_>, part: &mut Part) {
     let (here, everywhere) = (GroupNumber::FloodHere(segment.vni()), GroupNumber::FloodEverywhere(segment.vni()));
     flood_here(view, segment, part);
     let all_here = vec![Action::Group(here.to_wire())];
-    let away = (view.tunnel().is_some() && !view.endpoints(segment.network.id).is_empty())
-        .then(|| vec![raise(TO_ALL_HOSTS.mask), Action::resubmit(Table::Track.number())]);
+    let away = if segment.network.provider.is_some() {
+        Some(TO_PHYSICAL.mask)
+    } else {
+        let is_elsewhere = view.tunnel().is_some() && !view.endpoints(segment.network.id).is_empty();
+        is_elsewhere.then_some(TO_ALL_HOSTS.mask)
+    };
+    let away = away.map(|flag| vec![raise(flag), Action::resubmit(Table::Track.number())]);
     part.add_group(everywhere, std::iter::once(all_here).chain(away).collect());
     let many = || Match::new().with(NETWORK.field, segment.vni()).with_masked(Field::EthDst, GROUP_BIT, GROUP_BIT);
-    let from_tunnel = many().with_masked(FLAG_BITS.field, FROM_TUNNEL.mask, FROM_TUNNEL.mask);
-    part.add(Table::Forward, FLOOD_FROM_TUNNEL, from_tunnel, vec![Action::Group(here.to_wire())], cookie);
+    let from_outside = many().with_masked(FLAG_BITS.field, FROM_OUTSIDE.mask, FROM_OUTSIDE.mask);
+    part.add(Table::Forward, FLOOD_FROM_OUTSIDE, from_outside, vec![Action::Group(here.to_wire())], cookie);
     part.add(Table::Forward, FLOOD, many(), vec![Action::Group(everywhere.to_wire())], cookie);
 }
 

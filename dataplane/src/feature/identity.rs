@@ -46,6 +46,11 @@ pub(crate) fn port(view: &View<'_>, spot: Spot<'_>, part: &mut Part) {
     }
     for fixed in &port.addresses {
         let source = family::from(fixed.address);
+        // From a physical network, anybody may send with this address: the MAC address must be the port's, too.
+        if let Some(segment) = spot.segment.filter(|segment| segment.network.provider.is_some()) {
+            let way = source.clone().with(NETWORK.field, segment.vni()).eth_src(port.mac.bytes());
+            part.add(Table::Identity, AMBIGUOUS, way, steps(view, port), cookie(port));
+        }
         if is_alone(view, fixed, zone) {
             part.add(Table::Identity, MEMBER, source.with(ZONE.field, zone), steps(view, port), cookie(port));
         } else {

@@ -54,7 +54,7 @@ pub(crate) fn router(view: &View<'_>, router: &Router, part: &mut Part) {
                 groups = groups.wrapping_add(1);
                 let names = names(&mut several.iter().map(|(hop, _)| *hop));
                 let resubmit = Action::resubmit(Table::Track.number());
-                let ways = several.iter().map(|(_, steps)| [steps.as_slice(), &[resubmit.clone()]].concat());
+                let ways = several.iter().map(|(_, steps)| steps.iter().chain([&resubmit]).cloned().collect());
                 part.add_select_group(group, ways.collect());
                 let steps = vec![Action::DecTtl, Action::Group(group.to_wire())];
                 (steps, format!("routed to {destination} by one of {names}"))

@@ -1,6 +1,7 @@
 //! VXLAN between hosts, in and out: the VNI is the network, the sending host knows which endpoint has the destination.
 //!
-//! Broadcast is replicated by the sending host, one copy for each other host with a port on the network. Nothing that came by tunnel leaves by one.
+//! Broadcast is replicated by the sending host, one copy for each other host with a port on the network. Nothing that came by tunnel leaves by one. Of a
+//! provider network only routed packets come and go here.
 
 use std::net::Ipv4Addr;
 
@@ -10,7 +11,7 @@ use crate::compile::view::{Segment, View};
 use crate::cookie::{Cookie, Object};
 use crate::feature::Feature;
 use crate::flow_set::{GroupNumber, Part};
-use crate::register::{ENDPOINT, FLAG_BITS, FROM_TUNNEL, NETWORK, TO_ALL_HOSTS, TO_TUNNEL, ZONE};
+use crate::register::{ENDPOINT, FLAG_BITS, FROM_OUTSIDE, NETWORK, TO_ALL_HOSTS, TO_TUNNEL, ZONE};
 use crate::table::Table;
 
 const ARRIVAL: u16 = 100;
@@ -26,7 +27,7 @@ pub(crate) fn host(view: &View<'_>, part: &mut Part) {
     part.plug_tunnel(view.tunnel());
     let Some(vxlan) = view.tunnel() else { return };
     let note = "it came by tunnel, and its destination is on another host".to_owned();
-    let back = flagged(FROM_TUNNEL.mask | TO_TUNNEL.mask);
+    let back = flagged(FROM_OUTSIDE.mask | TO_TUNNEL.mask);
     part.add_noted(Table::Output, NO_RETURN, back, Vec::new(), (PIPELINE, note));
     let mut steps = number_tunnel();
     steps.push(Action::copy(ENDPOINT.field, Field::TunDst));
@@ -43,10 +44,13 @@ pub(crate) fn network(view: &View<'_>, segment: Segment<'_>, part: &mut Part) {
     let steps = vec![
         Action::set(NETWORK.field, segment.vni()),
         Action::set(ZONE.field, segment.zone),
-        Action::set_masked(FLAG_BITS.field, FROM_TUNNEL.mask, FROM_TUNNEL.mask),
+        Action::set_masked(FLAG_BITS.field, FROM_OUTSIDE.mask, FROM_OUTSIDE.mask),
         Action::GotoTable(Table::Identity.number()),
     ];
     part.add(Table::Classify, ARRIVAL, arrival, steps, cookie);
+    if segment.network.provider.is_some() {
+        return;
+    }
     let endpoints = view.endpoints(segment.network.id);
     if endpoints.is_empty() {
         return;

@@ -25,6 +25,7 @@ struct Piece {
     names: Box<[Object]>,
     hosts: Box<[Ipv4Addr]>,
     ports: Box<[PortNo]>,
+    physical: Box<[PortNo]>,
     has_tunnel: bool,
 }
 
@@ -127,6 +128,9 @@ impl Assembly {
         for number in &piece.ports {
             self.set.ports.remove_mut(number);
         }
+        for number in &piece.physical {
+            self.set.physical.remove_mut(number);
+        }
         if piece.has_tunnel {
             self.set.tunnel = None;
         }
@@ -151,6 +155,9 @@ impl Assembly {
         }
         for (number, key) in part.ports {
             self.set.ports.insert_mut(number, key);
+        }
+        for (number, name) in part.physical {
+            self.set.physical.insert_mut(number, name.into());
         }
         if part.tunnel.is_some() {
             self.set.tunnel = part.tunnel;
@@ -210,6 +217,7 @@ fn exchange(old: Piece, part: &mut Part) -> (Piece, Vec<Arc<Entry>>, Vec<Arc<Ent
         names: part.names.keys().copied().collect(),
         hosts: part.hosts.keys().copied().collect(),
         ports: part.ports.keys().copied().collect(),
+        physical: part.physical.keys().copied().collect(),
         has_tunnel: part.tunnel.is_some(),
     };
     (piece, gone, came)

@@ -25,6 +25,7 @@ pub(crate) struct Part {
     pub(super) hosts: BTreeMap<Ipv4Addr, HostId>,
     pub(super) ports: BTreeMap<PortNo, u32>,
     pub(super) tunnel: Option<PortNo>,
+    pub(super) physical: BTreeMap<PortNo, String>,
 }
 
 impl Part {
@@ -104,6 +105,11 @@ impl Part {
     /// Says which port is plugged in at an OpenFlow port.
     pub(crate) fn plug(&mut self, number: PortNo, key: u32) {
         self.ports.insert(number, key);
+    }
+
+    /// Says which physical network is plugged in at an OpenFlow port.
+    pub(crate) fn plug_physical(&mut self, number: PortNo, name: &str) {
+        self.physical.insert(number, name.to_owned());
     }
 
     /// Says where the tunnel is plugged in.

@@ -13,6 +13,7 @@ use std::net::Ipv4Addr;
 use std::str::FromStr;
 use std::time::Duration;
 
+use model::provider::PhysicalNetwork;
 use model::{Mac, MachineId, PortId};
 use openflow::flow::PortNo;
 use ovsdb::connection::{Connection, ConnectionError, Remote, Status};
@@ -95,6 +96,8 @@ pub struct Settings {
     pub datapath: Datapath,
     /// This host's address in the underlay, or none for a host without tunnels.
     pub tunnel_ip: Option<Ipv4Addr>,
+    /// The physical networks that this host is wired to, each with its interface, which becomes a port of the bridge.
+    pub physical: BTreeMap<PhysicalNetwork, String>,
 }
 
 /// The port of a machine.
@@ -121,6 +124,8 @@ pub struct PortState {
     pub port: Option<PortId>,
     /// The machine, where this is one of our ports.
     pub machine: Option<MachineId>,
+    /// The physical network that it leads to.
+    pub physical: Option<PhysicalNetwork>,
 }
 
 /// Why the bridge is not as it should be.
@@ -233,7 +238,8 @@ impl Bridge {
         self.connection.status()
     }
 
-    /// Makes the bridge and the tunnel port, or corrects them, and returns what was changed in words.
+    /// Makes the bridge, the tunnel port and the ports of physical networks, or corrects them, and returns what was changed in words. An interface
+    /// of a physical network that the switch cannot use stops nothing else: the network's flows say so.
     ///
     /// # Errors
     /// When the database refuses, the switch daemon does not act, or cannot use the tunnel port.
@@ -288,9 +294,11 @@ impl Bridge {
     pub fn numbers(&self) -> Result<PortNumbers, BridgeError> {
         let ports = self.ports()?;
         let vxlan = ports.get(TUNNEL_PORT).and_then(|state| state.number).map(PortNo);
+        let wired = ports.values().filter_map(|state| Some((state.physical.clone()?, PortNo(state.number?))));
+        let physical = wired.collect();
         let ours = ports.into_values().filter(|state| state.machine.is_some());
         let ports = ours.filter_map(|state| Some((state.port?, PortNo(state.number?)))).collect();
-        Ok(PortNumbers { ports, vxlan })
+        Ok(PortNumbers { ports, vxlan, physical })
     }
 
     /// Whether the database is followed now; otherwise [`Bridge::ports`] tells what it was last.

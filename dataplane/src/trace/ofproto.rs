@@ -133,7 +133,7 @@ pub fn exits(set: &FlowSet, path: &Path) -> BTreeSet<Exit> {
             }
             Verdict::Answered { .. } => Some(Exit::Back),
             Verdict::Punted { .. } => Some(Exit::Controller),
-            Verdict::Output { port } => Some(Exit::Port(*port)),
+            Verdict::Output { port } | Verdict::Physical { port, .. } => Some(Exit::Port(*port)),
             Verdict::Dropped { .. } => None,
         })
         .collect()

@@ -9,7 +9,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use model::Mac;
 use model::network::{Port, RouterInterface};
 use model::spec::HostNetwork;
-use openflow::flow::{Field, FieldValue, Format, PortNo, Subfield, eth_type, ip_proto};
+use openflow::flow::{Field, FieldValue, Format, PortNo, Subfield, VLAN_PRESENT, eth_type, ip_proto};
 use serde::{Deserialize, Serialize};
 
 use crate::compile::PortNumbers;
@@ -90,6 +90,9 @@ const DHCP_SERVERS: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 1, 2);
 const SOLICITED_NODE: u128 = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 1, 0xff00, 0).to_bits();
 /// What nobody has: where a packet goes to whose destination no ARP request would find.
 const UNKNOWN_MAC: Mac = Mac::new([0x02, 0, 0, 0, 0, 0xff]);
+
+/// The bits of a VLAN's number.
+const VLAN_MASK: u16 = 0x0fff;
 
 /// A packet. In JSON an object of field names and hexadecimal values.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -284,6 +287,32 @@ impl Packet {
         }
     }
 
+    /// The VLAN of its tag.
+    #[must_use]
+    pub fn vlan(&self) -> Option<u16> {
+        let tag = u16::try_from(self.get(Field::VlanVid)).unwrap_or(0);
+        (tag & VLAN_PRESENT != 0).then_some(tag & VLAN_MASK)
+    }
+
+    /// With the tag of a VLAN.
+    #[must_use]
+    pub fn in_vlan(mut self, vlan: u16) -> Self {
+        // The bit that says that there is a tag is none that an action could write.
+        self.fields.insert(Field::VlanVid, u128::from(VLAN_PRESENT | vlan & VLAN_MASK));
+        self
+    }
+
+    /// Puts a tag on, of VLAN 0.
+    pub(super) fn tag(&mut self) {
+        self.fields.insert(Field::VlanVid, VLAN_PRESENT.into());
+    }
+
+    /// Takes the tag off.
+    pub(super) fn untag(&mut self) {
+        self.fields.remove(&Field::VlanVid);
+        self.fields.remove(&Field::VlanPcp);
+    }
+
     /// The headers in the syntax that `ofproto/trace` takes: unlike matches, transport ports under the name of their protocol.
     #[must_use]
     pub fn to_text(&self) -> String {
@@ -377,7 +406,7 @@ impl TryFrom<BTreeMap<String, String>> for Packet {
             let number = value.strip_prefix("0x").and_then(|digits| u128::from_str_radix(digits, 16).ok());
             match (known, number) {
                 (Some(known), Some(number)) if number <= known.full_mask() => {
-                    packet.set(Subfield::whole(known), number);
+                    packet.set_masked(known, number, known.full_mask());
                 }
                 _ => return Err(PacketTextError { field, value }),
             }

@@ -112,6 +112,8 @@ impl Walk<'_> {
                     let ttl = traveller.packet.get(Field::IpTtl).saturating_sub(1);
                     traveller.packet.set_masked(Field::IpTtl, ttl, Field::IpTtl.full_mask());
                 }
+                Action::PushVlan(_) => traveller.packet.tag(),
+                Action::PopVlan => traveller.packet.untag(),
                 Action::GotoTable(table) => {
                     self.enter(*table, traveller);
                     settled = true;
@@ -182,7 +184,12 @@ impl Walk<'_> {
             }
             port => match self.set.port_at(port) {
                 Some(key) => Verdict::Delivered { port: key, name: words::port(self.set, key) },
-                None => Verdict::Output { port: port.0 },
+                None => match self.set.physical_at(port) {
+                    Some(network) => {
+                        Verdict::Physical { network: network.to_owned(), vlan: packet.vlan(), port: port.0 }
+                    }
+                    None => Verdict::Output { port: port.0 },
+                },
             },
         };
         self.end(traveller, verdict);

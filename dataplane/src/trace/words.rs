@@ -76,6 +76,8 @@ pub(super) fn effect(set: &FlowSet, action: &Action, before: &Packet) -> Option<
             let rate = meter.bands.iter().map(|band| band.rate).min().unwrap_or(0);
             format!("drops what exceeds {rate} {unit} a second")
         }),
+        Action::PopVlan => Some("takes the VLAN tag off".to_owned()),
+        Action::PushVlan(_) => Some("puts a VLAN tag on".to_owned()),
         Action::DecTtl => Some("lowers the time to live".to_owned()),
         Action::Group(number) => Some(match GroupNumber::from_wire(*number) {
             Some(GroupNumber::NextHops(..)) => format!("sends it by {}", group(set, *number)),

@@ -8,6 +8,7 @@
 
 mod dhcp6;
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::io::{Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
@@ -48,13 +49,26 @@ pub struct Host {
 impl Host {
     /// Starts a host, not yet linked to another, with a bridge and a tunnel port. `nothing` names it and its endpoint.
     pub async fn start(nothing: HostNetwork) -> Result<Self> {
+        Self::start_wired(nothing, &[]).await
+    }
+
+    /// The same, wired to physical networks: each the bridge `dc` of a switch of the data centre.
+    pub async fn start_wired(nothing: HostNetwork, wires: &[(&str, &Switch)]) -> Result<Self> {
         let endpoint = nothing.tunnel;
         let switch = Switch::start()?;
+        let mut physical = BTreeMap::new();
+        for (number, (network, there)) in wires.iter().enumerate() {
+            let (mine, theirs) = (format!("wire{number}"), format!("host{}", endpoint.octets()[3]));
+            switch.namespace().add_veth(&mine, there.namespace(), &theirs)?;
+            there.add_port("dc", &theirs)?;
+            physical.insert(network.parse()?, mine);
+        }
         let settings = Settings {
             database: Remote::Unix(switch.db_socket()),
             bridge: "br-int".to_owned(),
             datapath: Datapath::Netdev,
             tunnel_ip: Some(endpoint),
+            physical,
         };
         switch.vsctl(&["add-br", "br-under", "--", "set", "bridge", "br-under", "datapath_type=netdev"])?;
         let namespace = switch.namespace();

@@ -28,6 +28,11 @@ impl Rig {
         switch.add_bridge(BRIDGE)?;
         let mut rig = Self { switch, host, numbers: cloud.numbers(host) };
         rig.add_tunnel()?;
+        for number in rig.numbers.physical.values() {
+            let (name, request) = (format!("wire{number}"), format!("ofport_request={number}"));
+            let words = ["add-port", BRIDGE, &name, "--", "set", "interface", &name, "type=internal", &request];
+            rig.switch.vsctl(&words)?;
+        }
         for port in cloud.ports.iter().filter(|port| port.is_on(host_id(host))) {
             let name = port.tap_name();
             let request = format!("ofport_request={}", rig.numbers.ports[&port.id]);

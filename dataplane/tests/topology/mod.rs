@@ -4,12 +4,14 @@
 
 #![allow(dead_code, unreachable_pub, reason = "each test program uses a part of it, as a module of its own")]
 
+use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 pub mod random;
 
 use dataplane::PortNumbers;
 use model::network::{Binding, FixedIp, Network, Port, Router, RouterInterface, StaticRoute, Subnet};
+use model::provider::{Provider, Segmentation};
 use model::security::{Direction, Ethertype, PortRange, Protocol, Remote, Rule, SecurityGroup};
 use model::spec::HostNetwork;
 use model::{HostId, Mac, MachineId, NetworkId, PortId, RouterId, RuleId, SecurityGroupId, SubnetId, Vni};
@@ -61,7 +63,7 @@ impl Cloud {
         let number = self.networks.len();
         let network = NetworkId::from_uuid(id(2, number));
         let vni = Vni::try_from(5001 + u32::try_from(number).unwrap()).unwrap();
-        self.networks.push(Network { id: network, name: name.to_owned(), vni, mtu: 1450 });
+        self.networks.push(Network { id: network, name: name.to_owned(), vni, mtu: 1450, provider: None });
         let cidr: ipnet::IpNet = cidr.parse().unwrap();
         self.subnets.push(Subnet {
             id: SubnetId::from_uuid(id(3, number)),
@@ -89,6 +91,13 @@ impl Cloud {
             dns: vec!["2620:fe::9".parse().unwrap()],
             announced: model::network::Announced::default(),
         });
+    }
+
+    /// Makes a network a part of a physical one: a VLAN, or what has no tag.
+    pub fn provide(&mut self, network: usize, physical: &str, vlan: Option<u16>) {
+        let vlan = vlan.map(|number| Segmentation::Vlan(number.try_into().unwrap()));
+        let (physical_network, segmentation) = (physical.parse().unwrap(), vlan.unwrap_or(Segmentation::Flat));
+        self.networks[network].provider = Some(Provider { physical_network, segmentation });
     }
 
     /// The IPv6 subnet of a network.
@@ -212,7 +221,10 @@ impl Cloud {
     /// The OpenFlow ports of a host: 10 and the number of the port in the cloud.
     pub fn numbers(&self, host: usize) -> PortNumbers {
         let here = self.ports.iter().filter(|port| port.is_on(host_id(host)));
-        PortNumbers { ports: here.map(|port| (port.id, PortNo(10 + port.key - 1))).collect(), vxlan: Some(VXLAN) }
+        let ports = here.map(|port| (port.id, PortNo(10 + port.key - 1))).collect();
+        let wired: BTreeSet<_> = self.networks.iter().filter_map(|network| network.provider.as_ref()).collect();
+        let names: BTreeSet<_> = wired.iter().map(|provider| provider.physical_network.clone()).collect();
+        PortNumbers { ports, vxlan: Some(VXLAN), physical: names.into_iter().zip((2..).map(PortNo)).collect() }
     }
 
     pub fn address(&self, port: usize) -> Ipv4Addr {

@@ -9,9 +9,18 @@ use serde_json::{Value, json};
 use super::{Common, Kind, Name, Session, body, escape};
 use crate::failure::Failure;
 
-/// Tenant networks.
-pub const NETWORKS: Kind =
-    Kind { path: "/v1/networks", columns: &[("NAME", "/name"), ("VNI", "/vni"), ("MTU", "/mtu"), ("ID", "/id")] };
+/// Networks.
+pub const NETWORKS: Kind = Kind {
+    path: "/v1/networks",
+    columns: &[
+        ("NAME", "/name"),
+        ("VNI", "/vni"),
+        ("MTU", "/mtu"),
+        ("PHYSICAL", "/provider/physical_network"),
+        ("VLAN", "/provider/segmentation_id"),
+        ("ID", "/id"),
+    ],
+};
 /// Ranges of addresses.
 pub const SUBNETS: Kind = Kind {
     path: "/v1/subnets",
@@ -71,6 +80,15 @@ pub enum NetworkVerb {
         /// The largest IP packet in bytes; the underlay must carry 50 bytes more.
         #[arg(long)]
         mtu: Option<u16>,
+        /// Make it a provider network: untagged (flat) or a VLAN of a physical network.
+        #[arg(long, value_parser = ["flat", "vlan"], requires = "provider_physical_network")]
+        provider_network_type: Option<String>,
+        /// The physical network, by the name that agents have it under.
+        #[arg(long, value_name = "NAME", requires = "provider_network_type")]
+        provider_physical_network: Option<String>,
+        /// The VLAN: 1 to 4094.
+        #[arg(long, value_name = "VLAN", requires = "provider_network_type")]
+        provider_segment: Option<u16>,
     },
     /// What can be done with every kind of object.
     #[command(flatten)]
@@ -340,8 +358,16 @@ impl Session<'_> {
     /// [`Failure`].
     pub async fn network(&self, verb: &NetworkVerb) -> Result<(), Failure> {
         match verb {
-            NetworkVerb::Create { name, mtu } => {
-                self.create(NETWORKS, body([("name", json!(name)), ("mtu", json!(mtu))])).await
+            NetworkVerb::Create { name, mtu, provider_network_type, provider_physical_network, provider_segment } => {
+                let provider = provider_network_type.as_ref().map(|kind| {
+                    body([
+                        ("network_type", json!(kind)),
+                        ("physical_network", json!(provider_physical_network)),
+                        ("segmentation_id", json!(provider_segment)),
+                    ])
+                });
+                let fields = [("name", json!(name)), ("mtu", json!(mtu)), ("provider", json!(provider))];
+                self.create(NETWORKS, body(fields)).await
             }
             NetworkVerb::Common(verb) => self.common(NETWORKS, verb).await,
         }

@@ -60,6 +60,7 @@ fn parts() -> SpecParts {
         name: format!("net{number}"),
         vni: crate::Vni::try_from(vni).unwrap(),
         mtu: 1450,
+        provider: None,
     };
     let group = SecurityGroupId::from_uuid(uuid(30));
     let rule = Rule {
@@ -180,6 +181,14 @@ fn what_must_be_unique_is_refused_twice() {
         parts.ports.push(twin);
     });
     assert!(twin.contains("share MAC address fa:16:3e:00:00:05"), "{twin}");
+    let one_part = refused(|parts| {
+        let provider = crate::provider::Provider {
+            physical_network: "dc".parse().unwrap(),
+            segmentation: crate::provider::Segmentation::Vlan(100.try_into().unwrap()),
+        };
+        parts.networks.iter_mut().for_each(|network| network.provider = Some(provider.clone()));
+    });
+    assert!(one_part.contains("share VLAN 100 of physical network dc"), "{one_part}");
     let shared = refused(|parts| {
         let mut other = parts.machines[0].clone();
         other.id = MachineId::from_uuid(uuid(61));

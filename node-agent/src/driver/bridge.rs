@@ -53,6 +53,7 @@ impl HostNetworking {
             bridge: config.switch.bridge.clone(),
             datapath,
             tunnel_ip: config.underlay.ip,
+            physical: config.physical.iter().map(|it| (it.name.clone(), it.interface.clone())).collect(),
         };
         let nothing = HostNetwork::empty(HostId::from_uuid(uuid::Uuid::nil()), Ipv4Addr::UNSPECIFIED);
         let flows = DriverSettings { remove_foreign: config.switch.remove_foreign };

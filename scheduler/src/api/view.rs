@@ -5,6 +5,7 @@
 use model::image::ImageKind as Content;
 use model::network::{AllowedPair, Network, Router};
 use model::observed::{PortState, Problem, VolumeState};
+use model::provider::{Provider, VlanId};
 use model::security::{Protocol, Remote, Rule, SecurityGroup};
 use model::volume::{VolumeBackend, VolumeSource};
 use model::{FlavorId, HostId, ImageId, MachineId, NetworkId, PortId, RouterId, SecurityGroupId, SubnetId, VolumeId};
@@ -207,7 +208,30 @@ pub(crate) struct NetworkView {
     /// VXLAN network identifier.
     vni: u32,
     mtu: u16,
+    /// Where it is, for a network of the data centre.
+    provider: Option<ProviderView>,
     subnets: Vec<NamedRef>,
+}
+
+/// Where a provider network is.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct ProviderView {
+    /// `flat` or `vlan`.
+    network_type: &'static str,
+    physical_network: String,
+    /// The VLAN.
+    segmentation_id: Option<u16>,
+}
+
+impl From<&Provider> for ProviderView {
+    fn from(provider: &Provider) -> Self {
+        let vlan = provider.segmentation.vlan();
+        Self {
+            network_type: if vlan.is_some() { "vlan" } else { "flat" },
+            physical_network: provider.physical_network.to_string(),
+            segmentation_id: vlan.map(VlanId::get),
+        }
+    }
 }
 
 impl NetworkView {
@@ -218,6 +242,7 @@ impl NetworkView {
             name: network.name.clone(),
             vni: network.vni.get(),
             mtu: network.mtu,
+            provider: network.provider.as_ref().map(ProviderView::from),
             subnets: listed(&world.intent.subnets, subnets.map(|subnet| &subnet.subnet.id)),
         }
     }

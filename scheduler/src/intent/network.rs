@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use ipnet::IpNet;
 use model::network::{Network, Subnet};
+use model::provider::{Provider, ProviderError, Segmentation, VlanId};
 use model::{NetworkId, SubnetId};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -17,6 +18,9 @@ use crate::refusal::Refusal;
 const POOLS_MAX: usize = 16;
 /// The most name servers that DHCP announces (they share one option of 255 bytes with room for others).
 const DNS_MAX: usize = 8;
+
+/// What Ethernet carries (RFC 894): the MTU of a provider network unless said.
+const PROVIDER_MTU: u16 = 1500;
 
 /// The least MTU of a link that carries IPv6 (RFC 8200 §5).
 const IPV6_MTU_MIN: u16 = 1280;
@@ -35,8 +39,32 @@ pub(crate) struct SubnetIntent {
 pub(crate) struct NewNetwork {
     /// Its name.
     name: String,
-    /// The largest IP packet in bytes: 68 to 9000. The underlay must carry 50 bytes more.
+    /// The largest IP packet in bytes: 68 to 9000. The underlay must carry 50 bytes more. Of a provider network 1500 unless said.
     mtu: Option<u16>,
+    /// Where it is, for a network of the data centre; without, it is a tenant's, in tunnels.
+    provider: Option<NewProvider>,
+}
+
+/// Where a provider network is.
+#[derive(Debug, Clone, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct NewProvider {
+    /// How it is told from others there.
+    network_type: NetworkType,
+    /// The physical network, by the name that agents have it under.
+    physical_network: String,
+    /// The VLAN, 1 to 4094, of networks of that type.
+    segmentation_id: Option<u16>,
+}
+
+/// How a provider network is told from others on the same physical network.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum NetworkType {
+    /// It is what has no tag.
+    Flat,
+    /// By the tag of a VLAN.
+    Vlan,
 }
 
 /// A subnet to make.
@@ -70,13 +98,21 @@ impl Intent {
     /// Makes a network.
     pub(crate) fn create_network(&mut self, context: &mut Context<'_>, new: NewNetwork) -> Result<NetworkId, Refusal> {
         check_name(&self.networks, &new.name)?;
-        let mtu = new.mtu.unwrap_or(context.defaults.mtu);
+        let provider = new.provider.as_ref().map(check_provider).transpose()?;
+        if let Some(provider) = &provider
+            && let Some(other) = self.networks.values().find(|other| other.provider.as_ref() == Some(provider))
+        {
+            let owner = format!("network {}", other.name);
+            return Err(Refusal::Taken { field: "provider".to_owned(), what: provider.to_string(), owner });
+        }
+        let usual = if provider.is_some() { PROVIDER_MTU } else { context.defaults.mtu };
+        let mtu = new.mtu.unwrap_or(usual);
         if !(68..=9000).contains(&mtu) {
             return Err(Refusal::invalid("mtu", format!("{mtu} is outside of 68 to 9000")));
         }
         let id = NetworkId::from_uuid((context.draw)());
         let vni = self.counters.next_vni()?;
-        self.networks.insert(id, Arc::new(Network { id, name: new.name, vni, mtu }));
+        self.networks.insert(id, Arc::new(Network { id, name: new.name, vni, mtu, provider }));
         Ok(id)
     }
 
@@ -160,6 +196,23 @@ impl Intent {
         self.subnets.remove(&id);
         Ok(())
     }
+}
+
+fn check_provider(new: &NewProvider) -> Result<Provider, Refusal> {
+    let physical_network = new
+        .physical_network
+        .parse()
+        .map_err(|error: ProviderError| Refusal::invalid("provider.physical_network", error.to_string()))?;
+    let refuse = |problem: String| Refusal::invalid("provider.segmentation_id", problem);
+    let segmentation = match (new.network_type, new.segmentation_id) {
+        (NetworkType::Flat, None) => Segmentation::Flat,
+        (NetworkType::Flat, Some(_)) => return Err(refuse("a flat network has none".to_owned())),
+        (NetworkType::Vlan, None) => return Err(refuse("a VLAN network needs its VLAN, 1 to 4094".to_owned())),
+        (NetworkType::Vlan, Some(vlan)) => {
+            Segmentation::Vlan(VlanId::try_from(vlan).map_err(|error| refuse(error.to_string()))?)
+        }
+    };
+    Ok(Provider { physical_network, segmentation })
 }
 
 fn check_gateway(new: &NewSubnet, cidr: IpNet) -> Result<Option<IpAddr>, Refusal> {

@@ -215,6 +215,7 @@ fn empty_report(host: HostId) -> Report {
             kvm: true,
             rbd: true,
             switch: true,
+            physical_networks: BTreeSet::new(),
             version: "test".to_owned(),
         },
         machines: Vec::new(),

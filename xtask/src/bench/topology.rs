@@ -164,6 +164,7 @@ impl Topology {
                     name: format!("sw{number}"),
                     vni: Vni::try_from(5001 + number)?,
                     mtu: 1450,
+                    provider: None,
                 })
             })
             .collect::<Result<Vec<_>>>()?;

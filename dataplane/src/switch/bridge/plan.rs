@@ -16,6 +16,8 @@ use super::{BridgeError, PortState, Settings, TUNNEL_PORT, TapPort, VXLAN_UDP_PO
 
 /// The key that marks a port as ours, with the machine's id.
 const MACHINE_KEY: &str = "basalt:vm";
+/// The key that marks a port as ours, with the name of its physical network.
+const PHYSICAL_KEY: &str = "basalt:physical";
 /// The key for the port's id.
 const PORT_KEY: &str = "iface-id";
 /// The key for the machine's address on the port.
@@ -123,7 +125,41 @@ pub(super) fn bridge(replica: &Replica, settings: &Settings) -> Result<Plan, Bri
     if let Some(options) = tunnel_options(settings) {
         tunnel(&mut plan, replica, &bridge, options)?;
     }
+    physical(&mut plan, replica, &bridge, settings)?;
     Ok(plan)
+}
+
+/// Plans the ports of physical networks: those that are wanted, and no others of ours.
+fn physical(plan: &mut Plan, replica: &Replica, bridge: &Bridge, settings: &Settings) -> Result<(), BridgeError> {
+    for (network, interface) in &settings.physical {
+        let ids = Value::map([(PHYSICAL_KEY, network.as_str())]);
+        match find_port(replica, bridge, interface)? {
+            None => {
+                plan.steps.push(format!("create port {interface} for physical network {network}"));
+                add_port(&mut plan.transaction, bridge, interface, &Row::new().with("external_ids", ids));
+            }
+            Some(found) => match found.interface.external_ids.get(PHYSICAL_KEY) {
+                None => return Err(BridgeError::Foreign { port: interface.clone(), bridge: bridge.name.clone() }),
+                Some(name) if name == network.as_str() => {}
+                Some(_) => {
+                    plan.steps.push(format!("name port {interface} after physical network {network}"));
+                    let row = Row::new().with("external_ids", ids);
+                    plan.transaction.update(Interface::NAME, &Where::row(found.interface.uuid), &row);
+                }
+            },
+        }
+    }
+    for uuid in &bridge.ports {
+        let Some(port) = Port::get(replica, *uuid)? else { continue };
+        let interface = port.interfaces.first().map(|uuid| Interface::get(replica, *uuid)).transpose()?.flatten();
+        let is_ours = interface.is_some_and(|interface| interface.external_ids.contains_key(PHYSICAL_KEY));
+        if is_ours && !settings.physical.values().any(|wanted| *wanted == port.name) {
+            plan.steps.push(format!("remove port {}: it is no physical network's any more", port.name));
+            let mutation = ("ports", Mutator::Delete, Value::from(port.uuid));
+            plan.transaction.mutate(Bridge::NAME, &Where::row(bridge.uuid), &[mutation]);
+        }
+    }
+    Ok(())
 }
 
 fn create_bridge(plan: &mut Plan, root: &OpenVswitch, settings: &Settings) {
@@ -134,6 +170,11 @@ fn create_bridge(plan: &mut Plan, root: &OpenVswitch, settings: &Settings) {
     if let Some(options) = tunnel_options(settings) {
         plan.steps.push(format!("create tunnel port {TUNNEL_PORT}"));
         ports.push(insert_port(transaction, TUNNEL_PORT, &Row::new().with("type", "vxlan").with("options", options)));
+    }
+    for (network, interface) in &settings.physical {
+        plan.steps.push(format!("create port {interface} for physical network {network}"));
+        let row = Row::new().with("external_ids", Value::map([(PHYSICAL_KEY, network.as_str())]));
+        ports.push(insert_port(transaction, interface, &row));
     }
     let row = Row::new()
         .with("name", name)
@@ -246,6 +287,7 @@ pub(super) fn ports(replica: &Replica, bridge: &str) -> Result<BTreeMap<String, 
             error: interface.error.clone(),
             port: id(PORT_KEY).and_then(|text| text.parse().ok()),
             machine: id(MACHINE_KEY).and_then(|text| text.parse().ok()),
+            physical: id(PHYSICAL_KEY).and_then(|text| text.parse().ok()),
         };
         states.insert(port.name, state);
     }
