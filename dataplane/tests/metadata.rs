@@ -133,8 +133,9 @@ async fn machines_with_the_same_addresses_read_about_themselves() -> Result<()> 
         guests.push(host.plug(port).await?);
     }
     host.host.program(cloud.host(0), LIMIT).await?;
-    // A link that comes up has the address that its MAC address makes.
+    // A link that comes up has the address that its MAC address makes, to be used at once.
     for guest in &guests {
+        guest.namespace.run(&["sysctl", "-qw", "net.ipv6.conf.eth0.accept_dad=0"])?;
         guest.namespace.run(&["ip", "link", "set", "dev", "eth0", "down"])?;
         guest.namespace.up("eth0")?;
     }
