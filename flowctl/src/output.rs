@@ -111,6 +111,7 @@ fn cell(value: &Value) -> String {
         Value::String(text) => text.clone(),
         Value::Array(values) if values.is_empty() => "-".to_owned(),
         Value::Array(values) => values.iter().map(cell).collect::<Vec<_>>().join(","),
+        Value::Object(map) if map.is_empty() => "-".to_owned(),
         Value::Object(map) => parts(map),
         other => other.to_string(),
     }
