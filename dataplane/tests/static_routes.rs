@@ -11,6 +11,7 @@ use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
+use basalt_tests::process::wait_for;
 use basalt_tests::require;
 use basalt_tests::skip::Need;
 use dataplane::trace::ofproto::{Report, arguments, compare};
@@ -186,8 +187,14 @@ async fn packets_follow_routes() -> Result<()> {
     let listeners = [machines[NEAR].listen(80)?, machines[FAR].listen(80)?];
     for to in beyond {
         let open = connections(&machines[CLIENT], to)?;
-        let shares = [accepted(&listeners[0])?, accepted(&listeners[1])?];
-        assert_eq!(shares[0] + shares[1], open.len(), "{to}");
+        let mut shares = [0, 0];
+        // A client is through before its last word has reached the server.
+        wait_for("every connection at a server", CONNECT_TIMEOUT, || {
+            for (share, listener) in shares.iter_mut().zip(&listeners) {
+                *share += accepted(listener)?;
+            }
+            Ok((shares[0] + shares[1] == open.len()).then_some(()))
+        })?;
         assert!(open.len() == CONNECTIONS && shares[0] > 0 && shares[1] > 0, "{to}: {shares:?}");
     }
     Ok(())
