@@ -17,6 +17,7 @@ pub mod flow_set;
 pub mod graph;
 pub mod identity;
 pub mod metadata;
+pub mod neighbour_advert;
 pub mod punt;
 pub mod register;
 pub mod respond;

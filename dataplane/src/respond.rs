@@ -9,8 +9,9 @@ use model::spec::HostNetwork;
 
 use crate::dhcp::{self, DhcpError};
 use crate::dhcp6::{self, Dhcp6Error};
-use crate::feature::neighbour::ROUTER_SOLICIT;
+use crate::feature::neighbour::{ROUTER_SOLICIT, SOLICIT};
 use crate::feature::service::{ADDRESS_V4, ADDRESS_V6, METADATA_PORT};
+use crate::neighbour_advert::{self, NeighbourError};
 use crate::router_advert::{AdvertError, advertise};
 
 /// Why a packet gets no answer.
@@ -25,6 +26,9 @@ pub enum AnswerError {
     /// Router advertisements.
     #[error(transparent)]
     Advert(#[from] AdvertError),
+    /// Neighbour advertisements.
+    #[error(transparent)]
+    Neighbour(#[from] NeighbourError),
     /// Nothing that we serve.
     #[error("answer a packet of {length} octets from port {key}: {reason}")]
     Unknown {
@@ -42,6 +46,7 @@ enum Question {
     Dhcp,
     Dhcp6,
     Routers(Ipv6Addr),
+    Neighbour,
 }
 
 /// Answers a frame that the port with this key sent; none when its protocol wants silence.
@@ -54,6 +59,7 @@ pub fn answer(host: &HostNetwork, port_key: u32, frame: &[u8]) -> Result<Option<
         Question::Dhcp => Ok(dhcp::answer(host, port_key, frame)?),
         Question::Dhcp6 => Ok(dhcp6::answer(host, port_key, frame)?),
         Question::Routers(asker) => Ok(Some(advertise(host, port_key, asker)?)),
+        Question::Neighbour => Ok(Some(neighbour_advert::advertise(host, port_key, frame)?)),
     }
 }
 
@@ -79,6 +85,9 @@ fn question(frame: &[u8]) -> Result<Question, String> {
         }
         (Some(NetSlice::Ipv6(ip)), Some(TransportSlice::Icmpv6(icmp))) if icmp.type_u8() == ROUTER_SOLICIT => {
             Ok(Question::Routers(ip.header().source_addr()))
+        }
+        (Some(NetSlice::Ipv6(_)), Some(TransportSlice::Icmpv6(icmp))) if icmp.type_u8() == SOLICIT => {
+            Ok(Question::Neighbour)
         }
         _ => Err("no server here is asked by such a packet".to_owned()),
     }

@@ -26,14 +26,12 @@ pub enum Table {
     Identity,
     /// Answers to ARP requests.
     Arp,
-    /// Answers to neighbour solicitations.
+    /// Who is asked for by neighbour solicitations.
     Neighbour,
     /// What is a question to the agent.
     Ask,
     /// Handing it over.
     Punt,
-    /// Sending the advertisement that a solicitation became.
-    Advert,
     /// The destination on the packet's own network.
     Forward,
     /// The subnet to route to.
@@ -116,7 +114,7 @@ pub const TABLES: &[TableInfo] = &[
         number: 5,
         name: "neighbour",
         feature: Feature::Neighbour,
-        doc: "answers neighbour solicitations for every known port and router",
+        doc: "knows every port and router that a neighbour solicitation asks for",
         miss: "nobody known is asked for",
     },
     TableInfo {
@@ -124,7 +122,7 @@ pub const TABLES: &[TableInfo] = &[
         number: 6,
         name: "ask",
         feature: Feature::Dhcp,
-        doc: "knows what the agent answers: router solicitations and DHCPv6",
+        doc: "knows what else the agent answers: router solicitations and DHCPv6",
         miss: "no question to the agent",
     },
     TableInfo {
@@ -134,14 +132,6 @@ pub const TABLES: &[TableInfo] = &[
         feature: Feature::Dhcp,
         doc: "hands questions to the agent, with the port that asks",
         miss: "the agent answers no such question of this port",
-    },
-    TableInfo {
-        table: Table::Advert,
-        number: 8,
-        name: "advert",
-        feature: Feature::Neighbour,
-        doc: "sends back the advertisement that a neighbour solicitation has become",
-        miss: "it is no advertisement",
     },
     TableInfo {
         table: Table::Forward,

@@ -54,11 +54,12 @@ fn neighbour_discovery_in_the_users_words() {
     let cloud = dual_stack();
     let (mac, own) = (cloud.mac(WEB_1), cloud.mac(WEB_1).link_local());
     let solicit = |target: Ipv6Addr| Packet::neighbour_solicit(NUMBER, (mac, own), target);
-    assert_eq!(says(&solicit(cloud.address6(WEB_2).unwrap())), "answered by this host for port web-2");
-    assert_eq!(says(&solicit(cloud.mac(WEB_2).link_local())), "answered by this host for port web-2");
-    assert_eq!(says(&solicit(v6("fd00:0:0:1::1"))), "answered by router main");
+    let asks = "handed to the agent: neighbour solicitation of port web-1";
+    assert_eq!(says(&solicit(cloud.address6(WEB_2).unwrap())), asks);
+    assert_eq!(says(&solicit(cloud.mac(WEB_2).link_local())), asks);
+    assert_eq!(says(&solicit(v6("fd00:0:0:1::1"))), asks);
     let foot = cloud.routers[0].interfaces.iter().find(|foot| foot.address == IpAddr::V6(v6("fd00:0:0:1::1"))).unwrap();
-    assert_eq!(says(&solicit(foot.mac.link_local())), "answered by router main");
+    assert_eq!(says(&solicit(foot.mac.link_local())), asks);
     let unknown = says(&solicit(v6("fd00:0:0:1::99")));
     assert!(
         unknown.contains("delivered to port open-1") && unknown.contains("at 172.20.0.2 with VNI 5001"),
@@ -98,7 +99,7 @@ fn rules_and_routes_hold_for_ipv6() {
     assert_eq!(says(&packet(WEB_1, at(DB_2), sql)), format!("sent to host {} at 172.20.0.2 with VNI 5002", host_id(1)));
     assert_eq!(says(&packet(WEB_1, v6("fd00:0:0:2::1"), ping)), "answered by router main");
     assert_eq!(says(&packet(WEB_1, v6("2001:db8::1"), ping)), {
-        "dropped in route: the router has no route to this destination"
+        "dropped in route: router main: it has no route to this destination"
     });
     assert_eq!(says(&packet(WEB_1, at(DB_1), sql).with(Field::IpTtl, 1)), "dropped in route: its time to live ran out");
     assert_eq!(says(&packet(WEB_1, at(DB_1), sql).with(Field::Ipv6Src, at(WEB_2))), SPOOFED);
@@ -177,6 +178,52 @@ fn granted(reply: &Message) -> Vec<(Ipv6Addr, u32)> {
         _ => None,
     });
     entries.collect()
+}
+
+/// A neighbour solicitation of port web-1 for `target`.
+#[cfg(test)]
+fn solicitation(target: Ipv6Addr) -> Vec<u8> {
+    let (mac, mut frame) = (dual_stack().mac(WEB_1), Vec::new());
+    let payload = [&target.octets()[..], &[1, 1], &mac.bytes()].concat();
+    let builder = PacketBuilder::ethernet2(mac.bytes(), [0x33, 0x33, 0xff, 0, 0, 1])
+        .ipv6(mac.link_local().octets(), v6("ff02::1:ff00:1").octets(), 255)
+        .icmpv6_raw(135, 0, [0; 4]);
+    builder.write(&mut frame, &payload).unwrap();
+    frame
+}
+
+/// Ports and routers of the asker's own network and the host's services are answered for, as RFC 4861 has it, and nobody else is.
+#[test]
+fn solicitations_are_answered_for_the_askers_network() {
+    let cloud = dual_stack();
+    let host = cloud.host(0);
+    let foot = cloud.routers[0].interfaces.iter().find(|foot| foot.address == IpAddr::V6(v6("fd00:0:0:1::1"))).unwrap();
+    let service = Mac::new([0x02, 0xba, 0x5a, 0, 0, 0x80]);
+    for (target, mac, flags) in [
+        (cloud.address6(WEB_2).unwrap(), cloud.mac(WEB_2), 0x60),
+        (cloud.mac(WEB_2).link_local(), cloud.mac(WEB_2), 0x60),
+        (v6("fd00:0:0:1::1"), foot.mac, 0xe0),
+        (foot.mac.link_local(), foot.mac, 0xe0),
+        (v6("fe80::a9fe:a9fe"), service, 0x60),
+    ] {
+        let reply = answer(&host, 1, &solicitation(target)).unwrap().unwrap();
+        let packet = SlicedPacket::from_ethernet(&reply).unwrap();
+        let (Some(NetSlice::Ipv6(ip)), Some(TransportSlice::Icmpv6(icmp))) = (&packet.net, &packet.transport) else {
+            panic!("{packet:?}")
+        };
+        assert_eq!((ip.header().source_addr(), ip.header().hop_limit()), (target, 255));
+        assert_eq!(ip.header().destination_addr(), cloud.mac(WEB_1).link_local());
+        assert_eq!((icmp.type_u8(), icmp.code_u8(), icmp.bytes5to8()), (136, 0, [flags, 0, 0, 0]), "{target}");
+        assert_eq!(icmp.payload(), [&target.octets()[..], &[2, 1], &mac.bytes()].concat(), "{target}");
+        assert_eq!((&reply[..6], &reply[6..12]), (&cloud.mac(WEB_1).bytes()[..], &mac.bytes()[..]));
+    }
+    for target in [cloud.address6(DB_1).unwrap(), v6("fd00:0:0:1::99")] {
+        assert!(answer(&host, 1, &solicitation(target)).is_err(), "{target}");
+    }
+    let whole = solicitation(v6("fd00:0:0:1::1"));
+    for length in 0..whole.len() - 8 {
+        assert!(answer(&host, 1, &whole[..length]).is_err(), "{length} octets of a solicitation");
+    }
 }
 
 /// The whole exchange of DHCPv6, renewal, rapid commit, addresses that are wrong, and what is to be ignored.
@@ -368,7 +415,7 @@ fn a_port_may_have_several_addresses() {
     let solicit = Packet::neighbour_solicit(NUMBER, (cloud.mac(WEB_1), cloud.mac(WEB_1).link_local()), more);
     assert_eq!(
         trace(&set, &solicit, Connection::New).verdicts()[0].to_string(),
-        "answered by this host for port web-2"
+        "handed to the agent: neighbour solicitation of port web-1"
     );
     let payload = Payload::Tcp { source: 1, target: 80 };
     let packet = Packet::from_port(&host, &numbers, &cloud.ports[WEB_1], more, payload).unwrap();

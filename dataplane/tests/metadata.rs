@@ -103,7 +103,11 @@ fn the_model_and_the_switch_agree_on_who_is_served() {
             IpAddr::V4(to) => Packet::arp_request(number, (port.mac, cloud.address(from)), to),
             IpAddr::V6(to) => Packet::neighbour_solicit(number, (port.mac, port.mac.link_local()), to),
         };
-        assert_eq!(says(&cloud, &asked), format!("answered by this host for port {}", port.name));
+        let answered = match to {
+            IpAddr::V4(_) => format!("answered by this host for port {}", port.name),
+            IpAddr::V6(_) => format!("handed to the agent: neighbour solicitation of port {}", port.name),
+        };
+        assert_eq!(says(&cloud, &asked), answered);
         let away = packet(HTTP).out_of_tunnel(VXLAN, cloud.networks[0].vni.get());
         assert!(says(&cloud, &away).starts_with("dropped in service"), "{}", says(&cloud, &away));
         for packet in [packet(HTTP), packet(Payload::Icmp { kind: 8, code: 0 }), other, spoofed, asked, away] {

@@ -1,4 +1,5 @@
-//! Questions to the agent, handed over with the key of the port that asks: DHCPv4 and DHCPv6 requests, router solicitations. And no DHCP servers
+//! Questions to the agent, handed over with the key of the port that asks: DHCPv4 and DHCPv6 requests, router and neighbour
+//! solicitations. And no DHCP servers
 //! in guests.
 //!
 //! DHCPv4 requests of a guarded port must carry its MAC address as their Ethernet source; they come from no address and are met where ports are.
@@ -23,9 +24,10 @@ const REQUEST: u16 = 120;
 const QUESTION: u16 = 100;
 const NO_SERVER: u16 = 300;
 
-/// Questions that one port may put to the agent in a second, and at once: a booting machine asks less than ten.
-const QUESTIONS_PER_SECOND: u32 = 20;
-const QUESTIONS_BURST: u32 = 20;
+/// Questions that one port may put to the agent in a second, and at once: a booting machine asks less than ten, one that begins to talk to a whole
+/// subnet asks for each neighbour.
+const QUESTIONS_PER_SECOND: u32 = 50;
+const QUESTIONS_BURST: u32 = 100;
 
 /// The group of all DHCPv6 servers of a link (RFC 8415 §7.1).
 const SERVERS: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 1, 2);

@@ -2,8 +2,8 @@
 //!
 //! Guarded ports (their source addresses are checked before) may solicit with their own MAC address or none, advertise their own addresses, and
 //! are no routers: advertisements of routers and redirects are dropped. A probe for the port's own address gets no answer, for nobody else can
-//! have it. A solicitation for an address of a port or a router on the network is turned into the advertisement and sent back; what is not known
-//! is flooded, for the sake of ports with port security off, which may have any address.
+//! have it. A solicitation for an address of a port or a router on the network is handed to the agent, which answers it: the kernel's data path can
+//! not turn it into the advertisement. What is not known is flooded, for the sake of ports with port security off, which may have any address.
 //! Source: RFC 4861 §4.3, §4.4, §7.2; RFC 4862 §5.4 (probes come from the unspecified address); RFC 6980 is upheld by the switch, which reads no
 //! neighbour message out of a fragment.
 
@@ -12,7 +12,7 @@ use std::net::Ipv6Addr;
 use ipnet::IpNet;
 use model::Mac;
 use model::network::{Port, Router};
-use openflow::flow::{Action, Field, Match, PortNo};
+use openflow::flow::{Action, Field, Match};
 
 use crate::compile::view::{Place, Segment, Spot, View};
 use crate::cookie::{Cookie, Object};
@@ -29,16 +29,11 @@ const ANSWER: u16 = 100;
 
 pub(crate) const ROUTER_SOLICIT: u8 = 133;
 const ROUTER_ADVERT: u8 = 134;
-const SOLICIT: u8 = 135;
-const ADVERT: u8 = 136;
+pub(crate) const SOLICIT: u8 = 135;
+pub(crate) const ADVERT: u8 = 136;
 const REDIRECT: u8 = 137;
 /// The hop limit that shows that no router has passed a message on.
 const UNROUTED: u8 = 255;
-/// Flags of an advertisement: it was asked for, and overrides what was known; the sender is a router.
-const SOLICITED_OVERRIDE: u32 = 0x6000_0000;
-const IS_ROUTER: u32 = 0x8000_0000;
-/// The option that says the target's MAC address.
-const TARGET_OPTION: u8 = 2;
 
 const PIPELINE: Cookie = Cookie { feature: Feature::Neighbour, object: Object::Pipeline };
 
@@ -61,10 +56,6 @@ pub(crate) fn host(part: &mut Part) {
     let note = "whether an address is taken is for its owner to say".to_owned();
     part.add_noted(Table::Neighbour, PROBE, probe, to(Table::Forward), (PIPELINE, note));
     part.add_miss_to(Table::Neighbour, Table::Ask);
-    let advert = message(ADVERT).with(Field::Icmpv6Code, 0_u8);
-    let send = vec![Action::copy(Field::EthSrc, Field::NdTll), Action::output(PortNo::IN_PORT)];
-    part.add_noted(Table::Advert, ANSWER, advert, send, (PIPELINE, "the advertisement goes back".to_owned()));
-    part.add_miss(Table::Advert);
 }
 
 /// What a guarded port that is plugged in here may say of itself.
@@ -109,7 +100,7 @@ pub(crate) fn port(spot: Spot<'_>, part: &mut Part) {
     if spot.place != Place::Nowhere {
         let cookie = Cookie { feature: Feature::Neighbour, object: Object::Port(port.key) };
         for address in port.ipv6_addresses() {
-            answer(segment, address, (port.mac, 0), cookie, part);
+            answer(segment, address, port.mac, cookie, part);
         }
     }
 }
@@ -120,21 +111,26 @@ pub(crate) fn router(view: &View<'_>, router: &Router, part: &mut Part) {
     for foot in &router.interfaces {
         let Some(segment) = view.subnet_of(foot).and_then(|(_, network)| view.segment(network.id)) else { continue };
         for address in foot.ipv6_addresses() {
-            answer(segment, address, (foot.mac, IS_ROUTER), cookie, part);
+            answer(segment, address, foot.mac, cookie, part);
         }
     }
 }
 
-fn answer(segment: Segment<'_>, address: Ipv6Addr, (mac, flags): (Mac, u32), cookie: Cookie, part: &mut Part) {
+fn answer(segment: Segment<'_>, address: Ipv6Addr, mac: Mac, cookie: Cookie, part: &mut Part) {
     let asked = asked(address).with(NETWORK.field, segment.vni());
     let note = format!("{address} is at {mac}");
-    part.add_noted(Table::Neighbour, ANSWER, asked, advertisement(address, (mac, flags)), (cookie, note));
+    part.add_noted(Table::Neighbour, ANSWER, asked, handed_over(), (cookie, note));
 }
 
 /// Answers solicitations for an address on whatever network.
 pub(crate) fn answer_anywhere(address: Ipv6Addr, mac: Mac, priority: u16, cookie: Cookie, part: &mut Part) {
-    let steps = advertisement(address, (mac, 0));
-    part.add_noted(Table::Neighbour, priority, asked(address), steps, (cookie, format!("{address} is at {mac}")));
+    part.add_noted(
+        Table::Neighbour,
+        priority,
+        asked(address),
+        handed_over(),
+        (cookie, format!("{address} is at {mac}")),
+    );
 }
 
 fn asked(address: Ipv6Addr) -> Match {
@@ -146,17 +142,7 @@ fn asked(address: Ipv6Addr) -> Match {
         .with(Field::NdTarget, address)
 }
 
-/// Turns a solicitation into its advertisement, all but the MAC address in its option: a switch lets only a flow that matches advertisements write
-/// that, so it is done in the table that sends them.
-fn advertisement(address: Ipv6Addr, (mac, flags): (Mac, u32)) -> Vec<Action> {
-    vec![
-        Action::copy(Field::EthSrc, Field::EthDst),
-        Action::set(Field::EthSrc, mac.bytes()),
-        Action::copy(Field::Ipv6Src, Field::Ipv6Dst),
-        Action::set(Field::Ipv6Src, address),
-        Action::set(Field::Icmpv6Type, ADVERT),
-        Action::set(Field::NdReserved, SOLICITED_OVERRIDE | flags),
-        Action::set(Field::NdOptionsType, TARGET_OPTION),
-        Action::GotoTable(Table::Advert.number()),
-    ]
+/// The agent makes the answer ([`crate::neighbour_advert`]), for the port that asks.
+fn handed_over() -> Vec<Action> {
+    vec![Action::GotoTable(Table::Punt.number())]
 }

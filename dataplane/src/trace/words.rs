@@ -47,6 +47,7 @@ pub(super) fn punt(set: &FlowSet, punt: Punt, packet: &Packet) -> String {
         (67, _) => "DHCP request",
         (547, _) => "DHCPv6 request",
         (_, 133) => "router solicitation",
+        (_, 135) => "neighbour solicitation",
         _ => "question",
     };
     format!("{what} of {}", port(set, punt.port))
