@@ -96,6 +96,12 @@ impl Host {
             namespace.set_mtu("under0", 1600)?;
             host.switch.add_port("br-under", "under0")?;
         }
+        // The userspace data path drops what it tunnels until it has asked for the endpoint's MAC address; it is told, for no packet may be lost.
+        for (host, peer) in [(self, other), (other, self)] {
+            let endpoint = peer.host.bridge().settings().tunnel_ip.context("a host without a tunnel endpoint")?;
+            let mac = peer.switch.namespace().run(&["cat", "/sys/class/net/br-under/address"])?;
+            host.switch.appctl(&["tnl/neigh/set", "br-under", &endpoint.to_string(), mac.trim()])?;
+        }
         Ok(())
     }
 
