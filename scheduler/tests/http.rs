@@ -212,11 +212,12 @@ async fn ports_have_an_address_of_each_version() {
     operator.make("/v1/subnets", json!({"name": "four", "network": "blue", "cidr": "10.1.0.0/24"})).await;
     operator.make("/v1/security-groups", json!({"name": "plain", "stateless": true})).await;
     let pairs = json!([{"addresses": "10.1.0.100/32"}]);
-    let new = json!({"name": "p", "network": "blue", "groups": ["plain"], "allowed_pairs": pairs});
+    let mac = "fa:16:3e:aa:00:01";
+    let new = json!({"name": "p", "network": "blue", "mac": mac, "groups": ["plain"], "allowed_pairs": pairs});
     let port = operator.make("/v1/ports", new).await;
     let addresses: Vec<&str> =
         port["addresses"].as_array().unwrap().iter().filter_map(|fixed| fixed["address"].as_str()).collect();
-    assert_eq!(addresses, ["10.1.0.2", "fd00:1::2"], "{port}");
+    assert_eq!(addresses, ["10.1.0.2", "fd00:1::f816:3eff:feaa:1"], "{port}");
     let limits = json!({"egress": {"kbps": {"rate": 1000}}, "dscp_mark": 46});
     let (status, port) = operator.call(Method::PATCH, "/v1/ports/p", Some(json!({"qos": limits}))).await;
     assert_eq!(
@@ -226,8 +227,16 @@ async fn ports_have_an_address_of_each_version() {
     );
     let (_, port) = operator.call(Method::PATCH, "/v1/ports/p", Some(json!({"qos": {}}))).await;
     assert_eq!(port["qos"], json!({}), "{port}");
-    let second = operator.make("/v1/ports", json!({"network": "blue", "addresses": [{"subnet": "six"}]})).await;
-    assert_eq!(second["addresses"][0]["address"], "fd00:1::3", "{second}");
+    // Where another has the address that the port would make for itself, and where the subnet is no /64, the lowest that is free.
+    let taken = json!({"network": "blue", "addresses": [{"address": "fd00:1::f816:3eff:feaa:2"}]});
+    operator.make("/v1/ports", taken).await;
+    let mac = "fa:16:3e:aa:00:02";
+    let new = json!({"network": "blue", "mac": mac, "addresses": [{"subnet": "six"}]});
+    let second = operator.make("/v1/ports", new).await;
+    assert_eq!(second["addresses"][0]["address"], "fd00:1::2", "{second}");
+    operator.make("/v1/subnets", json!({"name": "long", "network": "blue", "cidr": "fd00:2::/80"})).await;
+    let third = operator.make("/v1/ports", json!({"network": "blue", "addresses": [{"subnet": "long"}]})).await;
+    assert_eq!(third["addresses"][0]["address"], "fd00:2::2", "{third}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -55,17 +55,22 @@ impl Intent {
         ports.chain(feet.filter(|foot| foot.subnet == subnet).map(|foot| foot.address)).collect()
     }
 
-    /// The lowest address of a subnet's pools, or of an IPv6 subnet, that nobody has, its gateway never.
-    pub(crate) fn free_address(&self, subnet: &SubnetIntent, field: &str) -> Result<IpAddr, Refusal> {
+    /// An address of a subnet that nobody has, its gateway never: in an IPv6 subnet of 64 bits the one that a station with this MAC address makes
+    /// for itself, so that it needs no DHCPv6; otherwise the lowest of the subnet's pools, or of an IPv6 subnet.
+    pub(crate) fn free_address(&self, subnet: &SubnetIntent, mac: Mac, field: &str) -> Result<IpAddr, Refusal> {
         let used = self.addresses_in_use(subnet.subnet.id);
+        let own = match subnet.subnet.cidr {
+            IpNet::V6(cidr) if cidr.prefix_len() == 64 => Some(IpAddr::V6(mac.autoconfigured(cidr.network()))),
+            _ => None,
+        };
         let plain = subnet.pools.iter().flat_map(|pool| u32::from(pool.start)..=u32::from(pool.end));
         let six = match subnet.subnet.cidr {
             IpNet::V4(_) => None,
             // The first address is every router's of the subnet (RFC 4291 §2.6.1).
             IpNet::V6(cidr) => Some(cidr.network().to_bits() + 1..=cidr.broadcast().to_bits()),
         };
-        plain
-            .map(|number| IpAddr::V4(number.into()))
+        own.into_iter()
+            .chain(plain.map(|number| IpAddr::V4(number.into())))
             .chain(six.into_iter().flatten().map(|number| IpAddr::V6(number.into())))
             .find(|address| !used.contains(address) && Some(*address) != subnet.subnet.gateway)
             .ok_or_else(|| Refusal::Exhausted {

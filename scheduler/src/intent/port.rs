@@ -40,7 +40,8 @@ pub(crate) struct NewPort {
     /// Its MAC address; drawn unless said.
     #[schema(value_type = Option<String>, example = "fa:16:3e:00:00:01")]
     pub(crate) mac: Option<Mac>,
-    /// Its addresses; one of the network's first subnet of each version of IP with an address left unless said.
+    /// Its addresses; one of the network's first subnet of each version of IP with an address left unless said: in an IPv6 subnet of 64 bits the one
+    /// that its MAC address makes.
     pub(crate) addresses: Option<Vec<NewAddress>>,
     /// Security groups, by name or id; the default group unless said.
     pub(crate) groups: Option<Vec<String>>,
@@ -63,7 +64,7 @@ pub(crate) struct NewPort {
 pub(crate) struct NewAddress {
     /// The subnet, by name or id; the one that holds `address` unless said.
     subnet: Option<String>,
-    /// The address; the lowest free one unless said.
+    /// The address; a free one unless said: of an IPv6 subnet of 64 bits the one that the MAC address makes, otherwise the lowest.
     #[schema(value_type = Option<String>)]
     address: Option<IpAddr>,
 }
@@ -109,8 +110,8 @@ impl Intent {
             Some(mac) => self.check_mac(network, mac)?,
         };
         let addresses = match &new.addresses {
-            None => self.first_free(network)?,
-            Some(wanted) => self.choose_addresses(network, wanted)?,
+            None => self.first_free(network, mac)?,
+            Some(wanted) => self.choose_addresses(network, mac, wanted)?,
         };
         let id = PortId::from_uuid((context.draw)());
         let port_security = new.port_security.unwrap_or(true);
@@ -193,7 +194,7 @@ impl Intent {
     }
 
     /// The first free address of each version of IP that the network has subnets of.
-    fn first_free(&self, network: NetworkId) -> Result<Vec<FixedIp>, Refusal> {
+    fn first_free(&self, network: NetworkId, mac: Mac) -> Result<Vec<FixedIp>, Refusal> {
         let mut refused = Refusal::invalid("network", "it has no subnet to give an address from");
         let mut chosen: Vec<FixedIp> = Vec::new();
         for subnet in subnets_of(&self.subnets, network) {
@@ -201,7 +202,7 @@ impl Intent {
             if chosen.iter().any(|fixed| fixed.address.is_ipv4() == is_plain) {
                 continue;
             }
-            match self.free_address(subnet, "addresses") {
+            match self.free_address(subnet, mac, "addresses") {
                 Ok(address) => chosen.push(FixedIp { subnet: subnet.subnet.id, address }),
                 Err(error) => refused = error,
             }
@@ -210,7 +211,7 @@ impl Intent {
         if chosen.is_empty() { Err(refused) } else { Ok(chosen) }
     }
 
-    fn choose_addresses(&self, network: NetworkId, wanted: &[NewAddress]) -> Result<Vec<FixedIp>, Refusal> {
+    fn choose_addresses(&self, network: NetworkId, mac: Mac, wanted: &[NewAddress]) -> Result<Vec<FixedIp>, Refusal> {
         if wanted.len() > ADDRESSES_MAX {
             return Err(Refusal::invalid("addresses", format!("a port has {ADDRESSES_MAX} addresses at most")));
         }
@@ -224,7 +225,7 @@ impl Intent {
                     self.check_address(&subnet, address, &field)?;
                     address
                 }
-                None => self.free_address(&subnet, &field)?,
+                None => self.free_address(&subnet, mac, &field)?,
             };
             let fixed = FixedIp { subnet: subnet.subnet.id, address };
             if chosen.contains(&fixed) {
