@@ -1,12 +1,13 @@
 //! `cargo xtask lab`: the lab from the command line. The lab itself is `hw_tests::lab`.
 
 use std::io::{IsTerminal, Read, Write};
-use std::process::{Command, ExitCode};
+use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
 use basalt_tests::process;
 use clap::Subcommand;
+use hw_tests::cloud::program::cargo;
 use hw_tests::lab::exec::Ending;
 use hw_tests::lab::exec::frame::Frame;
 use hw_tests::lab::progress::{Audience, Progress};
@@ -104,8 +105,7 @@ fn up(hosts: u8, memory_mib: u32, progress: &Progress) -> Result<ExitCode> {
 /// Builds the program that runs inside hosts.
 pub(crate) fn build(progress: &Progress) -> Result<()> {
     let step = progress.step("build");
-    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    let mut command = Command::new(cargo);
+    let mut command = cargo();
     command.args(["build", "--quiet", "--package", "hw-tests", "--bins"]).current_dir(artifact::workspace());
     process::run(&mut command, BUILD_LIMIT)?;
     step.done("lab-hand");

@@ -16,6 +16,14 @@ const PACKAGES: &[&str] = &["vmm", "node-agent", "scheduler", "flowctl"];
 /// A release build of everything from nothing on two slow cores.
 const BUILD_LIMIT: Duration = Duration::from_secs(2400);
 
+/// Cargo, which ends with us: it is in no terminal's process group, so Ctrl-C would not reach it.
+#[must_use]
+pub fn cargo() -> Command {
+    let mut command = Command::new("setpriv");
+    command.args(["--pdeathsig", "TERM"]).arg(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    command
+}
+
 /// Where the programs are.
 #[derive(Debug, Clone)]
 pub struct Programs {
@@ -31,8 +39,7 @@ impl Programs {
         if let Some(directory) = std::env::var_os(PROGRAMS_VARIABLE) {
             return Self::at(Path::new(&directory));
         }
-        let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-        let mut command = Command::new(cargo);
+        let mut command = cargo();
         command.args(["build", "--release", "--locked", "--quiet"]).current_dir(workspace());
         command.args(PACKAGES.iter().flat_map(|name| ["--package", *name]));
         process::run(&mut command, BUILD_LIMIT).context("building the programs")?;

@@ -1,0 +1,47 @@
+//! Proof that a port's limit holds in the kernel's data path, and ends when it is lifted.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use basalt_tests::process;
+use serde_json::{Value, json};
+
+use super::{Machines, Occupied};
+use crate::cloud::Cloud;
+use crate::cloud::evidence::Examiner;
+
+/// Pings of one try, 50 ms apart: twenty a second.
+const PINGS: u32 = 40;
+/// Packets that the limited port may send in a second.
+const RATE: u32 = 4;
+/// The most that may be answered then: five seconds' worth where the pings take two.
+const PASS_MAX: u32 = 20;
+/// From a change of a port to its host limiting by it.
+const CHANGE_LIMIT: Duration = Duration::from_secs(30);
+
+/// Runs the proof of this module.
+pub(super) fn examine(cloud: &Cloud, machines: &Machines, examiner: &mut Examiner<'_>) {
+    examiner.check("a port's packet rate is held to its limit, and free again without", || limited(cloud, machines));
+}
+
+fn limited(cloud: &Cloud, machines: &Machines) -> Result<String> {
+    let (one, two) = (machines.get("web1")?, machines.get("web2")?);
+    let set = |qos: Value| cloud.centre().patch(&format!("/v1/ports/{}", one.vm.port), &json!({"qos": qos}));
+    set(json!({"egress": {"pps": {"rate": RATE, "burst": RATE}}}))?;
+    let held = wait("pings to be dropped above the limit", || answered(one, two), |count| count <= PASS_MAX);
+    set(json!({}))?;
+    let held = held?;
+    let free = wait("all pings to be answered without a limit", || answered(one, two), |count| count == PINGS)?;
+    Ok(format!("of {PINGS} pings in 2 s {held} are answered at {RATE} packets a second, and {free} without a limit"))
+}
+
+fn wait(what: &str, mut look: impl FnMut() -> Result<u32>, right: fn(u32) -> bool) -> Result<u32> {
+    process::wait_for(what, CHANGE_LIMIT, || Ok(Some(look()?).filter(|count| right(*count))))
+}
+
+/// How many of the pings were answered.
+fn answered(from: &Occupied, to: &Occupied) -> Result<u32> {
+    let text = from.ok(&format!("ping -c {PINGS} -i 0.05 -W 1 {} || true", to.vm.address))?;
+    let count = text.split(", ").find_map(|part| part.strip_suffix(" packets received")?.parse().ok());
+    count.with_context(|| format!("ping printed no sum: {text}"))
+}
