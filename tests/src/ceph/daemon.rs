@@ -118,9 +118,11 @@ pub(super) fn start(cluster: &Cluster, name: Name) -> Result<()> {
 
 /// Ends the daemon, if it runs: by SIGTERM, or by SIGKILL where `at_once` or where it does not go in time.
 pub(super) fn stop(directory: &Path, name: Name, at_once: bool) -> Result<()> {
-    let gone = |timeout| {
-        process::wait_for(&format!("the end of {name}"), timeout, || Ok(pid(directory, name).is_none().then_some(())))
+    let Some(life) = pid(directory, name).and_then(Life::of) else {
+        forget(directory, name);
+        return Ok(());
     };
+    let gone = |timeout| process::wait_for(&format!("the end of {name}"), timeout, || Ok(life.is_over().then_some(())));
     if !at_once {
         signal(directory, name, Signal::SIGTERM)?;
         if gone(STOP_TIMEOUT).is_ok() {
@@ -132,6 +134,35 @@ pub(super) fn stop(directory: &Path, name: Name, at_once: bool) -> Result<()> {
     gone(KILL_TIMEOUT)?;
     forget(directory, name);
     Ok(())
+}
+
+/// One process, told from a later one with the same number. Its command line is gone before its files and their locks are: only its state tells
+/// when it has ended (proc(5), `stat`).
+struct Life {
+    pid: i32,
+    started: String,
+}
+
+impl Life {
+    fn of(pid: i32) -> Option<Self> {
+        let (_, started) = state_and_start(pid)?;
+        Some(Self { pid, started })
+    }
+
+    fn is_over(&self) -> bool {
+        let Some((state, started)) = state_and_start(self.pid) else { return true };
+        // The first thread may be over while others still hold the files.
+        let threads = || fs::read_dir(format!("/proc/{}/task", self.pid)).map_or(0, Iterator::count);
+        started != self.started || ("ZX".contains(&state) && threads() <= 1)
+    }
+}
+
+/// The third and the 22nd word of a process' `stat`: the second is a name in parentheses, which may hold anything.
+fn state_and_start(pid: i32) -> Option<(String, String)> {
+    let text = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    let (_, rest) = text.rsplit_once(')')?;
+    let mut words = rest.split_whitespace();
+    Some((words.next()?.to_owned(), words.nth(18)?.to_owned()))
 }
 
 fn signal(directory: &Path, name: Name, signal: Signal) -> Result<()> {
@@ -155,4 +186,21 @@ fn last_lines(path: &Path) -> String {
     let text = String::from_utf8_lossy(&text).into_owned();
     let lines: Vec<&str> = text.lines().collect();
     lines[lines.len().saturating_sub(5)..].join("\n")
+}
+
+#[cfg(test)]
+mod tests {
+    //! Shows when a process counts as gone.
+    use super::*;
+
+    #[test]
+    fn a_process_is_over_when_its_files_are_closed() {
+        let mut child = std::process::Command::new("sleep").arg("100").spawn().unwrap();
+        let life = Life::of(i32::try_from(child.id()).unwrap()).unwrap();
+        assert!(!life.is_over());
+        child.kill().unwrap();
+        process::wait_for("its end", std::time::Duration::from_secs(10), || Ok(life.is_over().then_some(()))).unwrap();
+        child.wait().unwrap();
+        assert!(life.is_over());
+    }
 }
