@@ -23,6 +23,8 @@ const START_SWITCH: &str = "
     ovs-vsctl --no-wait set Open_vSwitch . external-ids:system-id=$(cat /etc/machine-id)
     ovs-vswitchd --pidfile --detach --log-file --no-chdir";
 const CONSOLE_TAIL_BYTES: usize = 3000;
+/// What Linux says on the console when it can not go on.
+const KERNEL_DIES: [&str; 2] = ["Kernel panic - not syncing", "stack guard page was hit"];
 
 /// A host of the lab.
 #[derive(Debug, Clone)]
@@ -134,6 +136,14 @@ impl Host {
         String::from_utf8_lossy(&bytes[bytes.len().saturating_sub(CONSOLE_TAIL_BYTES)..]).replace('\r', "")
     }
 
+    /// The words with which the host's kernel died, if it did. No program of ours can do that: it is the emulated processor's fault.
+    #[must_use]
+    pub fn last_words(&self) -> Option<String> {
+        let bytes = std::fs::read(self.console_log()).unwrap_or_default();
+        let text = String::from_utf8_lossy(&bytes);
+        last_words(&text).map(|line| format!("{}: {line}", self.name))
+    }
+
     /// Connects to the serial console.
     ///
     /// # Errors
@@ -141,6 +151,10 @@ impl Host {
     pub fn console(&self) -> Result<UnixStream> {
         connect_in(&self.directory, CONSOLE_SOCKET).with_context(|| format!("the console of {}", self.name))
     }
+}
+
+fn last_words(console: &str) -> Option<&str> {
+    console.lines().map(str::trim).find(|line| KERNEL_DIES.iter().any(|words| line.contains(words)))
 }
 
 /// The name of host `index`.
@@ -155,4 +169,18 @@ fn connect_in(directory: &Path, name: &str) -> Result<UnixStream> {
     let handle = std::fs::File::open(directory)?;
     let short = format!("/proc/self/fd/{}/{name}", handle.as_raw_fd());
     Ok(UnixStream::connect(short)?)
+}
+
+#[cfg(test)]
+mod tests {
+    //! Shows that a kernel's end is told from everything else that a console says.
+    use super::*;
+
+    #[test]
+    fn a_kernel_that_died_is_seen() {
+        let alive = "[ 1.0] kvm: already loaded vendor module 'kvm_amd'\r\nbasalt-lab: root is ready\r\n";
+        assert_eq!(last_words(alive), None);
+        let end = "[ 108.9] Kernel panic - not syncing: corrupted stack end detected inside scheduler";
+        assert_eq!(last_words(&format!("{alive}{end}\r\n[ 109.0] Rebooting\r\n")), Some(end));
+    }
 }
