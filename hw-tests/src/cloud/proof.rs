@@ -3,7 +3,6 @@
 //! They ask guests, the underlay and the hosts, not the agent's own account of itself. A proof leaves the cloud as it
 //! found it, or says so in its name. [`examine`] runs all of them.
 
-mod ipv6;
 mod memory;
 mod network;
 mod qos;
@@ -114,7 +113,6 @@ pub fn examine(cloud: &Cloud, vms: &[Vm], examiner: &mut Examiner<'_>) {
     });
     let Some(machines) = machines.filter(|_| booted) else { return };
     network::examine(cloud, &machines, examiner);
-    ipv6::examine(&machines, examiner);
     qos::examine(cloud, &machines, examiner);
     trace::examine(cloud, &machines, examiner);
     memory::examine(cloud, examiner);

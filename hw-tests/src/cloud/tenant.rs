@@ -1,13 +1,12 @@
 //! The tenant of the demonstration: two networks with a router between them, two security groups, three machines.
 //!
 //! ```text
-//!   blue 10.10.1.0/24, fd00:1::/64 ── router ── green 10.10.2.0/24, fd00:2::/64
+//!   blue 10.10.1.0/24 ── router ── green 10.10.2.0/24
 //!    web1, web2 (group web: ICMP and TCP 80 from anyone;      db1 (group db: ICMP from anyone,
 //!     on different hosts by anti-affinity)                        TCP 5432 from members of group web)
 //! ```
 //! Everything is asked of the scheduler over its API; where machines land is its choice. Owns the objects' names.
 
-use std::net::IpAddr;
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail};
@@ -47,10 +46,8 @@ pub struct Vm {
     pub host: String,
     /// The identity of its port.
     pub port: String,
-    /// Its IPv4 address.
+    /// Its address.
     pub address: String,
-    /// Its IPv6 address.
-    pub address6: String,
     /// Its MAC address.
     pub mac: String,
     /// Its network's VXLAN network identifier.
@@ -141,19 +138,10 @@ fn vm(centre: &Centre, view: &Value) -> Result<Vm> {
         name: text(view, "/name")?,
         host: text(view, "/host/name")?,
         port: text(view, "/ports/0/id")?,
-        address: address(view, IpAddr::is_ipv4)?,
-        address6: address(view, IpAddr::is_ipv6)?,
+        address: text(view, "/ports/0/addresses/0")?,
         mac: text(view, "/ports/0/mac")?,
         vni: vni.ok_or_else(|| anyhow!("a network without vni: {network}"))?,
     })
-}
-
-/// The first address of the machine's first port that is of the wanted version.
-fn address(view: &Value, wanted: fn(&IpAddr) -> bool) -> Result<String> {
-    let all = view.pointer("/ports/0/addresses").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
-    let mut addresses = all.iter().filter_map(|text| text.as_str()?.parse::<IpAddr>().ok());
-    let found = addresses.find(wanted).map(|address| address.to_string());
-    found.ok_or_else(|| anyhow!("not both kinds of address in {view}"))
 }
 
 fn text(value: &Value, pointer: &str) -> Result<String> {
@@ -179,12 +167,10 @@ fn images(centre: &Centre, guest: &Guest) -> Result<()> {
 
 fn networks(centre: &Centre) -> Result<()> {
     centre.post("/v1/routers", &json!({"name": "router"}))?;
-    for (name, four, six) in [(BLUE, "10.10.1.0/24", "fd00:1::/64"), (GREEN, "10.10.2.0/24", "fd00:2::/64")] {
+    for (name, cidr) in [(BLUE, "10.10.1.0/24"), (GREEN, "10.10.2.0/24")] {
         centre.post("/v1/networks", &json!({"name": name, "mtu": MTU}))?;
-        for (subnet, cidr) in [(name.to_owned(), four), (format!("{name}6"), six)] {
-            centre.post("/v1/subnets", &json!({"name": subnet, "network": name, "cidr": cidr}))?;
-            centre.post("/v1/routers/router/interfaces", &json!({"subnet": subnet}))?;
-        }
+        centre.post("/v1/subnets", &json!({"name": name, "network": name, "cidr": cidr}))?;
+        centre.post("/v1/routers/router/interfaces", &json!({"subnet": name}))?;
     }
     Ok(())
 }
@@ -193,18 +179,15 @@ fn groups(centre: &Centre) -> Result<()> {
     for group in [WEB, DATABASE] {
         centre.post("/v1/security-groups", &json!({"name": group}))?;
     }
-    for (group, mut rule) in [
+    for (group, rule) in [
         (WEB, json!({"direction": "ingress", "protocol": "icmp"})),
         (WEB, json!({"direction": "ingress", "protocol": "tcp", "port_min": 80})),
         (DATABASE, json!({"direction": "ingress", "protocol": "icmp"})),
         (DATABASE, json!({"direction": "ingress", "protocol": "tcp", "port_min": 5432, "remote_group": WEB})),
     ] {
-        for ethertype in ["IPv4", "IPv6"] {
-            rule["ethertype"] = json!(ethertype);
-            let answer = centre.post(&format!("/v1/security-groups/{group}/rules"), &rule)?;
-            if answer.is_null() {
-                bail!("the rule {rule} was answered with nothing");
-            }
+        let answer = centre.post(&format!("/v1/security-groups/{group}/rules"), &rule)?;
+        if answer.is_null() {
+            bail!("the rule {rule} was answered with nothing");
         }
     }
     Ok(())
