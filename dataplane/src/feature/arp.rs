@@ -58,8 +58,19 @@ pub(crate) fn router(view: &View<'_>, router: &Router, part: &mut Part) {
 
 /// Turns a request into its reply and sends it back.
 fn answer(segment: Segment<'_>, address: Ipv4Addr, mac: Mac, cookie: Cookie, part: &mut Part) {
-    let asked =
-        Match::new().arp().with(NETWORK.field, segment.vni()).with(Field::ArpOp, REQUEST).with(Field::ArpTpa, address);
+    add(asked(address).with(NETWORK.field, segment.vni()), address, mac, (ANSWER, cookie), part);
+}
+
+/// Answers requests for an address on whatever network.
+pub(crate) fn answer_anywhere(address: Ipv4Addr, mac: Mac, priority: u16, cookie: Cookie, part: &mut Part) {
+    add(asked(address), address, mac, (priority, cookie), part);
+}
+
+fn asked(address: Ipv4Addr) -> Match {
+    Match::new().arp().with(Field::ArpOp, REQUEST).with(Field::ArpTpa, address)
+}
+
+fn add(asked: Match, address: Ipv4Addr, mac: Mac, (priority, cookie): (u16, Cookie), part: &mut Part) {
     let steps = vec![
         Action::copy(Field::EthSrc, Field::EthDst),
         Action::set(Field::EthSrc, mac.bytes()),
@@ -70,7 +81,7 @@ fn answer(segment: Segment<'_>, address: Ipv4Addr, mac: Mac, cookie: Cookie, par
         Action::set(Field::ArpSpa, address),
         Action::output(PortNo::IN_PORT),
     ];
-    part.add_noted(Table::Arp, ANSWER, asked, steps, (cookie, format!("{address} is at {mac}")));
+    part.add_noted(Table::Arp, priority, asked, steps, (cookie, format!("{address} is at {mac}")));
 }
 
 const fn v4(address: IpAddr) -> Option<Ipv4Addr> {

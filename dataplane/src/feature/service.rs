@@ -8,13 +8,12 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use model::Mac;
-use openflow::flow::{Action, Controller, Field, Match, Meter, MeterUnit, PortNo, ip_proto};
+use openflow::flow::{Action, Controller, Field, Match, Meter, MeterUnit, ip_proto};
 
 use crate::compile::view::{Spot, View};
 use crate::cookie::{Cookie, Object};
 use crate::family;
-use crate::feature::Feature;
-use crate::feature::neighbour;
+use crate::feature::{Feature, arp, neighbour};
 use crate::flow_set::{MeterNumber, Part};
 use crate::punt::Punt;
 use crate::register::SOURCE;
@@ -39,14 +38,12 @@ const ANSWER: u16 = 90;
 const SERVED: u16 = 310;
 const NOT_SERVED: u16 = 300;
 const ASKED: u16 = 100;
-const ARP_REQUEST: u16 = 1;
-const ARP_REPLY: u16 = 2;
 
 const PIPELINE: Cookie = Cookie { feature: Feature::Service, object: Object::Pipeline };
 
 /// What holds for every port.
 pub(crate) fn host(part: &mut Part) {
-    answer_arp(part);
+    arp::answer_anywhere(ADDRESS_V4, SERVICE_MAC, ANSWER, PIPELINE, part);
     neighbour::answer_anywhere(ADDRESS_V6, SERVICE_MAC, ANSWER, PIPELINE, part);
     for address in [IpAddr::V4(ADDRESS_V4), IpAddr::V6(ADDRESS_V6)] {
         let metadata = family::to(address).ip_proto(ip_proto::TCP).with(Field::TcpDst, METADATA_PORT);
@@ -71,19 +68,4 @@ pub(crate) fn port(view: &View<'_>, spot: Spot<'_>, part: &mut Part) {
     let controller = Controller::new().with_userdata(Punt { port: port.key }.to_user_data());
     let steps = vec![Action::Meter(meter), Action::Controller(controller)];
     part.add(Table::Service, ASKED, Match::new().with(SOURCE.field, port.key), steps, cookie);
-}
-
-fn answer_arp(part: &mut Part) {
-    let asked = Match::new().arp().with(Field::ArpOp, ARP_REQUEST).with(Field::ArpTpa, ADDRESS_V4);
-    let steps = vec![
-        Action::copy(Field::EthSrc, Field::EthDst),
-        Action::set(Field::EthSrc, SERVICE_MAC.bytes()),
-        Action::set(Field::ArpOp, ARP_REPLY),
-        Action::copy(Field::ArpSha, Field::ArpTha),
-        Action::set(Field::ArpSha, SERVICE_MAC.bytes()),
-        Action::copy(Field::ArpSpa, Field::ArpTpa),
-        Action::set(Field::ArpSpa, ADDRESS_V4),
-        Action::output(PortNo::IN_PORT),
-    ];
-    part.add_noted(Table::Arp, ANSWER, asked, steps, (PIPELINE, format!("{ADDRESS_V4} is at {SERVICE_MAC}")));
 }
