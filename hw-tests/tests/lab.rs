@@ -130,7 +130,9 @@ fn an_owner_that_is_killed_leaves_nothing() {
     assert!(lines.map_while(Result::ok).any(|line| line.contains("owner is ready")), "the owner came up");
     let network = Network::named(&name);
     assert!(network.exists());
-    assert!(!network.processes().unwrap().is_empty());
+    let inside = || Ok((!network.processes()?.is_empty()).then_some(()));
+    // `ip netns exec` runs for a moment before it enters the namespace.
+    process::wait_for("a process in the namespace", SOON, inside).unwrap();
     owner.kill().unwrap();
     owner.wait().unwrap();
     process::wait_for("the keeper to take all away", SOON, || Ok((!network.exists()).then_some(()))).unwrap();
