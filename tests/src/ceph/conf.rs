@@ -82,6 +82,14 @@ bluestore cache size = 134217728
 osd memory target = 939524096
 osd op num shards = 2
 osd op num threads per shard = 1
+# Tests kill OSDs. A write that waits in the log to be made later is made again after a kill, also over an object that took
+# the place since: seen with Ceph 16.2.15 on a busy disk, as maps of the OSD that held an image's old bytes.
+bluestore prefer deferred size = 0
+bluestore prefer deferred size hdd = 0
+bluestore prefer deferred size ssd = 0
+bluestore deferred batch ops = 1
+# The lock of a killed OSD can outlive it while the kernel puts its last I/O away: 10 s of looks, 0.1 s apart.
+bdev flock retry = 100
 
 [client]
 log file =

@@ -113,7 +113,7 @@ pub(super) fn start(cluster: &Cluster, name: Name) -> Result<()> {
     if status.success() {
         return Ok(());
     }
-    bail!("{name} did not start ({status}): {}", last_lines(&path));
+    bail!("{name} did not start ({status}): {}", last_errors(&path));
 }
 
 /// Ends the daemon, if it runs: by SIGTERM, or by SIGKILL where `at_once` or where it does not go in time.
@@ -181,10 +181,12 @@ fn forget(directory: &Path, name: Name) {
     }
 }
 
-fn last_lines(path: &Path) -> String {
+/// What a daemon called an error last, or its last words where it called nothing so: a stack trace names no cause.
+fn last_errors(path: &Path) -> String {
     let text = fs::read(path).unwrap_or_default();
     let text = String::from_utf8_lossy(&text).into_owned();
-    let lines: Vec<&str> = text.lines().collect();
+    let errors: Vec<&str> = text.lines().filter(|line| line.contains(" -1 ") || line.contains("FAILED")).collect();
+    let lines = if errors.is_empty() { text.lines().collect() } else { errors };
     lines[lines.len().saturating_sub(5)..].join("\n")
 }
 
@@ -192,6 +194,16 @@ fn last_lines(path: &Path) -> String {
 mod tests {
     //! Shows when a process counts as gone.
     use super::*;
+
+    #[test]
+    fn errors_are_shown_before_the_trace_that_follows_them() {
+        let log = tempfile::NamedTempFile::new().unwrap();
+        let cause = "2026-01-01T00:00:00 7f -1 osd.0 0 failed to load OSD map for epoch 122, got 0 bytes";
+        fs::write(log.path(), format!("starting\n{cause}\n{}", " 1: _start()\n".repeat(10))).unwrap();
+        assert_eq!(last_errors(log.path()), cause);
+        fs::write(log.path(), "one\ntwo\n").unwrap();
+        assert_eq!(last_errors(log.path()), "one\ntwo");
+    }
 
     #[test]
     fn a_process_is_over_when_its_files_are_closed() {
