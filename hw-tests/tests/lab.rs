@@ -27,7 +27,10 @@ const OWNER_VARIABLE: &str = "BASALT_TEST_LAB_OWNER";
 fn two_hosts_have_kvm_and_a_kernel_data_path_and_leave_nothing() {
     require!(Need::Root, Need::OpenVswitch, Need::Program("qemu-system-x86_64"), Need::Program("busybox"));
     let config = Config { name: format!("test-{}", std::process::id()), ..Config::default() };
-    let lab = Lab::up(&config, &Progress::new("lab test", Audience::Stderr)).unwrap();
+    let progress = Progress::new("lab test", Audience::Stderr);
+    let (lab, killed) = Lab::up_and(&config, &progress, kill_emulator_of_host2).unwrap();
+    assert!(lab.directory().join("host2/console.first.log").exists(), "host2 was started once more");
+    assert!(!Path::new("/proc").join(killed.to_string()).exists());
 
     for host in lab.hosts() {
         assert_eq!(host.sh("hostname").unwrap().trim(), host.name());
@@ -51,6 +54,17 @@ fn two_hosts_have_kvm_and_a_kernel_data_path_and_leave_nothing() {
     for pid in processes {
         assert!(!Path::new("/proc").join(pid.to_string()).exists(), "process {pid} is left");
     }
+}
+
+/// Takes a host away while it boots, as a fault of the emulator does.
+fn kill_emulator_of_host2(network: &Network) -> anyhow::Result<u32> {
+    let is_host2 = |pid: &u32| {
+        let words = std::fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        words.starts_with("qemu-system-x86_64") && words.contains("lab.name=host2") && words.contains("console.log")
+    };
+    let emulator = process::wait_for("host2's QEMU", SOON, || Ok(network.processes()?.into_iter().find(is_host2)))?;
+    process::run(Command::new("kill").args(["-KILL", &emulator.to_string()]), SOON)?;
+    Ok(emulator)
 }
 
 fn commands_end_as_they_should(host: &Host) {

@@ -87,6 +87,17 @@ impl Machine {
         words
     }
 
+    /// Puts the console's log so far aside, for the next start writes it anew.
+    ///
+    /// # Errors
+    /// It cannot be renamed.
+    pub fn keep_console(&self) -> Result<()> {
+        let log = self.directory.join(CONSOLE_LOG);
+        // A machine that ended at once has said nothing.
+        File::options().create(true).append(true).open(&log).with_context(|| format!("opening {}", log.display()))?;
+        std::fs::rename(&log, log.with_extension("first.log")).with_context(|| format!("renaming {}", log.display()))
+    }
+
     /// Makes the data disk and starts the machine inside `network`, in a session of its own.
     ///
     /// # Errors

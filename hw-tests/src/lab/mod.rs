@@ -17,6 +17,7 @@
 
 pub mod acceleration;
 pub mod artifact;
+mod boot;
 pub mod console;
 pub mod cpio;
 pub mod debian;
@@ -34,27 +35,21 @@ pub mod timestamp;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::Child;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, anyhow, bail};
-use basalt_tests::process;
 use nix::fcntl::{Flock, FlockArg};
 use serde::{Deserialize, Serialize};
 
 use acceleration::Acceleration;
 use artifact::{Cache, lab_directory};
-use emulator::{EMULATOR_LOG, Machine};
 pub use host::Host;
 use kernel::Kernel;
-use network::{Keeper, Network, UNDERLAY_MTU};
+use network::{Keeper, Network};
 use progress::Progress;
 
 /// Most hosts in a lab.
 pub const HOSTS_MAX: u8 = 3;
-/// Longest time from starting a machine to its exec server answering.
-const BOOT_LIMIT: Duration = Duration::from_secs(180);
-/// The host's clock may be off by this much.
-const CLOCK_SECONDS_MAX: u64 = 5;
 const STATE: &str = "lab.json";
 
 /// What lab to bring up.
@@ -249,82 +244,6 @@ impl Lab {
         let hosts = (1..=state.hosts).map(host).collect();
         Self { network: network.clone(), hosts, directory, state, machines: Vec::new(), keeper, _lock: lock }
     }
-
-    /// Starts all machines at once and waits until each is a host.
-    fn boot(&mut self, config: &Config, kernel: &Kernel, initrd: &Path, progress: &Progress) -> Result<()> {
-        let step = progress.step("hosts");
-        let start = Instant::now();
-        let target = lab_directory().parent().unwrap_or(Path::new("/")).canonicalize()?;
-        for host in &self.hosts {
-            let machine = Machine {
-                index: host.index(),
-                name: format!("{}-{}", self.network.name(), host.name()),
-                acceleration: self.state.acceleration,
-                cpus: config.cpus,
-                memory_mib: config.memory_mib,
-                kernel: kernel.image(),
-                initrd: initrd.to_owned(),
-                command_line: format!(
-                    "{} {}",
-                    command_line(host, kernel, &target, &self.state.hand),
-                    timestamp::kernel_parameters(self.state.acceleration)
-                ),
-                target: target.clone(),
-                directory: self.directory.join(host.name()),
-            };
-            self.machines.push(machine.start(&self.network)?);
-        }
-        let mut waiting: Vec<usize> = (0..self.hosts.len()).collect();
-        while !waiting.is_empty() {
-            let ready = process::wait_for("a lab host", BOOT_LIMIT.saturating_sub(start.elapsed()), || {
-                for (place, index) in waiting.iter().enumerate() {
-                    if let Some(evidence) = self.look_at(*index)? {
-                        return Ok(Some((place, evidence)));
-                    }
-                }
-                Ok(None)
-            });
-            let (place, evidence) = ready.with_context(|| self.show_failure(&waiting))?;
-            let host = &self.hosts[waiting.remove(place)];
-            step.note(&format!("{} ready after {:.1} s: {evidence}", host.name(), start.elapsed().as_secs_f64()));
-        }
-        step.done(&format!("{} up", self.hosts.len()));
-        Ok(())
-    }
-
-    /// What host number `place` says about itself once it is up; an error when it never will be.
-    fn look_at(&mut self, place: usize) -> Result<Option<String>> {
-        let host = self.hosts[place].clone();
-        if let Some(status) = self.machines[place].try_wait()? {
-            bail!("QEMU of {} ended: {status}", host.name());
-        }
-        if host.console_tail().contains("basalt-lab: FAILED") {
-            bail!("{} could not start", host.name());
-        }
-        let script =
-            "date +%s; uname -r; test -c /dev/kvm && test -d /sys/module/openvswitch; cat /sys/module/kvm_*/refcnt";
-        let Ok(finished) = host.try_sh(script) else { return Ok(None) };
-        if !finished.success() {
-            bail!("{} has no /dev/kvm or no openvswitch: {}", host.name(), finished.error_text());
-        }
-        let text = finished.text();
-        let mut lines = text.lines();
-        let clock: u64 = lines.next().unwrap_or_default().parse().context("the host's clock")?;
-        let now = SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs();
-        if clock.abs_diff(now) > CLOCK_SECONDS_MAX {
-            bail!("the clock of {} is off by {} s", host.name(), clock.abs_diff(now));
-        }
-        Ok(Some(format!("{}, kvm, openvswitch, clock right", lines.next().unwrap_or_default())))
-    }
-
-    fn show_failure(&self, waiting: &[usize]) -> String {
-        let mut text = String::from("hosts that did not come up:");
-        for host in waiting.iter().map(|place| &self.hosts[*place]) {
-            let log = fs::read_to_string(self.directory.join(host.name()).join(EMULATOR_LOG)).unwrap_or_default();
-            text.push_str(&format!("\n--- {}: QEMU said: {}\n{}", host.name(), log.trim_end(), host.console_tail()));
-        }
-        text
-    }
 }
 
 impl Drop for Lab {
@@ -339,19 +258,6 @@ impl Drop for Lab {
             fs::remove_dir_all(&self.directory).ok();
         }
     }
-}
-
-fn command_line(host: &Host, kernel: &Kernel, target: &Path, hand: &Path) -> String {
-    let machine_id = &debian::sha256_hex(format!("{}{:?}", host.name(), SystemTime::now()).as_bytes())[..32];
-    [
-        "console=ttyS0 panic=-1 loglevel=4 mitigations=off nowatchdog audit=0 apparmor=0 cgroup_no_v1=all".to_owned(),
-        "random.trust_cpu=on rcupdate.rcu_expedited=1 ipv6.disable_ipv6=0".to_owned(),
-        format!("lab.name={} lab.machine={machine_id}", host.name()),
-        format!("lab.management={}/24 lab.underlay={}/24 lab.mtu={UNDERLAY_MTU}", host.management(), host.underlay()),
-        format!("lab.outer={} lab.port={} lab.hand={}", network::OUTER, exec::PORT, hand.display()),
-        format!("lab.modules={} lab.target={}", kernel.modules().display(), target.display()),
-    ]
-    .join(" ")
 }
 
 /// The directory of the lab called `name`, whether it runs or not.
