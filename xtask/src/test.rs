@@ -30,15 +30,41 @@ impl std::fmt::Display for Count {
     }
 }
 
+/// What failed tests said: said again before the count, for thousands of lines lie between.
+#[derive(Debug, Default)]
+struct Failures {
+    lines: Vec<String>,
+    /// Lines that the test spoken of may still say.
+    left: usize,
+}
+
+impl Failures {
+    const LINES_MAX: usize = 1000;
+    const LINES_EACH_MAX: usize = 30;
+
+    /// Takes what the test harness prints between `---- NAME stdout ----` and the stack or the next test.
+    fn hear(&mut self, line: &str) {
+        if line.starts_with("---- ") && line.ends_with(" stdout ----") {
+            self.left = Self::LINES_EACH_MAX;
+        } else if line == "failures:" || line.eq_ignore_ascii_case("stack backtrace:") {
+            self.left = 0;
+        }
+        if self.left > 0 && !line.trim().is_empty() && self.lines.len() < Self::LINES_MAX {
+            self.lines.push(line.to_owned());
+            self.left -= 1;
+        }
+    }
+}
+
 /// Runs every test of the tree at `root`, then the whole way through in the lab.
 ///
 /// # Errors
 /// When something can not be installed or built, or a test or proof fails; the count has been printed then.
 pub(crate) fn run(root: &Path, progress: &Progress) -> Result<()> {
     packages::ensure(&[], progress)?;
-    let mut count = Count::default();
+    let (mut count, mut failures) = (Count::default(), Failures::default());
     let tests = progress.step("workspace tests");
-    let held = workspace(root, &mut count)?;
+    let held = workspace(root, &mut count, &mut failures)?;
     if held {
         tests.done(&count.to_string());
     } else {
@@ -51,12 +77,13 @@ pub(crate) fn run(root: &Path, progress: &Progress) -> Result<()> {
     } else {
         drop(cloud);
     }
+    failures.lines.iter().try_for_each(|line| show(line))?;
     show(&count.to_string())?;
     if held && proven && count.failed == 0 { Ok(()) } else { bail!("tests failed") }
 }
 
 /// Runs the workspace's tests and says whether all held.
-fn workspace(root: &Path, count: &mut Count) -> Result<bool> {
+fn workspace(root: &Path, count: &mut Count, failures: &mut Failures) -> Result<bool> {
     let skips = tempfile::NamedTempFile::new().context("make a file for skip lines")?;
     let mut command = Command::new(env!("CARGO"));
     command
@@ -65,6 +92,7 @@ fn workspace(root: &Path, count: &mut Count) -> Result<bool> {
         .env("BASALT_SKIP_LOG", skips.path());
     let ended = follow(&mut command, |line| {
         count_line(line, count);
+        failures.hear(line);
         show(line)
     })?;
     let lines = std::fs::read_to_string(skips.path()).context("read the skip lines")?;
@@ -135,6 +163,19 @@ fn count_line(line: &str, count: &mut Count) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn failures_are_kept_without_stacks_and_names_alone() {
+        let mut failures = Failures::default();
+        let output = "test a ... FAILED\n\nfailures:\n\n---- a stdout ----\n\nthread 'a' panicked at a.rs:1:1:\nno answer\n\
+                      stack backtrace:\n   0: rust_begin_unwind\n\n---- b stdout ----\nno disk\n\nfailures:\n    a\n    b\n";
+        output.lines().for_each(|line| failures.hear(line));
+        let kept =
+            ["---- a stdout ----", "thread 'a' panicked at a.rs:1:1:", "no answer", "---- b stdout ----", "no disk"];
+        assert_eq!(failures.lines, kept);
+        "---- c stdout ----\n".lines().chain(std::iter::repeat_n("word", 99)).for_each(|line| failures.hear(line));
+        assert_eq!(failures.lines.len(), kept.len() + Failures::LINES_EACH_MAX);
+    }
 
     #[test]
     fn result_lines_are_counted_and_other_lines_are_not() {

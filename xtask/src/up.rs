@@ -9,9 +9,9 @@ use anyhow::{Result, bail};
 use clap::{Args, ValueEnum};
 use hw_tests::cloud::evidence::{Examiner, Report};
 use hw_tests::cloud::program::Programs;
-use hw_tests::cloud::{Cloud, proof, tenant};
+use hw_tests::cloud::{Cloud, HostLost, proof, tenant};
+use hw_tests::lab::Config;
 use hw_tests::lab::progress::Progress;
-use hw_tests::lab::{Config, Host};
 
 use crate::{lab, packages};
 
@@ -76,19 +76,24 @@ pub(crate) fn run(up: &Up, progress: &Progress) -> Result<ExitCode> {
 /// Brings a cloud up, proves it and takes it away; once more where the emulator lost a host on the way, which says nothing about the product.
 fn prove(config: &Config, programs: &Programs, progress: &Progress) -> Result<Report> {
     for _ in 0..HOSTS_LOST_MAX {
-        let (report, lost) = prove_once(config, programs, progress)?;
-        match lost {
-            Some(words) if !report.ok => {
-                progress.say(&format!("an emulated host's kernel died ({words}): everything is brought up once more"));
-            }
-            _ => return Ok(report),
+        match prove_once(config, programs, progress) {
+            Ok((report, Some(lost))) if !report.ok => say_lost(&lost, progress),
+            Err(error) => match error.downcast_ref::<HostLost>() {
+                Some(lost) => say_lost(lost, progress),
+                None => return Err(error),
+            },
+            Ok((report, _)) => return Ok(report),
         }
     }
     Ok(prove_once(config, programs, progress)?.0)
 }
 
-/// The report, and the last words of a host whose kernel died.
-fn prove_once(config: &Config, programs: &Programs, progress: &Progress) -> Result<(Report, Option<String>)> {
+fn say_lost(lost: &HostLost, progress: &Progress) {
+    progress.say(&format!("{lost}: everything is brought up once more"));
+}
+
+/// The report, and the host that was lost meanwhile.
+fn prove_once(config: &Config, programs: &Programs, progress: &Progress) -> Result<(Report, Option<HostLost>)> {
     let cloud = Cloud::up(config, programs, progress)?;
     let mut examiner = Examiner::new(progress);
     match tenant::make(cloud.centre(), cloud.guest(), progress) {
@@ -97,8 +102,7 @@ fn prove_once(config: &Config, programs: &Programs, progress: &Progress) -> Resu
             examiner.check("the tenant's machines run", || Err(error));
         }
     }
-    let lost = cloud.lab().hosts().iter().find_map(Host::last_words);
-    Ok((examiner.report(config.hosts), lost))
+    Ok((examiner.report(config.hosts), cloud.lost_host()))
 }
 
 /// Prints the report on standard output.

@@ -29,7 +29,7 @@ use crate::lab::artifact::Cache;
 use crate::lab::guest_image::Guest;
 use crate::lab::network::OUTER;
 use crate::lab::progress::Progress;
-use crate::lab::{Config, Lab, run_directory};
+use crate::lab::{Config, Host, Lab, run_directory};
 use centre::Centre;
 use node::Node;
 use program::Programs;
@@ -46,6 +46,11 @@ pub struct Cloud {
     nodes: Vec<Node>,
     guest: Guest,
 }
+
+/// An emulated host lost its kernel: the emulator's doing, which says nothing about the product.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("an emulated host's kernel died ({0})")]
+pub struct HostLost(String);
 
 impl Cloud {
     /// Brings up a cloud of `config.hosts` hosts without any tenant; it lives as long as the value.
@@ -73,8 +78,17 @@ impl Cloud {
         step.done(&centre.url());
         let nodes = lab.hosts().iter().map(|host| Node::new(host, programs)).collect();
         let cloud = Self { lab, ceph, centre, nodes, guest };
-        cloud.start_nodes(programs, progress)?;
+        cloud.start_nodes(programs, progress).map_err(|error| match cloud.lost_host() {
+            Some(lost) => error.context(lost),
+            None => error,
+        })?;
         Ok(cloud)
+    }
+
+    /// The first host whose kernel died, if one did.
+    #[must_use]
+    pub fn lost_host(&self) -> Option<HostLost> {
+        self.lab.hosts().iter().find_map(Host::last_words).map(HostLost)
     }
 
     /// The running cloud called `name`; dropping the value leaves it running.
