@@ -96,7 +96,7 @@ fn up(hosts: u8, memory_mib: u32, progress: &Progress) -> Result<ExitCode> {
         progress.say(&format!("a lab of {} hosts is there, {answering} answer: making it new", lab.hosts().len()));
     }
     build(progress)?;
-    let mut lab = Lab::up(&Config { hosts, memory_mib, name: NAME.to_owned(), ..Config::default() }, progress)?;
+    let mut lab = Lab::up(&Config { hosts, memory_mib, name: NAME.to_owned() }, progress)?;
     lab.keep()?;
     progress.say("look around: cargo xtask lab exec host1 -- CMD, console host1, status; stop: cargo xtask lab down");
     Ok(ExitCode::SUCCESS)

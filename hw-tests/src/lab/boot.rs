@@ -60,7 +60,7 @@ impl Lab {
                 index: host.index(),
                 name: format!("{}-{}", self.network.name(), host.name()),
                 acceleration: self.state.acceleration,
-                cpus: config.cpus,
+                cpus: self.state.acceleration.processors(),
                 memory_mib: config.memory_mib,
                 kernel: kernel.image(),
                 initrd: initrd.to_owned(),

@@ -10,6 +10,8 @@
 //!                      ├── host1 eth0 10.77.0.11        ├── host2 eth0 10.77.0.12  │
 //!                   "underlay", MTU 1700: VXLAN between hosts                      │
 //!                      └── host1 eth1 10.78.0.11        └── host2 eth1 10.78.0.12  │
+//!                   "physical": provider networks                                  │
+//!                      └── host1 eth2                   └── host2 eth2             │
 //! ```
 //!
 //! Invariant: after [`Lab::down`], a failure, Ctrl-C or SIGKILL of the owner, no process and no link of the lab is left,
@@ -61,13 +63,11 @@ pub struct Config {
     pub hosts: u8,
     /// Memory of each host; taken as it is touched.
     pub memory_mib: u32,
-    /// Processors of each host.
-    pub cpus: u8,
 }
 
 impl Default for Config {
     fn default() -> Self {
-        Self { name: "lab".to_owned(), hosts: 2, memory_mib: 3072, cpus: 2 }
+        Self { name: "lab".to_owned(), hosts: 2, memory_mib: 3072 }
     }
 }
 
