@@ -1,4 +1,4 @@
-//! Looking at the underlay: VXLAN packets as tcpdump(8) tells them, in the lab's network, beside the hosts.
+//! Looking at the wires: packets as tcpdump(8) tells them, in the lab's network, beside the hosts.
 
 use std::time::Duration;
 
@@ -35,9 +35,17 @@ impl Capture {
     /// # Errors
     /// tcpdump does not start.
     pub fn start(network: &Network) -> Result<Self> {
+        Self::listen(network, UNDERLAY, &["udp", "port", "4789"])
+    }
+
+    /// Starts looking at the packets on `link` that match `filter` (pcap-filter(7)).
+    ///
+    /// # Errors
+    /// tcpdump does not start.
+    pub fn listen(network: &Network, link: &str, filter: &[&str]) -> Result<Self> {
         let log = tempfile::NamedTempFile::new()?;
         let mut command = network.command("tcpdump");
-        command.args(["-i", UNDERLAY, "-n", "-l", "-e", "--immediate-mode", "udp", "port", "4789"]);
+        command.args(["-i", link, "-n", "-l", "-e", "--immediate-mode"]).args(filter);
         let mut daemon = Daemon::start("tcpdump", &command, log.path())?;
         let path = log.path().to_owned();
         daemon.wait_ready("tcpdump listens", START_LIMIT, || {
@@ -63,6 +71,19 @@ impl Capture {
         process::wait_for(what, limit, look).with_context(|| {
             let seen = self.seen().unwrap_or_default();
             format!("{} packets on the underlay, the last: {:?}", seen.len(), seen.last())
+        })
+    }
+
+    /// Waits for a line that `wanted` accepts.
+    ///
+    /// # Errors
+    /// None was seen within `limit`; the message has the end of what was seen instead.
+    pub fn wait_line(&self, what: &str, limit: Duration, wanted: impl Fn(&str) -> bool) -> Result<String> {
+        let text = || std::fs::read_to_string(self.log.path());
+        let look = || Ok(text()?.lines().find(|line| wanted(line)).map(str::to_owned));
+        process::wait_for(what, limit, look).with_context(|| {
+            let seen = text().unwrap_or_default();
+            format!("{} lines of tcpdump, the last: {:?}", seen.lines().count(), seen.lines().last())
         })
     }
 

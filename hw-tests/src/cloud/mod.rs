@@ -13,6 +13,7 @@ pub mod capture;
 pub mod centre;
 pub mod evidence;
 pub mod node;
+pub mod outside;
 pub mod program;
 pub mod proof;
 pub mod tenant;

@@ -10,6 +10,7 @@ use super::program::Programs;
 use crate::guest::Shell;
 use crate::lab::Host;
 use crate::lab::exec::client::{Finished, InputStream};
+use crate::lab::network::PHYSICAL;
 
 /// The agent's configuration in the host.
 const CONFIG: &str = "/etc/basalt/agent.toml";
@@ -49,6 +50,7 @@ impl Node {
         let config = format!(
             "[paths]\ncache = \"/var/lib/basalt/cache\"\n\n\
              [underlay]\nip = \"{underlay}\"\ninterface = \"eth1\"\n\n\
+             [[physical]]\nname = \"{PHYSICAL}\"\ninterface = \"eth2\"\n\n\
              [ceph]\nconf = \"{ceph_conf}\"\nuser = \"{}\"\npool = \"{}\"\n\n\
              [machines]\nvmm = \"{vmm}\"\n",
             basalt_tests::ceph::USER,

@@ -3,8 +3,11 @@
 //! They ask guests, the underlay and the hosts, not the agent's own account of itself. A proof leaves the cloud as it
 //! found it, or says so in its name. [`examine`] runs all of them.
 
+mod ipv6;
 mod memory;
+mod metadata;
 mod network;
+mod provider;
 mod qos;
 mod restart;
 mod trace;
@@ -22,7 +25,7 @@ use super::tenant::Vm;
 use crate::guest::Shell;
 use crate::lab::exec::client::InputStream;
 
-/// A nested guest boots in 6 to 20 s when it is alone; three share two processors here.
+/// A nested guest boots in 6 to 20 s when it is alone; three share two hosts of one processor here.
 const SHELL_LIMIT: Duration = Duration::from_secs(150);
 /// One command in a guest.
 const COMMAND_LIMIT: Duration = Duration::from_secs(40);
@@ -113,6 +116,8 @@ pub fn examine(cloud: &Cloud, vms: &[Vm], examiner: &mut Examiner<'_>) {
     });
     let Some(machines) = machines.filter(|_| booted) else { return };
     network::examine(cloud, &machines, examiner);
+    ipv6::examine(&machines, examiner);
+    metadata::examine(&machines, examiner);
     qos::examine(cloud, &machines, examiner);
     trace::examine(cloud, &machines, examiner);
     memory::examine(cloud, examiner);

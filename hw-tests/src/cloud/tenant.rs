@@ -1,12 +1,14 @@
 //! The tenant of the demonstration: two networks with a router between them, two security groups, three machines.
 //!
 //! ```text
-//!   blue 10.10.1.0/24 ── router ── green 10.10.2.0/24
+//!   blue 10.10.1.0/24, fd00:1::/64 ── router ── green 10.10.2.0/24, fd00:2::/64
 //!    web1, web2 (group web: ICMP and TCP 80 from anyone;      db1 (group db: ICMP from anyone,
 //!     on different hosts by anti-affinity)                        TCP 5432 from members of group web)
 //! ```
+//! A provider network beside them, "outside", is a VLAN of the lab's physical network.
 //! Everything is asked of the scheduler over its API; where machines land is its choice. Owns the objects' names.
 
+use std::net::IpAddr;
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail};
@@ -14,7 +16,9 @@ use basalt_tests::process;
 use serde_json::{Value, json};
 
 use super::centre::Centre;
+use super::outside;
 use crate::lab::guest_image::Guest;
+use crate::lab::network::PHYSICAL;
 use crate::lab::progress::Progress;
 
 /// The image that machines' volumes are made from.
@@ -25,6 +29,8 @@ pub const FLAVOR: &str = "demo";
 pub const BLUE: &str = "blue";
 /// The network of the data base.
 pub const GREEN: &str = "green";
+/// The provider network: a VLAN on which a machine outside of the cloud stands.
+pub const OUTSIDE: &str = "outside";
 /// The group of the web machines.
 pub const WEB: &str = "web";
 /// The group of the data base.
@@ -46,8 +52,10 @@ pub struct Vm {
     pub host: String,
     /// The identity of its port.
     pub port: String,
-    /// Its address.
+    /// Its IPv4 address.
     pub address: String,
+    /// Its IPv6 address.
+    pub address6: String,
     /// Its MAC address.
     pub mac: String,
     /// Its network's VXLAN network identifier.
@@ -65,7 +73,7 @@ pub fn make(centre: &Centre, guest: &Guest, progress: &Progress) -> Result<Vec<V
     let step = progress.step("networks");
     networks(centre)?;
     groups(centre)?;
-    step.done("blue and green with a router, groups web and db");
+    step.done("blue and green with a router, the VLAN outside, groups web and db");
     let step = progress.step("machines");
     centre.post("/v1/flavors", &json!({"name": FLAVOR, "vcpus": 1, "memory_mib": 192}))?;
     for (name, network, group) in [("web1", BLUE, WEB), ("web2", BLUE, WEB), ("db1", GREEN, DATABASE)] {
@@ -138,10 +146,19 @@ fn vm(centre: &Centre, view: &Value) -> Result<Vm> {
         name: text(view, "/name")?,
         host: text(view, "/host/name")?,
         port: text(view, "/ports/0/id")?,
-        address: text(view, "/ports/0/addresses/0")?,
+        address: address(view, IpAddr::is_ipv4)?,
+        address6: address(view, IpAddr::is_ipv6)?,
         mac: text(view, "/ports/0/mac")?,
         vni: vni.ok_or_else(|| anyhow!("a network without vni: {network}"))?,
     })
+}
+
+/// The first address of the machine's first port that is of the wanted version.
+fn address(view: &Value, wanted: fn(&IpAddr) -> bool) -> Result<String> {
+    let all = view.pointer("/ports/0/addresses").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
+    let mut addresses = all.iter().filter_map(|text| text.as_str()?.parse::<IpAddr>().ok());
+    let found = addresses.find(wanted).map(|address| address.to_string());
+    found.ok_or_else(|| anyhow!("not both kinds of address in {view}"))
 }
 
 fn text(value: &Value, pointer: &str) -> Result<String> {
@@ -167,11 +184,17 @@ fn images(centre: &Centre, guest: &Guest) -> Result<()> {
 
 fn networks(centre: &Centre) -> Result<()> {
     centre.post("/v1/routers", &json!({"name": "router"}))?;
-    for (name, cidr) in [(BLUE, "10.10.1.0/24"), (GREEN, "10.10.2.0/24")] {
+    for (name, four, six) in [(BLUE, "10.10.1.0/24", "fd00:1::/64"), (GREEN, "10.10.2.0/24", "fd00:2::/64")] {
         centre.post("/v1/networks", &json!({"name": name, "mtu": MTU}))?;
-        centre.post("/v1/subnets", &json!({"name": name, "network": name, "cidr": cidr}))?;
-        centre.post("/v1/routers/router/interfaces", &json!({"subnet": name}))?;
+        for (subnet, cidr) in [(name.to_owned(), four), (format!("{name}6"), six)] {
+            centre.post("/v1/subnets", &json!({"name": subnet, "network": name, "cidr": cidr}))?;
+            centre.post("/v1/routers/router/interfaces", &json!({"subnet": subnet}))?;
+        }
     }
+    let provider = json!({"network_type": "vlan", "physical_network": PHYSICAL, "segmentation_id": outside::VLAN});
+    centre.post("/v1/networks", &json!({"name": OUTSIDE, "provider": provider}))?;
+    centre.post("/v1/subnets", &json!({"name": OUTSIDE, "network": OUTSIDE, "cidr": outside::SUBNET}))?;
+    centre.post("/v1/subnets", &json!({"name": "outside6", "network": OUTSIDE, "cidr": "fd00:79::/64"}))?;
     Ok(())
 }
 
@@ -179,15 +202,18 @@ fn groups(centre: &Centre) -> Result<()> {
     for group in [WEB, DATABASE] {
         centre.post("/v1/security-groups", &json!({"name": group}))?;
     }
-    for (group, rule) in [
+    for (group, mut rule) in [
         (WEB, json!({"direction": "ingress", "protocol": "icmp"})),
         (WEB, json!({"direction": "ingress", "protocol": "tcp", "port_min": 80})),
         (DATABASE, json!({"direction": "ingress", "protocol": "icmp"})),
         (DATABASE, json!({"direction": "ingress", "protocol": "tcp", "port_min": 5432, "remote_group": WEB})),
     ] {
-        let answer = centre.post(&format!("/v1/security-groups/{group}/rules"), &rule)?;
-        if answer.is_null() {
-            bail!("the rule {rule} was answered with nothing");
+        for ethertype in ["IPv4", "IPv6"] {
+            rule["ethertype"] = json!(ethertype);
+            let answer = centre.post(&format!("/v1/security-groups/{group}/rules"), &rule)?;
+            if answer.is_null() {
+                bail!("the rule {rule} was answered with nothing");
+            }
         }
     }
     Ok(())

@@ -11,7 +11,7 @@ use anyhow::{Context, Result};
 use basalt_tests::process;
 
 use super::acceleration::Acceleration;
-use super::network::{Network, UNDERLAY_MTU, management_tap, underlay_tap};
+use super::network::{Network, UNDERLAY_MTU, management_tap, physical_tap, underlay_tap};
 
 /// Size of a host's data disk (sparse), mounted at /var/lib/basalt.
 const DATA_DISK_GIB: u32 = 16;
@@ -62,11 +62,15 @@ impl Machine {
         add(&format!("-name {} -smp {} -m {}", self.name, self.cpus, self.memory_mib));
         add(&format!("-chardev socket,id=console,path={CONSOLE_SOCKET},server=on,wait=off,logfile={CONSOLE_LOG}"));
         add("-serial chardev:console -device virtio-rng-pci");
-        let networks = [("management", management_tap(index), 1500), ("underlay", underlay_tap(index), UNDERLAY_MTU)];
+        let networks = [
+            ("management", management_tap(index), 1500),
+            ("underlay", underlay_tap(index), UNDERLAY_MTU),
+            ("physical", physical_tap(index), 1500),
+        ];
         for (place, (id, tap, mtu)) in networks.into_iter().enumerate() {
             add(&format!("-netdev tap,id={id},ifname={tap},script=no,downscript=no"));
             let mac = format!("52:54:00:77:{place:02x}:{index:02x}");
-            // The bus address fixes the order: eth0 is the management network, eth1 the underlay.
+            // The bus address fixes the order: eth0 is the management network, eth1 the underlay, eth2 the physical network.
             add(&format!("-device virtio-net-pci,netdev={id},mac={mac},host_mtu={mtu},romfile=,addr={:#x}", 4 + place));
         }
         add("-drive file=data.img,format=raw,if=none,id=data,cache=unsafe,discard=unmap,aio=threads");

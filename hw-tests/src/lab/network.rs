@@ -1,4 +1,4 @@
-//! The lab's own network: one namespace with a management bridge and an underlay bridge, a tap for each host on both.
+//! The lab's own network: one namespace with three bridges, management, underlay and physical, and a tap for each host on all of them.
 //!
 //! Owns the addresses, the namespace's life and the keeper: a small shell that outlives us and takes everything away when
 //! we go without saying that the lab should stay. Taking away means: end every process in the namespace, then remove it,
@@ -24,6 +24,8 @@ pub const OUTER: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 1);
 pub const MANAGEMENT: &str = "management";
 /// The underlay bridge's name in the namespace: VXLAN packets between hosts cross it.
 pub const UNDERLAY: &str = "underlay";
+/// The physical network's bridge in the namespace: what provider networks are parts of.
+pub const PHYSICAL: &str = "physical";
 /// Frames of the underlay carry a full tenant packet of 1500 bytes and the VXLAN headers.
 pub const UNDERLAY_MTU: u32 = 1700;
 
@@ -69,7 +71,7 @@ impl Network {
         self.path().exists()
     }
 
-    /// Makes the namespace, both bridges and the taps of `hosts` hosts.
+    /// Makes the namespace, its bridges and the taps of `hosts` hosts.
     ///
     /// # Errors
     /// No right to do so, or `ip` refuses.
@@ -79,11 +81,14 @@ impl Network {
             "link set lo up".to_owned(),
             format!("link add {MANAGEMENT} type bridge"),
             format!("link add {UNDERLAY} type bridge"),
+            format!("link add {PHYSICAL} type bridge"),
         ];
         for index in 1..=hosts {
-            for (tap, bridge, mtu) in
-                [(management_tap(index), MANAGEMENT, 1500), (underlay_tap(index), UNDERLAY, UNDERLAY_MTU)]
-            {
+            for (tap, bridge, mtu) in [
+                (management_tap(index), MANAGEMENT, 1500),
+                (underlay_tap(index), UNDERLAY, UNDERLAY_MTU),
+                (physical_tap(index), PHYSICAL, 1500),
+            ] {
                 lines.push(format!("tuntap add dev {tap} mode tap vnet_hdr"));
                 lines.push(format!("link set {tap} mtu {mtu} master {bridge} up"));
             }
@@ -91,6 +96,7 @@ impl Network {
         lines.push(format!("addr add {OUTER}/24 dev {MANAGEMENT}"));
         lines.push(format!("link set {MANAGEMENT} up"));
         lines.push(format!("link set {UNDERLAY} mtu {UNDERLAY_MTU} up"));
+        lines.push(format!("link set {PHYSICAL} up"));
         let script = tempfile::NamedTempFile::new()?;
         std::fs::write(script.path(), lines.join("\n") + "\n")?;
         let mut batch = Command::new("ip");
@@ -157,6 +163,12 @@ pub fn management_tap(index: u8) -> String {
 #[must_use]
 pub fn underlay_tap(index: u8) -> String {
     format!("host{index}-u")
+}
+
+/// The host's tap on the physical network's bridge.
+#[must_use]
+pub fn physical_tap(index: u8) -> String {
+    format!("host{index}-p")
 }
 
 /// The watcher that removes the namespace when this process goes, in whatever way.

@@ -14,6 +14,8 @@ const SPOOFED: &str = "10.10.1.250";
 struct Path<'a> {
     from: &'a Occupied,
     to: &'a Occupied,
+    /// Whether by IPv6.
+    six: bool,
     options: &'static [&'static str],
     /// What the sender's host does with the packet when the receiver is on another; `None` where it does not leave.
     leaves: Option<&'static str>,
@@ -29,7 +31,7 @@ pub(super) fn examine(cloud: &Cloud, machines: &Machines, examiner: &mut Examine
 
 fn agree(cloud: &Cloud, machines: &Machines) -> Result<String> {
     let (one, two, database) = (machines.get("web1")?, machines.get("web2")?, machines.get("db1")?);
-    let sent = |from, to, options, ends| Path { from, to, options, leaves: Some("sent to"), ends };
+    let sent = |from, to, options, ends| Path { from, to, six: false, options, leaves: Some("sent to"), ends };
     let paths = [
         sent(one, two, &[][..], "delivered"),
         sent(two, one, &["--tcp", "80"], "delivered"),
@@ -39,6 +41,9 @@ fn agree(cloud: &Cloud, machines: &Machines) -> Result<String> {
         sent(two, database, &["--tcp", "5432"], "delivered"),
         sent(one, database, &["--tcp", "81"], "dropped"),
         sent(two, database, &["--tcp", "81"], "dropped"),
+        Path { six: true, ..sent(one, two, &["--tcp", "80"], "delivered") },
+        Path { six: true, ..sent(two, database, &[], "delivered") },
+        Path { six: true, ..sent(one, database, &["--tcp", "81"], "dropped") },
         Path { leaves: None, ..sent(one, two, &["--source", SPOOFED], "dropped") },
     ];
     let seen = paths.iter().map(|path| both_ends(cloud, path)).collect::<Result<Vec<_>>>()?;
@@ -58,7 +63,8 @@ fn both_ends(cloud: &Cloud, path: &Path<'_>) -> Result<String> {
 
 /// Asks on one host; model and switch must agree there, and say what packets did.
 fn trace(cloud: &Cloud, host: &str, path: &Path<'_>, verdict: &str) -> Result<String> {
-    let (from, to) = (path.from.vm.name.as_str(), path.to.vm.address.as_str());
+    let to = if path.six { &path.to.vm.address6 } else { &path.to.vm.address };
+    let (from, to) = (path.from.vm.name.as_str(), to.as_str());
     let mut words = vec!["--output", "json", "trace", "--from", from, "--to", to];
     words.extend(path.options);
     let asked = format!("{host}: {}", words[2..].join(" "));

@@ -6,10 +6,10 @@ use anyhow::{Context, Result, bail};
 use basalt_tests::process;
 use serde_json::json;
 
-use super::Occupied;
+use super::{Occupied, provider};
 use crate::cloud::Cloud;
 use crate::cloud::evidence::Examiner;
-use crate::cloud::tenant::{self, BLUE, WEB};
+use crate::cloud::tenant::{self, OUTSIDE, WEB};
 
 const DELETE_LIMIT: Duration = Duration::from_secs(90);
 const VOLUME: &str = "data";
@@ -17,16 +17,21 @@ const MIB: u32 = 16;
 
 /// Runs the proof of this module.
 pub(super) fn examine(cloud: &Cloud, examiner: &mut Examiner<'_>) {
+    let mut writer = None;
+    let name = "a machine on a VLAN of a physical network and one outside reach each other, marked as the port says";
+    examiner.check(name, || {
+        let [first, ..] = cloud.nodes() else { bail!("this needs a host") };
+        cloud.centre().post("/v1/volumes", &json!({"name": VOLUME, "size_mib": 64, "backend": "rbd"}))?;
+        let machine = writer.insert(with_volume(cloud, "writer", first.host().name())?);
+        provider::reached(cloud, machine)
+    });
     let name = "data on an RBD volume is read back on the other host after its writer is deleted";
-    examiner.check(name, || written_here_read_there(cloud));
+    examiner.check(name, || written_here_read_there(cloud, writer.context("there is no writer")?));
 }
 
-fn written_here_read_there(cloud: &Cloud) -> Result<String> {
+fn written_here_read_there(cloud: &Cloud, writer: Occupied) -> Result<String> {
     let [first, second, ..] = cloud.nodes() else { bail!("this needs two hosts") };
     let centre = cloud.centre();
-    centre.post("/v1/volumes", &json!({"name": VOLUME, "size_mib": 64, "backend": "rbd"}))?;
-
-    let writer = with_volume(cloud, "writer", first.host().name())?;
     let write = format!("dd if=/dev/urandom of=/dev/vdb bs=1M count={MIB} conv=fsync 2>&1 && sync");
     writer.ok(&write)?;
     let written = digest(&writer)?;
@@ -46,7 +51,7 @@ fn written_here_read_there(cloud: &Cloud) -> Result<String> {
 
 /// Launches a machine on `host` that has the volume as its second disk.
 fn with_volume(cloud: &Cloud, name: &str, host: &str) -> Result<Occupied> {
-    let more = json!({"networks": [BLUE], "groups": [WEB], "disks": [VOLUME], "host": host});
+    let more = json!({"networks": [OUTSIDE], "groups": [WEB], "disks": [VOLUME], "host": host});
     tenant::launch(cloud.centre(), name, &more)?;
     let vm = tenant::wait_running(cloud.centre(), name)?;
     if vm.host != host {

@@ -47,6 +47,8 @@ mkdir -p /root/lib/modules && ln -sfn "$lab_modules" "/root/lib/modules/$(uname 
 ip link set lo up
 ip addr add "$lab_management" dev eth0 && ip link set eth0 up || die "management network"
 ip link set eth1 mtu "$lab_mtu" && ip addr add "$lab_underlay" dev eth1 && ip link set eth1 up || die "underlay network"
+# A wire for the bridge of virtual machines: the host has no address there.
+echo 1 >/proc/sys/net/ipv6/conf/eth2/disable_ipv6 && ip link set eth2 up || die "physical network"
 echo 1 >/proc/sys/vm/overcommit_memory
 say "root is ready"
 export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin HOME=/root TERM=linux LANG=C.UTF-8 PS1='\h:\w# '
