@@ -1,0 +1,158 @@
+//! docs/pipeline.md is made from the tables themselves and from packets traced through the flows of a small cloud, and is held against them here:
+//! it can not be untrue. `UPDATE_GOLDEN=1` writes it.
+
+#![expect(clippy::unwrap_used, clippy::panic, reason = "a helper of a test may panic as the test may")]
+
+#[cfg(test)]
+mod topology;
+
+use std::fmt::Write;
+use std::path::Path;
+
+use dataplane::compile;
+use dataplane::flow_set::FlowSet;
+use dataplane::table::{TABLES, Table, TableInfo};
+use dataplane::trace::{self, Connection, Packet, Payload, Verdict};
+use topology::{Cloud, VXLAN, dual_stack};
+
+const HEAD: &str = "\
+# The pipeline
+
+Made from the tables and flows themselves by `UPDATE_GOLDEN=1 cargo test -p dataplane --test pipeline_doc`, which also holds this page to them.
+
+One bridge, `br-int`, and these tables. A packet enters at table 0 and moves to higher numbers only; what no flow of a table matches is dropped there,
+for the reason said. Registers carry what is known so far (`dataplane/src/register.rs`): the network in `metadata`, source and destination port, the
+identity of the sender's and the receiver's groups.
+
+The examples are of one host with two networks, blue and green, that have both versions of IP and a router between them: web-1 and open-1 (no port
+security) on blue and db-1 on green are here, web-2 and db-2 on another host, cam-1 on a VLAN of a physical network. Group web lets in TCP 80 and
+pings, group db TCP 5432 from members of web.
+";
+
+/// A packet of which the page shows the way.
+struct Example {
+    name: &'static str,
+    packet: Packet,
+    connection: Connection,
+}
+
+fn cloud() -> Cloud {
+    let mut cloud = dual_stack();
+    let lot = cloud.network("lot", "10.0.3.0/24");
+    cloud.provide(lot, "dc", Some(100));
+    let web = 0;
+    cloud.port("cam-1", lot, 0, 31, &[web]);
+    cloud
+}
+
+fn port(cloud: &Cloud, name: &str) -> usize {
+    cloud.ports.iter().position(|port| port.name == name).unwrap()
+}
+
+fn examples(cloud: &Cloud) -> Vec<Example> {
+    let (host, numbers) = (cloud.host(0), cloud.numbers(0));
+    let at = |name: &str| port(cloud, name);
+    let number = |name: &str| numbers.ports[&cloud.ports[at(name)].id];
+    let tcp = |target| Payload::Tcp { source: 40_000, target };
+    let from = |name: &str, to: std::net::IpAddr, payload| {
+        Packet::from_port(&host, &numbers, &cloud.ports[at(name)], to, payload).unwrap()
+    };
+    let v4 = |name: &str| std::net::IpAddr::V4(cloud.address(at(name)));
+    let v6 = |name: &str| std::net::IpAddr::V6(cloud.address6(at(name)).unwrap());
+    let mac = |name: &str| cloud.mac(at(name));
+    let link_local = |name: &str| mac(name).link_local();
+    let new = |name, packet| Example { name, packet, connection: Connection::New };
+    let (away, plugged) = (cloud.host(1), cloud.numbers(1));
+    let sent = Packet::from_port(&away, &plugged, &cloud.ports[at("web-2")], v4("web-1"), tcp(80)).unwrap();
+    let way = trace::trace(&compile(&away, &plugged), &sent, Connection::New);
+    let [Verdict::Tunnelled { vni, .. }] = way.verdicts()[..] else { panic!("{way}") };
+    vec![
+        new("web-1 connects to a neighbour on another host", from("web-1", v4("web-2"), tcp(80))),
+        new("a connection from another host arrives", sent.out_of_tunnel(VXLAN, vni)),
+        Example {
+            name: "an answer passes without a rule",
+            packet: from("db-1", v4("web-1"), Payload::Tcp { source: 5432, target: 40_000 }),
+            connection: Connection::Reply,
+        },
+        new("web-1 connects to db-1 by the router", from("web-1", v4("db-1"), tcp(5432))),
+        new("the same over IPv6", from("web-1", v6("db-1"), tcp(5432))),
+        new("no rule lets it in", from("web-1", v4("db-1"), tcp(22))),
+        new("a port without security is not tracked", from("open-1", v4("web-2"), tcp(80))),
+        new(
+            "web-1 asks who has an address",
+            Packet::arp_request(
+                number("web-1"),
+                (mac("web-1"), cloud.address(at("web-1"))),
+                cloud.address(at("web-2")),
+            ),
+        ),
+        new(
+            "and over IPv6",
+            Packet::neighbour_solicit(
+                number("web-1"),
+                (mac("web-1"), link_local("web-1")),
+                cloud.address6(at("web-2")).unwrap(),
+            ),
+        ),
+        new("web-1 asks for its address", Packet::dhcp_discover(number("web-1"), mac("web-1"))),
+        new("web-1 asks for a router", Packet::router_solicit(number("web-1"), (mac("web-1"), link_local("web-1")))),
+        new("web-1 reads its metadata", from("web-1", "169.254.169.254".parse().unwrap(), tcp(80))),
+        new(
+            "web-1 sends from an address that is not its own",
+            from("web-1", v4("web-2"), tcp(80))
+                .with(openflow::flow::Field::Ipv4Src, std::net::Ipv4Addr::new(10, 0, 1, 99)),
+        ),
+        new("cam-1 speaks to somebody on its VLAN", from("cam-1", "10.0.3.200".parse().unwrap(), tcp(80))),
+    ]
+}
+
+/// One table: what it is for, one of its flows, and which examples cross it.
+fn section(page: &mut String, info: &TableInfo, set: &FlowSet, ways: &[(usize, &'static str, trace::Path)]) {
+    writeln!(page, "\n### {} {}\n", info.number, info.name).unwrap();
+    writeln!(page, "Feature {}: {}. Without a matching flow: {}.\n", info.feature, info.doc, info.miss).unwrap();
+    let crossing = ways.iter().filter(|(.., way)| way.hops.iter().any(|hop| hop.table == info.number));
+    let crossing: Vec<&(usize, &str, trace::Path)> = crossing.collect();
+    let mut met = crossing.iter().flat_map(|(.., way)| &way.hops).filter(|hop| hop.table == info.number);
+    // The flow for whatever is left says least.
+    let says_something = |flow: &String| !flow.contains("priority=0 ");
+    let told = met.find_map(|hop| hop.flow.clone().filter(says_something));
+    let flow = told.unwrap_or_else(|| set.table(info.number).next().map(|entry| entry.flow.to_string()).unwrap());
+    writeln!(page, "    {flow}\n").unwrap();
+    assert!(info.table == Table::Canary || !crossing.is_empty(), "no example crosses {}", info.name);
+    let numbers: Vec<String> = crossing.iter().map(|(number, ..)| number.to_string()).collect();
+    if !numbers.is_empty() {
+        writeln!(page, "Crossed by examples {}.", numbers.join(", ")).unwrap();
+    }
+}
+
+#[test]
+fn the_page_is_what_the_tables_say() {
+    let cloud = cloud();
+    let set = compile(&cloud.host(0), &cloud.numbers(0));
+    let mut ways = Vec::new();
+    for (index, example) in examples(&cloud).into_iter().enumerate() {
+        ways.push((index + 1, example.name, trace::trace(&set, &example.packet, example.connection)));
+    }
+    let mut page = HEAD.to_owned();
+    page.push_str("\n## Tables\n");
+    for info in TABLES {
+        section(&mut page, info, &set, &ways);
+    }
+    page.push_str("\n## Examples\n");
+    for (number, name, way) in &ways {
+        write!(page, "\n### {number}. {name}\n\n").unwrap();
+        for line in way.to_string().lines() {
+            writeln!(page, "    {line}").unwrap();
+        }
+    }
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/pipeline.md");
+    if std::env::var_os("UPDATE_GOLDEN").is_some() {
+        std::fs::write(&path, &page).unwrap();
+        return;
+    }
+    let written = std::fs::read_to_string(&path).unwrap_or_default();
+    assert!(
+        written == page,
+        "docs/pipeline.md differs from the tables; set UPDATE_GOLDEN=1, run again and review the diff"
+    );
+}
