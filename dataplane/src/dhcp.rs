@@ -17,6 +17,7 @@ use model::domain::Domain;
 use model::network::{Announced, Port, RouterInterface, Subnet};
 use model::spec::HostNetwork;
 
+use crate::dns::is_resolver;
 use crate::feature::service::ADDRESS_V4;
 
 mod request;
@@ -97,6 +98,7 @@ struct Offer<'a> {
     server_mac: Mac,
     mtu: u16,
     routes: Vec<(Ipv4Net, Ipv4Addr)>,
+    name_servers: Vec<Ipv4Addr>,
 }
 
 /// Answers the DHCP request in `frame`, which came from the port with this key; none when the protocol wants silence.
@@ -128,7 +130,12 @@ fn offer<'a>(host: &'a HostNetwork, port: &'a Port) -> Option<Offer<'a>> {
         let server_mac = feet().find(|foot| v4(foot.address) == Some(server)).map_or(SERVER_MAC, |foot| foot.mac);
         let mtu = host.networks.get(&subnet.network)?.mtu;
         let routes = routes(host, subnet, gateway);
-        Some(Offer { port, subnet, prefix, address, gateway, server, server_mac, mtu, routes })
+        let name_servers = if is_resolver(host, port) {
+            vec![ADDRESS_V4]
+        } else {
+            subnet.dns.iter().copied().filter_map(v4).collect()
+        };
+        Some(Offer { port, subnet, prefix, address, gateway, server, server_mac, mtu, routes, name_servers })
     })
 }
 
@@ -225,9 +232,8 @@ impl Offer<'_> {
             DhcpOption::InterfaceMtu(self.mtu),
         ];
         options.extend(self.gateway.map(|gateway| DhcpOption::Router(vec![gateway])));
-        let dns: Vec<Ipv4Addr> = self.subnet.dns.iter().copied().filter_map(v4).collect();
-        if !dns.is_empty() {
-            options.push(DhcpOption::DomainNameServer(dns));
+        if !self.name_servers.is_empty() {
+            options.push(DhcpOption::DomainNameServer(self.name_servers.clone()));
         }
         let announced = &self.subnet.announced;
         options.extend(announced.domain.as_ref().map(|domain| DhcpOption::DomainName(domain.to_string())));

@@ -73,6 +73,7 @@ struct Server<'a> {
     granted: Vec<Ipv6Addr>,
     /// Subnets of all its IPv6 addresses.
     subnets: Vec<&'a Subnet>,
+    name_servers: Vec<Ipv6Addr>,
     mac: model::Mac,
 }
 
@@ -97,7 +98,8 @@ pub fn answer(host: &HostNetwork, port_key: u32, frame: &[u8]) -> Result<Option<
 
 impl<'a> Server<'a> {
     fn of(host: &'a HostNetwork, port: &'a Port) -> Option<Self> {
-        let mut server = Self { port, granted: Vec::new(), subnets: Vec::new(), mac: SERVER_MAC };
+        let mut server =
+            Self { port, granted: Vec::new(), subnets: Vec::new(), name_servers: Vec::new(), mac: SERVER_MAC };
         for fixed in &port.addresses {
             let (IpAddr::V6(address), Some(subnet)) = (fixed.address, host.subnets.get(&fixed.subnet)) else {
                 continue;
@@ -109,6 +111,7 @@ impl<'a> Server<'a> {
         }
         let router = server.subnets.iter().find_map(|subnet| default_router(host, subnet));
         server.mac = router.map_or(SERVER_MAC, |foot| foot.mac);
+        server.name_servers = name_servers(host, port, server.subnets.iter().copied());
         (!server.subnets.is_empty()).then_some(server)
     }
 
@@ -162,7 +165,7 @@ impl<'a> Server<'a> {
     }
 
     fn facts(&self, options: &mut Options) {
-        options.name_servers(&name_servers(self.subnets.iter().copied()));
+        options.name_servers(&self.name_servers);
         options.search(&search_list(self.subnets.iter().copied()));
         let ntp = self.subnets.iter().flat_map(|subnet| &subnet.announced.ntp);
         options.time_servers(

@@ -11,6 +11,7 @@ pub mod cookie;
 pub mod dhcp;
 pub mod dhcp6;
 pub mod diff;
+pub mod dns;
 mod family;
 pub mod feature;
 pub mod flow_set;

@@ -9,6 +9,7 @@ use model::spec::HostNetwork;
 
 use crate::dhcp::{self, DhcpError};
 use crate::dhcp6::{self, Dhcp6Error};
+use crate::dns;
 use crate::feature::neighbour::{ROUTER_SOLICIT, SOLICIT};
 use crate::feature::service::{ADDRESS_V4, ADDRESS_V6, METADATA_PORT};
 use crate::neighbour_advert::{self, NeighbourError};
@@ -73,7 +74,11 @@ pub fn is_for_service(frame: &[u8]) -> bool {
         _ => return false,
     };
     [IpAddr::V4(ADDRESS_V4), IpAddr::V6(ADDRESS_V6)].contains(&to)
-        && matches!(&packet.transport, Some(TransportSlice::Tcp(tcp)) if tcp.destination_port() == METADATA_PORT)
+        && match &packet.transport {
+            Some(TransportSlice::Tcp(tcp)) => tcp.destination_port() == METADATA_PORT,
+            Some(TransportSlice::Udp(udp)) => udp.destination_port() == dns::PORT,
+            _ => false,
+        }
 }
 
 fn question(frame: &[u8]) -> Result<Question, String> {

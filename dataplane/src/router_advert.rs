@@ -16,6 +16,8 @@ use model::network::{Port, RouterInterface, Subnet};
 use model::spec::HostNetwork;
 
 use crate::dhcp::{LEASE_SECONDS, SERVER_MAC, search};
+use crate::dns::is_resolver;
+use crate::feature::service::ADDRESS_V6;
 
 /// How long a router may be used after an advertisement: the most that RFC 8319 §4 allows.
 pub const ROUTER_LIFETIME_SECONDS: u16 = u16::MAX;
@@ -131,7 +133,7 @@ fn body(host: &HostNetwork, port: &Port, homes: &[Home<'_>], mac: Mac) -> Vec<u8
         body.extend([0; 4]);
         body.extend(home.prefix.network().octets());
     }
-    let servers = name_servers(homes.iter().map(|home| home.subnet));
+    let servers = name_servers(host, port, homes.iter().map(|home| home.subnet));
     if let (false, Ok(units)) = (servers.is_empty(), u8::try_from(1 + 2 * servers.len())) {
         body.extend([NAME_SERVERS, units, 0, 0]);
         body.extend(LEASE_SECONDS.to_be_bytes());
@@ -158,8 +160,15 @@ pub(crate) fn search_list<'a>(subnets: impl Iterator<Item = &'a Subnet>) -> Vec<
     octets
 }
 
-/// The IPv6 name servers of some subnets, each once, as many as one option carries.
-pub(crate) fn name_servers<'a>(subnets: impl Iterator<Item = &'a Subnet>) -> Vec<Ipv6Addr> {
+/// The IPv6 name servers of some subnets of a port, each once, as many as one option carries; the host, for a port whose subnets have none at all.
+pub(crate) fn name_servers<'a>(
+    host: &HostNetwork,
+    port: &Port,
+    subnets: impl Iterator<Item = &'a Subnet>,
+) -> Vec<Ipv6Addr> {
+    if is_resolver(host, port) {
+        return vec![ADDRESS_V6];
+    }
     let mut servers = Vec::new();
     for address in subnets.flat_map(|subnet| &subnet.dns) {
         match address {

@@ -162,7 +162,7 @@ pub const TABLES: &[TableInfo] = &[
         number: 15,
         name: "service",
         feature: Feature::Service,
-        doc: "hands requests for metadata to the agent, with the port that asks",
+        doc: "hands requests for metadata and questions for names to the agent, with the port that asks",
         miss: "only ports of this host are served here",
     },
     TableInfo {

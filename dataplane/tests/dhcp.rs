@@ -116,6 +116,18 @@ fn a_client_gets_its_address_and_the_facts_of_its_subnet() {
     }
 }
 
+/// A port whose subnets name no server is told to ask the host.
+#[test]
+fn without_name_servers_the_host_is_one() {
+    let mut host = host();
+    for subnet in host.subnets.values_mut() {
+        subnet.dns.clear();
+    }
+    let offer = ask(&host, &request(MessageType::Discover, &[])).unwrap();
+    let server = DhcpOption::DomainNameServer(vec![Ipv4Addr::new(169, 254, 169, 254)]);
+    assert_eq!(offer.option(OptionCode::DomainNameServer), Some(&server));
+}
+
 /// A renewal comes from the leased address and is answered there; a client that asks for broadcast gets broadcast.
 #[test]
 fn a_renewal_is_answered_at_the_leased_address() {

@@ -98,6 +98,10 @@ fn examples(cloud: &Cloud) -> Vec<Example> {
         new("web-1 asks for a router", Packet::router_solicit(number("web-1"), (mac("web-1"), link_local("web-1")))),
         new("web-1 reads its metadata", from("web-1", "169.254.169.254".parse().unwrap(), tcp(80))),
         new(
+            "web-1 looks up a name",
+            from("web-1", "169.254.169.254".parse().unwrap(), Payload::Udp { source: 40_000, target: 53 }),
+        ),
+        new(
             "web-1 sends from an address that is not its own",
             from("web-1", v4("web-2"), tcp(80))
                 .with(openflow::flow::Field::Ipv4Src, std::net::Ipv4Addr::new(10, 0, 1, 99)),

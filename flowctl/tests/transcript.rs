@@ -141,7 +141,7 @@ const BUILD: &str = "
     network create blue --mtu 1450
     network create green
     subnet create blue4 --network blue --cidr 10.10.1.0/24 --dns 10.10.1.53
-    subnet create blue6 --network blue --cidr fd00:1::/64
+    subnet create blue6 --network blue --cidr fd00:1::/64 --domain blue.example.org
     subnet create green4 --network green --cidr 10.10.2.0/24
     group create web
     group create bare --empty

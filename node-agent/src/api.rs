@@ -420,7 +420,9 @@ async fn look(State(api): Shared) -> StatusCode {
 /// Metrics in OpenMetrics text.
 #[utoipa::path(get, path = "/metrics", responses((status = 200, description = "OpenMetrics text")))]
 async fn metrics_text(State(api): Shared) -> Response {
-    let text = metrics::text(&api.snapshot(), api.link.borrow().as_ref(), &api.network.switch().status().borrow());
+    let switch = api.network.switch();
+    let (link, status) = (api.link.borrow(), switch.status());
+    let text = metrics::text(&api.snapshot(), link.as_ref(), &status.borrow(), &switch.names());
     ([(axum::http::header::CONTENT_TYPE, metrics::CONTENT_TYPE)], text).into_response()
 }
 

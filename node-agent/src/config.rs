@@ -9,6 +9,8 @@ use std::time::Duration;
 use model::provider::PhysicalNetwork;
 use serde::{Deserialize, Serialize};
 
+use crate::upstream::{UPSTREAMS_MAX, Upstream};
+
 /// Where packages put the file.
 pub const DEFAULT_PATH: &str = "/etc/basalt/agent.toml";
 /// The longest a unix socket path may be, bytes (unix(7): `sun_path` less its closing zero).
@@ -67,6 +69,8 @@ pub struct Config {
     /// The Ceph cluster; none: only local volumes.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ceph: Option<Ceph>,
+    /// Names that machines ask for.
+    pub dns: Dns,
     /// Virtual machines.
     pub machines: Machines,
     /// Images.
@@ -215,6 +219,16 @@ pub struct Ceph {
     pub user: String,
     /// The pool whose answer tells whether the cluster is reachable.
     pub pool: String,
+}
+
+/// Names that machines ask for.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Dns {
+    /// Who is asked for names that are no machine's, in this order; an empty list: nobody, such questions are refused; none: whom the host itself asks,
+    /// by `/etc/resolv.conf`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub upstream: Option<Vec<Upstream>>,
 }
 
 /// Virtual machines.
@@ -417,6 +431,9 @@ impl Config {
         expect((1..=3600).contains(&grace), "machines.shutdown_grace_seconds", grace, "1 to 3600")?;
         let bridge = &self.switch.bridge;
         expect(is_link_name(bridge), "switch.bridge", bridge, LINK_NAME)?;
+        let upstreams = self.dns.upstream.as_ref().map_or(0, Vec::len);
+        let few = format!("{UPSTREAMS_MAX} resolvers at most");
+        expect(upstreams <= UPSTREAMS_MAX, "dns.upstream", format!("{upstreams} resolvers"), few)?;
         for (index, physical) in self.physical.iter().enumerate() {
             let (name, interface) = (&physical.name, &physical.interface);
             expect(is_link_name(interface), "physical.interface", interface, LINK_NAME)?;
@@ -456,7 +473,12 @@ mod tests {
 
     #[test]
     fn nothing_at_all_is_a_configuration_and_prints_as_it_parses() {
-        for text in ["", "[[physical]]\nname = \"dc\"\ninterface = \"eth2\""] {
+        for text in [
+            "",
+            "[[physical]]\nname = \"dc\"\ninterface = \"eth2\"",
+            "[dns]\nupstream = []",
+            "[dns]\nupstream = [\"192.0.2.53\", \"[2001:db8::53]:5353\"]",
+        ] {
             let config = parse(text).unwrap();
             assert_eq!(parse(&config.to_toml().unwrap()).unwrap(), config);
         }
@@ -479,6 +501,7 @@ mod tests {
             ("[machines]\nuid_first = 4294967295\nuid_count = 2", "machines.uid_first"),
             ("[switch]\nbridge = \"a bridge\"", "switch.bridge"),
             ("[machines]\nshutdown_grace_seconds = 0", "machines.shutdown_grace_seconds"),
+            ("[dns]\nupstream = [\"1.1.1.1\", \"1.1.1.2\", \"1.1.1.3\", \"1.1.1.4\"]", "dns.upstream"),
             ("[[physical]]\nname = \"dc\"\ninterface = \"\"", "physical.interface"),
             ("[[physical]]\nname = \"dc\"\ninterface = \"br-int\"", "physical.interface"),
             (

@@ -27,6 +27,7 @@ use crate::ledger::Ledger;
 use crate::link::{self, LinkStatus, SchedulerClient};
 use crate::reconcile::{Command, Outlets, Reconciler, Snapshot, stamp};
 use crate::renewal;
+use crate::upstream;
 
 /// Threads that run tasks: the agent waits far more than it computes.
 const WORKER_THREADS: usize = 2;
@@ -146,6 +147,7 @@ async fn serve(config: Arc<Config>) -> Result<()> {
         started: tokio::time::Instant::now(),
     });
     tokio::spawn(async move { axum::serve(listener, api::router(shared)).await });
+    tokio::spawn(upstream::follow(config.dns.upstream.clone(), Arc::clone(&network)));
     tokio::spawn(follow_switch(network, Arc::clone(&changed)));
     if let Some(limit) = sd_notify::watchdog_enabled() {
         tokio::spawn(turn_in_time(limit / TURNS_PER_WATCHDOG, Arc::clone(&changed)));

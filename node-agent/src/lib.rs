@@ -31,6 +31,7 @@ pub mod report;
 pub mod resources;
 pub mod seen;
 pub mod unixctl;
+pub mod upstream;
 pub mod worker;
 
 #[cfg(test)]

@@ -1,6 +1,7 @@
 //! Counters in OpenMetrics text (OpenMetrics 1.0), made from the last snapshot when asked: nothing counts twice.
 
 use dataplane::switch::driver::DriverStatus;
+use dataplane::switch::resolver::NameCounts;
 use prometheus_client::encoding::text::encode;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
@@ -13,7 +14,7 @@ pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; cha
 
 /// The text.
 #[must_use]
-pub fn text(snapshot: &Snapshot, link: Option<&LinkStatus>, flows: &DriverStatus) -> String {
+pub fn text(snapshot: &Snapshot, link: Option<&LinkStatus>, flows: &DriverStatus, names: &NameCounts) -> String {
     let mut registry = Registry::with_prefix("basalt_agent");
     let mut gauge = |name: &str, help: &str, value: u64| {
         let gauge = Gauge::<i64>::default();
@@ -48,6 +49,18 @@ pub fn text(snapshot: &Snapshot, link: Option<&LinkStatus>, flows: &DriverStatus
     gauge("flow_repairs", "Rounds that found flows missing or changed that had been installed", flows.repairs);
     gauge("switch_connections", "OpenFlow connections made", flows.connections);
     gauge("foreign_flows", "Flows and groups that are not ours", count(flows.foreign_count));
+    for (name, help, value) in [
+        ("dns_questions", "Datagrams that machines sent to the name service", names.questions),
+        ("dns_answered", "Questions answered from what is known of machines", names.answered),
+        ("dns_forwarded", "Questions given to the host's resolvers", names.forwarded),
+        ("dns_relayed", "Answers of the host's resolvers given to machines", names.relayed),
+        ("dns_unanswered", "Questions that no resolver of the host answered in time", names.unanswered),
+        ("dns_refused", "Questions refused: the host has no resolver, or too many wait", names.refused),
+        ("dns_malformed", "Datagrams of machines that are no question", names.malformed),
+        ("dns_disbelieved", "Messages of resolvers that do not answer what was asked", names.disbelieved),
+    ] {
+        gauge(name, help, value);
+    }
     gauge("resident_bytes", "Resident memory of the agent", resident_kib().saturating_mul(1024));
     let mut text = String::new();
     match encode(&mut text, &registry) {

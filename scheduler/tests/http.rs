@@ -202,6 +202,20 @@ fn refused_providers() -> [(Value, &'static str); 4] {
     ]
 }
 
+/// A subnet's domain is kept as names are compared; what is no domain is refused.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn subnets_have_a_domain() {
+    let scheduler = Scheduler::start().await;
+    let operator = scheduler.operator();
+    operator.make("/v1/networks", json!({"name": "blue"})).await;
+    let new = |domain: &str| json!({"name": "a", "network": "blue", "cidr": "10.1.0.0/24", "domain": domain});
+    let refused = operator.refused(Method::POST, "/v1/subnets", Some(new("no_domain"))).await;
+    assert_eq!(refused, (400, "invalid".to_owned(), "domain".to_owned()));
+    let subnet = operator.make("/v1/subnets", new("Cloud.Example.org.")).await;
+    assert_eq!(subnet["domain"], "cloud.example.org");
+    assert_eq!(operator.get("/v1/subnets/a").await["domain"], "cloud.example.org");
+}
+
 /// A network with subnets of both versions gives each port an address of either; allowed pairs and stateless groups reach the specification.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn ports_have_an_address_of_each_version() {

@@ -61,6 +61,8 @@ pub(crate) const GROUPS: &[Group] = &[
             "nftables",
             "iperf3",
             "curl",
+            "bind9-dnsutils",
+            "dnsmasq-base",
         ],
     },
     Group { name: "bench", purpose: "the peers of cargo xtask bench", packages: &["ovn-central", "ovn-host"] },

@@ -1,4 +1,4 @@
-//! Services of the host to its machines: the metadata service at 169.254.169.254 and fe80::a9fe:a9fe, TCP port 80.
+//! Services of the host to its machines at 169.254.169.254 and fe80::a9fe:a9fe: metadata on TCP port 80, names on UDP port 53.
 //!
 //! The addresses are the same on every network and belong to no subnet: ARP requests and solicitations for them are answered here, and a packet to
 //! them that came by way of a router is met before it is routed. What reaches a service is handed to the agent with the port that sent it, so that
@@ -12,6 +12,7 @@ use openflow::flow::{Action, Controller, Field, Match, Meter, MeterUnit, ip_prot
 
 use crate::compile::view::{Spot, View};
 use crate::cookie::{Cookie, Object};
+use crate::dns;
 use crate::family;
 use crate::feature::{Feature, arp, neighbour};
 use crate::flow_set::{MeterNumber, Part};
@@ -47,9 +48,11 @@ pub(crate) fn host(part: &mut Part) {
     neighbour::answer_anywhere(ADDRESS_V6, SERVICE_MAC, ANSWER, PIPELINE, part);
     for address in [IpAddr::V4(ADDRESS_V4), IpAddr::V6(ADDRESS_V6)] {
         let metadata = family::to(address).ip_proto(ip_proto::TCP).with(Field::TcpDst, METADATA_PORT);
-        let note = "to the metadata service".to_owned();
-        let serve = vec![Action::GotoTable(Table::Service.number())];
-        part.add_noted(Table::Forward, SERVED, metadata, serve, (PIPELINE, note));
+        let names = family::to(address).ip_proto(ip_proto::UDP).with(Field::UdpDst, dns::PORT);
+        for (asked, note) in [(metadata, "to the metadata service"), (names, "to the name service")] {
+            let serve = vec![Action::GotoTable(Table::Service.number())];
+            part.add_noted(Table::Forward, SERVED, asked, serve, (PIPELINE, note.to_owned()));
+        }
         let note = format!("no service of {address} listens there");
         part.add_noted(Table::Forward, NOT_SERVED, family::to(address), Vec::new(), (PIPELINE, note));
     }

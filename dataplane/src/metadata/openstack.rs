@@ -1,9 +1,13 @@
 //! The layout of OpenStack: a few JSON documents.
 
+use std::net::IpAddr;
+
 use ipnet::IpNet;
 use serde_json::{Map, Value, json};
 
 use super::{Asker, Page};
+use crate::dns::is_resolver;
+use crate::feature::service::ADDRESS_V4;
 
 /// Versions of the layout: cloud-init takes the newest that it knows. `network_data.json` came with 2015-10-15.
 const VERSIONS: [&str; 6] = ["2012-08-10", "2013-04-04", "2015-10-15", "2016-10-06", "2018-08-27", "latest"];
@@ -79,7 +83,10 @@ fn network_data(asker: Asker<'_>) -> Value {
                 .map(|gateway| json!({ "network": default, "netmask": default, "gateway": gateway.to_string() }));
             network["routes"] = routes.into_iter().collect();
             networks.push(network);
-            for server in &subnet.dns {
+            // The host's IPv6 address means nothing without a link, which cloud-init has no word for.
+            let host = [IpAddr::from(ADDRESS_V4)];
+            let is_ours = subnet.cidr.addr().is_ipv4() && is_resolver(asker.network, port);
+            for server in if is_ours { &host[..] } else { &subnet.dns } {
                 let service = json!({ "type": "dns", "address": server.to_string() });
                 if !services.contains(&service) {
                     services.push(service);

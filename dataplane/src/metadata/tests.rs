@@ -129,6 +129,10 @@ fn cloud_init_finds_openstack_and_its_documents() {
     );
     assert_eq!(network["services"], json!([{ "type": "dns", "address": "9.9.9.9" }]));
     assert_eq!(world.page("/openstack/latest/user_data").unwrap().body, b"#!/bin/sh\n\xff");
+    let mut without = world;
+    without.network.subnets.values_mut().for_each(|subnet| subnet.dns.clear());
+    let services = &without.json("/openstack/latest/network_data.json")["services"];
+    assert_eq!(services, &json!([{ "type": "dns", "address": "169.254.169.254" }]), "the host answers");
 }
 
 #[test]

@@ -4,6 +4,7 @@
 //! that the switch gave out, change: a switch that comes back with other numbers gets other flows without being asked.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -20,6 +21,8 @@ use super::bridge::{Bridge, BridgeError, PortState, Settings, TapPort};
 use super::channel::Connector;
 use super::dhcp::DhcpResponder;
 use super::driver::{Applied, Driver, DriverError, DriverSettings, DriverStatus};
+use super::names::Names;
+use super::resolver::{NameCounts, Tally, Upstreams};
 use super::services::{Machines, Services};
 use crate::compile::{Compiler, Edit, compile};
 use crate::diff::{Changes, Installed};
@@ -82,6 +85,8 @@ struct Inner {
     driver: Driver,
     shared: Shared,
     machines: Machines,
+    upstreams: Upstreams,
+    names: Tally,
 }
 
 /// What came of a change of what is wanted.
@@ -119,10 +124,12 @@ impl HostSwitch {
         let desired = Desired { compiler: Compiler::new(nothing), is_programmed: false, version: 0 };
         let shared = Shared(Arc::new(Mutex::new(desired)));
         let machines = Machines::default();
-        let services = Services::start(shared.clone(), machines.clone());
+        let (upstreams, tally) = (Upstreams::default(), Tally::default());
+        let names = Names::new(shared.clone(), upstreams.clone(), tally.clone());
+        let services = Services::start(shared.clone(), machines.clone(), names);
         let driver = Driver::start_with(flows, connector, DhcpResponder::new(shared.clone(), services));
         let bridge = Bridge::start(settings);
-        let inner = Arc::new(Inner { bridge, driver, shared, machines });
+        let inner = Arc::new(Inner { bridge, driver, shared, machines, upstreams, names: tally });
         let task = tokio::spawn(follow_numbers(Arc::clone(&inner)));
         Self { inner, task }
     }
@@ -174,6 +181,17 @@ impl HostSwitch {
     /// Says what the machines of this host are, for the metadata service to tell them. Before that it asks them to come again.
     pub fn describe(&self, machines: BTreeMap<MachineId, Machine>) {
         self.inner.machines.set(machines);
+    }
+
+    /// Says which resolvers are asked for names that are not known here, in this order; at first, and without any, such questions are refused.
+    pub fn ask_names_of(&self, servers: Vec<SocketAddr>) {
+        self.inner.upstreams.set(servers);
+    }
+
+    /// What became of the questions for names that ports asked.
+    #[must_use]
+    pub fn names(&self) -> NameCounts {
+        self.inner.names.get()
     }
 
     /// Changes a few objects of the network that was asked for last, and waits until the flows of that are installed. The edits are the caller's to

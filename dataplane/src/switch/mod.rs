@@ -1,8 +1,8 @@
 //! The thin shell between what should be and Open vSwitch.
 //!
 //! [`bridge`] sees to the bridge, its tunnel port and the machines' ports through the database; [`driver`] keeps the
-//! flows as [`crate::compile()`] wants them, over a [`channel`]; `dhcp` answers what the flows hand over and `services` what takes longer; [`host`] has
-//! all of it in one hand; [`counters`] reads what was counted; [`handlers`] knows the one way in which a running switch
+//! flows as [`crate::compile()`] wants them, over a [`channel`]; `dhcp` answers what the flows hand over, `services` what takes longer, `names` among it
+//! what is asked of DNS and [`resolver`] what others have to be asked; [`host`] has all of it in one hand; [`counters`] reads what was counted; [`handlers`] knows the one way in which a running switch
 //! forwards nothing. Nothing here decides
 //! what traffic may do.
 
@@ -13,5 +13,7 @@ mod dhcp;
 pub mod driver;
 pub mod handlers;
 pub mod host;
+mod names;
 pub mod openflow;
+pub mod resolver;
 mod services;

@@ -1,7 +1,7 @@
 //! The services of the host to its machines, run: takes the frames that ports sent to them, keeps time, and hands out what is to be sent.
 //!
-//! Thin: [`crate::metadata`] knows what to say and how. One task owns all connections. A frame that comes when there is no room is lost, as on any
-//! wire; its sender repeats it.
+//! Thin: [`crate::metadata`] knows what to say and how, and `names` has what belongs to DNS. One task owns all connections. A frame that comes when there is
+//! no room is lost, as on any wire; its sender repeats it.
 
 use std::collections::{BTreeMap, HashMap};
 use std::hash::{BuildHasher, Hasher, RandomState};
@@ -17,6 +17,8 @@ use tokio::time::{Instant, sleep_until};
 
 use super::channel::Reply;
 use super::host::Shared;
+use super::names::Names;
+use crate::dns::envelope::Envelope;
 use crate::metadata::stack::{Sent, Stack};
 use crate::metadata::{Asker, Found, page};
 
@@ -60,12 +62,13 @@ pub(super) struct Services {
 
 impl Services {
     /// Starts them; must be called inside a tokio runtime.
-    pub(super) fn start(host: Shared, machines: Machines) -> Self {
+    pub(super) fn start(host: Shared, machines: Machines, names: Names) -> Self {
         let (asked, questions) = mpsc::channel(ASKED_MAX);
         let (answers, replies) = mpsc::channel(REPLIES_MAX);
         let server = Server {
             host,
             machines,
+            names,
             // The hasher's key is drawn by the operating system.
             stack: Stack::new(RandomState::new().build_hasher().finish()),
             numbers: HashMap::new(),
@@ -99,6 +102,7 @@ impl Drop for Services {
 struct Server {
     host: Shared,
     machines: Machines,
+    names: Names,
     stack: Stack,
     /// Where ports with connections were when they sent something last.
     numbers: HashMap<u32, PortNo>,
@@ -116,12 +120,17 @@ impl Server {
                     Some(asked) => self.receive(&asked),
                     None => return,
                 },
+                reply = self.names.next() => self.reply(reply),
                 () = sleep_until(self.start + due) => self.tick(),
             }
         }
     }
 
     fn receive(&mut self, asked: &Asked) {
+        if let Some((envelope, message)) = Envelope::open(&asked.frame) {
+            let reply = self.names.take(asked.key, asked.number, envelope, message);
+            return self.reply(reply);
+        }
         let mtu = self.host.read(|host| {
             let port = host.ports.values().find(|port| port.key == asked.key)?;
             host.networks.get(&port.network).map(|network| network.mtu)
@@ -148,8 +157,14 @@ impl Server {
     fn send(&self, frames: Vec<Sent>) {
         for Sent { port, frame } in frames {
             if let Some(number) = self.numbers.get(&port) {
-                let _lost = self.answers.try_send(Reply { port: *number, frame });
+                self.reply(Some(Reply { port: *number, frame }));
             }
+        }
+    }
+
+    fn reply(&self, reply: Option<Reply>) {
+        if let Some(reply) = reply {
+            let _lost = self.answers.try_send(reply);
         }
     }
 }

@@ -6,6 +6,7 @@ use openflow::flow::{Action, Field, Flow, MeterUnit, SetField};
 
 use super::Packet;
 use crate::cookie::{Cookie, Object};
+use crate::dns;
 use crate::feature::service::METADATA_PORT;
 use crate::flow_set::{FlowSet, GroupNumber};
 use crate::punt::Punt;
@@ -40,10 +41,14 @@ pub(super) fn blame(set: &FlowSet, table: u8, packet: &Packet, meaning: &str) ->
     format!("{meaning} ({port}: {groups})")
 }
 
+/// The port of DNS, as a field has it.
+const DNS: u128 = dns::PORT as u128;
+
 /// What the agent is asked.
 pub(super) fn punt(set: &FlowSet, punt: Punt, packet: &Packet) -> String {
     let what = match (packet.get(Field::UdpDst), packet.get(Field::Icmpv6Type)) {
         _ if packet.get(Field::TcpDst) == METADATA_PORT.into() => "request for metadata",
+        (DNS, _) => "DNS question",
         (67, _) => "DHCP request",
         (547, _) => "DHCPv6 request",
         (_, 133) => "router solicitation",

@@ -117,9 +117,12 @@ pub enum SubnetVerb {
         /// Do not answer DHCP.
         #[arg(long)]
         no_dhcp: bool,
-        /// A name server that DHCP announces; can be given more than once.
+        /// A name server that DHCP announces; can be given more than once. Without any, the host answers.
         #[arg(long)]
         dns: Vec<IpAddr>,
+        /// The domain that machines are in, as cloud.example.org: machines of the network know each other by name in it.
+        #[arg(long)]
+        domain: Option<String>,
     },
     /// What can be done with every kind of object.
     #[command(flatten)]
@@ -379,7 +382,7 @@ impl Session<'_> {
     /// [`Failure`].
     pub async fn subnet(&self, verb: &SubnetVerb) -> Result<(), Failure> {
         match verb {
-            SubnetVerb::Create { name, network, cidr, gateway, no_gateway, no_dhcp, dns } => {
+            SubnetVerb::Create { name, network, cidr, gateway, no_gateway, no_dhcp, dns, domain } => {
                 let fields = [
                     ("name", json!(name)),
                     ("network", json!(network)),
@@ -388,6 +391,7 @@ impl Session<'_> {
                     ("no_gateway", json!(no_gateway)),
                     ("dhcp", json!(!no_dhcp)),
                     ("dns", json!(dns)),
+                    ("domain", json!(domain)),
                 ];
                 self.create(SUBNETS, body(fields)).await
             }

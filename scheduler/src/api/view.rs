@@ -258,6 +258,7 @@ pub(crate) struct SubnetView {
     gateway: Option<String>,
     dhcp: bool,
     dns: Vec<String>,
+    domain: Option<String>,
     pools: Vec<Pool>,
 }
 
@@ -271,6 +272,7 @@ impl SubnetView {
             gateway: it.subnet.gateway.map(|gateway| gateway.to_string()),
             dhcp: it.subnet.dhcp,
             dns: it.subnet.dns.iter().map(ToString::to_string).collect(),
+            domain: it.subnet.announced.domain.as_ref().map(ToString::to_string),
             pools: it.pools.clone(),
         }
     }

@@ -4,7 +4,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
 use ipnet::IpNet;
-use model::network::{Network, Subnet};
+use model::domain::{Domain, DomainError};
+use model::network::{Announced, Network, Subnet};
 use model::provider::{Provider, ProviderError, Segmentation, VlanId};
 use model::{NetworkId, SubnetId};
 use serde::{Deserialize, Serialize};
@@ -86,10 +87,13 @@ pub(crate) struct NewSubnet {
     no_gateway: bool,
     /// Whether DHCP answers; true unless said.
     dhcp: Option<bool>,
-    /// Name servers that DHCP announces.
+    /// Name servers that DHCP announces; where no subnet of a port has any, the host answers: for machines itself, for other names it asks others.
     #[serde(default)]
     #[schema(value_type = Vec<String>)]
     dns: Vec<IpAddr>,
+    /// The domain that machines are in: they are known by their names in it to the machines of the same network.
+    #[schema(example = "cloud.example.org")]
+    domain: Option<String>,
     /// Addresses that may be given to ports; all but the gateway unless said. IPv6 subnets have none: they are never full.
     pools: Option<Vec<Pool>>,
 }
@@ -161,6 +165,7 @@ impl Intent {
         if new.dns.len() > DNS_MAX {
             return Err(Refusal::invalid("dns", format!("more than {DNS_MAX} name servers")));
         }
+        let domain = new.domain.as_deref().map(check_domain).transpose()?;
         let pools = match (&new.pools, cidr, gateway) {
             (None, IpNet::V4(cidr), Some(IpAddr::V4(gateway))) => whole_pools(cidr, Some(gateway)),
             (None, IpNet::V4(cidr), _) => whole_pools(cidr, None),
@@ -177,7 +182,7 @@ impl Intent {
             gateway,
             dhcp: new.dhcp.unwrap_or(true),
             dns: new.dns,
-            announced: model::network::Announced::default(),
+            announced: Announced { domain, ..Announced::default() },
         };
         self.subnets.insert(id, Arc::new(SubnetIntent { subnet, pools }));
         Ok(id)
@@ -213,6 +218,10 @@ fn check_provider(new: &NewProvider) -> Result<Provider, Refusal> {
         }
     };
     Ok(Provider { physical_network, segmentation })
+}
+
+fn check_domain(text: &str) -> Result<Domain, Refusal> {
+    text.parse().map_err(|error: DomainError| Refusal::invalid("domain", error.to_string()))
 }
 
 fn check_gateway(new: &NewSubnet, cidr: IpNet) -> Result<Option<IpAddr>, Refusal> {
