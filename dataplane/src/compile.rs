@@ -14,16 +14,17 @@
 //! `Unit`, a look to `View`, and a line to `Changed`; what follows from several objects belongs into the index.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::Ipv4Addr;
 
-use model::PortId;
 use model::provider::PhysicalNetwork;
 use model::spec::HostNetwork;
+use model::{Mac, NetworkId, PortId};
 use openflow::flow::PortNo;
 
 use crate::cookie::Object;
 use crate::feature::{
-    arp, canary, classify, deliver, dhcp, forward, identity, neighbour, provider, qos, router, security, service,
-    static_route, tunnel,
+    arp, canary, classify, deliver, dhcp, floating, forward, identity, neighbour, provider, qos, router, security,
+    service, static_route, tunnel,
 };
 use crate::flow_set::{Assembly, FlowSet, Part, Touched};
 use crate::identity::{Groups, NOBODY};
@@ -40,7 +41,7 @@ use index::{Index, Moved};
 use unit::{Fact, Unit};
 use view::{Place, View};
 
-/// The numbers that the switch gave to what is plugged into it.
+/// What a host finds out for itself: the numbers that the switch gave to what is plugged into it, and stations on the wire.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct PortNumbers {
     /// The OpenFlow port of each local port that is plugged in. A port without one gets no traffic yet.
@@ -49,7 +50,12 @@ pub struct PortNumbers {
     pub vxlan: Option<PortNo>,
     /// The OpenFlow port of each physical network that is plugged in.
     pub physical: BTreeMap<PhysicalNetwork, PortNo>,
+    /// The MAC addresses of stations outside, as the agent found out.
+    pub stations: Stations,
 }
+
+/// The MAC addresses of stations on provider networks, by their addresses.
+pub type Stations = BTreeMap<(NetworkId, Ipv4Addr), Mac>;
 
 /// Keeps the flows that a host should have while its networks change.
 #[derive(Debug)]
@@ -141,7 +147,9 @@ impl Compiler {
         let tunnel = (self.numbers.vxlan != numbers.vxlan).then_some(Edit::PlugTunnel(numbers.vxlan));
         let is_same = self.numbers.physical == numbers.physical;
         let physical = (!is_same).then(|| Edit::PlugPhysical(numbers.physical.clone()));
-        gone.chain(others).chain(tunnel).chain(physical).collect()
+        let is_same = self.numbers.stations == numbers.stations;
+        let stations = (!is_same).then(|| Edit::Stations(numbers.stations.clone()));
+        gone.chain(others).chain(tunnel).chain(physical).chain(stations).collect()
     }
 
     /// Another host altogether: nothing of what is known holds.
@@ -216,6 +224,7 @@ fn part(unit: &Unit, view: &View<'_>, index: &Index) -> Option<Part> {
                 forward::network(view, segment, &mut part);
                 tunnel::network(view, segment, &mut part);
                 provider::network(view, segment, &mut part);
+                floating::network(view, segment, &mut part);
             }
         }
         Unit::Router(id) => {
@@ -227,6 +236,7 @@ fn part(unit: &Unit, view: &View<'_>, index: &Index) -> Option<Part> {
                 forward::router(view, router, &mut part);
                 router::router(view, router, &mut part);
                 static_route::router(view, router, &mut part);
+                floating::router(view, router, &mut part);
             }
         }
         Unit::Group(id) => {
@@ -266,6 +276,7 @@ fn host(view: &View<'_>, part: &mut Part) {
     deliver::host(part);
     tunnel::host(view, part);
     provider::host(view, part);
+    floating::host(part);
 }
 
 fn port(view: &View<'_>, id: PortId, part: &mut Part) -> Option<()> {
@@ -285,5 +296,6 @@ fn port(view: &View<'_>, id: PortId, part: &mut Part) -> Option<()> {
     neighbour::port(spot, part);
     forward::port(view, spot, part);
     router::port(view, spot, part);
+    floating::port(view, spot, part);
     Some(())
 }

@@ -9,6 +9,7 @@ pub mod canary;
 pub(crate) mod classify;
 pub(crate) mod deliver;
 pub(crate) mod dhcp;
+pub(crate) mod floating;
 pub(crate) mod forward;
 pub(crate) mod identity;
 pub(crate) mod neighbour;
@@ -51,6 +52,8 @@ pub enum Feature {
     StaticRoute,
     /// Networks of the data centre.
     Provider,
+    /// Addresses of those that stand for ports behind routers.
+    Floating,
 }
 
 /// What is known of a feature.
@@ -80,6 +83,7 @@ pub const FEATURES: &[FeatureInfo] = &[
     FeatureInfo { feature: Feature::Canary, number: 15, name: "canary" },
     FeatureInfo { feature: Feature::StaticRoute, number: 16, name: "static route" },
     FeatureInfo { feature: Feature::Provider, number: 17, name: "provider" },
+    FeatureInfo { feature: Feature::Floating, number: 18, name: "floating ip" },
 ];
 
 impl Feature {

@@ -170,11 +170,11 @@ impl GroupNumber {
     }
 }
 
-/// Numbers of our meters: what they limit, and the port.
+/// Numbers of our meters: what they limit, and the port or the network.
 ///
 /// ```text
 /// 31  28 27                    0
-/// | kind |    key of port      |
+/// | kind |  key of port or VNI |
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum MeterNumber {
@@ -190,6 +190,8 @@ pub enum MeterNumber {
     IngressBits(u32),
     /// Packets that it is sent.
     IngressPackets(u32),
+    /// What the agent is handed to find stations of a network outside, by its VNI.
+    Stations(u32),
 }
 
 impl MeterNumber {
@@ -203,6 +205,7 @@ impl MeterNumber {
             Self::EgressPackets(key) => 0x4 << 28 | key & 0x0fff_ffff,
             Self::IngressBits(key) => 0x5 << 28 | key & 0x0fff_ffff,
             Self::IngressPackets(key) => 0x6 << 28 | key & 0x0fff_ffff,
+            Self::Stations(vni) => 0x7 << 28 | vni & 0x0fff_ffff,
         }
     }
 }

@@ -23,6 +23,7 @@ pub mod punt;
 pub mod register;
 pub mod respond;
 pub mod router_advert;
+pub mod station;
 pub mod switch;
 pub mod table;
 pub mod trace;

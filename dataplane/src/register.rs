@@ -73,6 +73,9 @@ pub const FROM_PHYSICAL: Flag = Flag { mask: 1 << 7, name: "from physical networ
 /// It goes to the physical network that its network is a part of.
 pub const TO_PHYSICAL: Flag = Flag { mask: 1 << 8, name: "to physical network" };
 
+/// It goes out of the cloud, by the floating IP of its sender.
+pub const LEAVING: Flag = Flag { mask: 1 << 9, name: "leaves by floating IP" };
+
 /// All flags.
 pub const FLAGS: &[Flag] = &[
     FROM_OUTSIDE,
@@ -84,6 +87,7 @@ pub const FLAGS: &[Flag] = &[
     TARGET_STATELESS,
     FROM_PHYSICAL,
     TO_PHYSICAL,
+    LEAVING,
 ];
 
 /// The bit of a connection's mark that says that it was allowed once and is not any more.

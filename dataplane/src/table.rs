@@ -2,15 +2,17 @@
 //!
 //! Owns the layout and nothing that stands in the tables. Code, golden files, `trace` and `flowctl` read it from here.
 //! Invariant: numbers grow along every path, so that `goto_table` is always legal; a gap is room for a feature to come.
-//! A packet crosses the connection tracker at most once, in [`Table::Track`], after its destination is known.
+//! A packet crosses the connection tracker at most once, in [`Table::Track`], after its destination is known. What leaves by a floating IP begins
+//! again at [`Table::Forward`], by `resubmit`, as a frame of the network outside: only there is it tracked again, if its destination is here.
 //!
 //! ```text
 //! classify -> guard (IPv6) -> neighbour -> ask ---\--> punt
 //!        \--> identity (from outside) --> arp ------> forward -> route -> host -> track
-//!                                                       \--> service
+//!                                                       |--> service
+//!                                            forward -> route -> beyond -> track
 //! track -> state -> egress -> ingress -> commit -> output
 //!     |                  \---------\-> deny
-//!     \-> output (nothing to police)
+//!     \-> output (nothing to police), from a floating IP or to one here: again from forward
 //! ```
 
 use crate::feature::Feature;
@@ -36,6 +38,8 @@ pub enum Table {
     Forward,
     /// The subnet to route to.
     Route,
+    /// The station outside that is next.
+    Beyond,
     /// The neighbour on that subnet.
     Host,
     /// Questions to the services of this host.
@@ -148,6 +152,14 @@ pub const TABLES: &[TableInfo] = &[
         feature: Feature::Router,
         doc: "finds the subnet of the destination among the router's, answers pings to the router",
         miss: "the router has no route to this destination",
+    },
+    TableInfo {
+        table: Table::Beyond,
+        number: 13,
+        name: "beyond",
+        feature: Feature::Floating,
+        doc: "finds the station of an external subnet that has the destination address",
+        miss: "no floating IP of the external subnet is on this host",
     },
     TableInfo {
         table: Table::Host,

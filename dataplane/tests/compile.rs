@@ -84,8 +84,12 @@ fn flows_are_legal_and_read_back() {
 /// The kernel's data path can write no field of a neighbour message, and Open vSwitch refuses a whole bundle for one flow that does.
 #[test]
 fn no_flow_writes_what_the_kernel_cannot() {
-    let cloud = topology::dual_stack();
-    for host in [0, 1] {
+    let mut outside = two_subnets();
+    let outer = outside.network("outer", "203.0.113.0/24");
+    outside.provide(outer, "dc", Some(100));
+    outside.lead_out(0, outer);
+    outside.float(0, 0, 50);
+    for (cloud, host) in [topology::dual_stack(), outside].iter().flat_map(|cloud| [(cloud, 0), (cloud, 1)]) {
         let set = compile(&cloud.host(host), &cloud.numbers(host));
         for flow in set.flows() {
             let text = flow.to_string().to_lowercase();

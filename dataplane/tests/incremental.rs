@@ -6,7 +6,7 @@ mod topology;
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use dataplane::compile::{Compiler, Edit};
+use dataplane::compile::{Compiler, Edit, Stations};
 use dataplane::{PortNumbers, compile};
 use model::network::{Port, Router, StaticRoute};
 use model::spec::HostNetwork;
@@ -26,13 +26,20 @@ struct World {
     is_tunnelled: bool,
     is_wired: bool,
     unplugged: BTreeSet<PortId>,
+    /// The network outside that floating IPs are of.
+    outer: usize,
+    stations: Stations,
 }
 
 impl World {
     fn new(seed: u64) -> Self {
         let mut random = Random::new(seed);
-        let cloud = random::cloud(&mut random);
-        Self { cloud, random, added: 0, is_tunnelled: true, is_wired: true, unplugged: BTreeSet::new() }
+        let mut cloud = random::cloud(&mut random);
+        let outer = cloud.network("outer", "203.0.113.0/24");
+        cloud.provide(outer, "dc", Some(300));
+        cloud.port("outer-1", outer, 0, 60, &[]);
+        let (unplugged, stations) = (BTreeSet::new(), Stations::new());
+        Self { cloud, random, added: 0, is_tunnelled: true, is_wired: true, unplugged, outer, stations }
     }
 
     fn numbers(&self, host: usize) -> PortNumbers {
@@ -40,6 +47,7 @@ impl World {
         numbers.ports.retain(|id, _| !self.unplugged.contains(id));
         numbers.physical.retain(|_, _| self.is_wired);
         numbers.vxlan = numbers.vxlan.filter(|_| self.is_tunnelled);
+        numbers.stations = self.stations.clone();
         numbers
     }
 
@@ -50,7 +58,7 @@ impl World {
             self.cloud.port("first", 0, 0, 200, &[]);
             return "a first port";
         }
-        match self.random.below(18) {
+        match self.random.below(23) {
             0 | 1 => self.add_port(port),
             2 => {
                 self.cloud.ports.remove(port);
@@ -96,11 +104,58 @@ impl World {
                 self.is_wired ^= true;
                 "the wires of hosts"
             }
+            17..=19 => self.float(port),
+            20 => {
+                let key = (self.cloud.networks[self.outer].id, Ipv4Addr::new(203, 0, 113, *self.random.pick(&[1, 9])));
+                if self.stations.remove(&key).is_none() {
+                    self.stations.insert(key, Mac::new([2, 9, 0, 0, 0, 1]));
+                }
+                "a station outside"
+            }
             _ => {
                 self.added += 1;
                 readdress(&mut self.cloud.ports[port], 100 + self.added);
                 "the addresses of a port"
             }
+        }
+    }
+
+    /// A floating IP for a port, or none any more.
+    fn float(&mut self, port: usize) -> &'static str {
+        let (id, subnet) = (self.cloud.ports[port].id, self.cloud.ports[port].addresses[0].subnet);
+        let stands = |router: &Router| router.interfaces.iter().any(|foot| foot.subnet == subnet);
+        let Some(router) = self.cloud.routers.iter().position(stands) else { return "no floating IP" };
+        if self.cloud.routers[router].external.is_none() {
+            self.cloud.lead_out(router, self.outer);
+        }
+        let before = self.cloud.routers[router].external.as_mut().map(|external| {
+            let count = external.floating_ips.len();
+            external.floating_ips.retain(|floating| floating.port != id);
+            count - external.floating_ips.len()
+        });
+        if before == Some(0) {
+            self.added += 1;
+            self.cloud.float(router, port, 100 + self.added);
+        }
+        "a floating IP"
+    }
+
+    /// Takes away what a step has left without a ground.
+    fn tidy(&mut self) {
+        let Cloud { networks, ports, routers, .. } = &mut self.cloud;
+        let is_outside = networks[self.outer].provider.is_some();
+        for router in routers {
+            let is_way = |route: &StaticRoute| route.destination.to_string() == "0.0.0.0/0";
+            if !is_outside || router.routes.iter().any(is_way) {
+                router.external = None;
+            }
+            let feet: Vec<_> = router.interfaces.iter().map(|foot| foot.subnet).collect();
+            let Some(external) = &mut router.external else { continue };
+            external.floating_ips.retain(|floating| {
+                let port = ports.iter().find(|port| port.id == floating.port);
+                let mut fixed = port.into_iter().flat_map(|port| &port.addresses);
+                fixed.any(|fixed| fixed.address == IpAddr::V4(floating.fixed) && feet.contains(&fixed.subnet))
+            });
         }
     }
 
@@ -238,6 +293,7 @@ proptest! {
         let mut compilers: Vec<Compiler> = (0..HOSTS).map(|host| Compiler::new(nothing(host))).collect();
         for number in 0..25 {
             let step = if number == 0 { "the beginning" } else { world.step() };
+            world.tidy();
             for (host, compiler) in compilers.iter_mut().enumerate() {
                 let before = compiler.flows().clone();
                 let touched = compiler.update(world.cloud.host(host), &world.numbers(host));

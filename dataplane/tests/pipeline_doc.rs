@@ -20,13 +20,14 @@ const HEAD: &str = "\
 
 Made from the tables and flows themselves by `UPDATE_GOLDEN=1 cargo test -p dataplane --test pipeline_doc`, which also holds this page to them.
 
-One bridge, `br-int`, and these tables. A packet enters at table 0 and moves to higher numbers only; what no flow of a table matches is dropped there,
-for the reason said. Registers carry what is known so far (`dataplane/src/register.rs`): the network in `metadata`, source and destination port, the
-identity of the sender's and the receiver's groups.
+One bridge, `br-int`, and these tables. A packet enters at table 0 and moves to higher numbers only, but for one that leaves by a floating IP: with
+its new source it begins again at table 10, on the network outside. What no flow of a table matches is dropped there, for the reason said. Registers
+carry what is known so far (`dataplane/src/register.rs`): the network in `metadata`, source and destination port, the identity of the sender's and the
+receiver's groups.
 
 The examples are of one host with two networks, blue and green, that have both versions of IP and a router between them: web-1 and open-1 (no port
-security) on blue and db-1 on green are here, web-2 and db-2 on another host, cam-1 on a VLAN of a physical network. Group web lets in TCP 80 and
-pings, group db TCP 5432 from members of web.
+security) on blue and db-1 on green are here, web-2 and db-2 on another host, cam-1 on a VLAN of a physical network, where web-1 has a floating IP.
+Group web lets in TCP 80 and pings, group db TCP 5432 from members of web.
 ";
 
 /// A packet of which the page shows the way.
@@ -42,6 +43,8 @@ fn cloud() -> Cloud {
     cloud.provide(lot, "dc", Some(100));
     let web = 0;
     cloud.port("cam-1", lot, 0, 31, &[web]);
+    cloud.lead_out(0, lot);
+    cloud.float(0, port(&cloud, "web-1"), 50);
     cloud
 }
 
@@ -105,6 +108,17 @@ fn examples(cloud: &Cloud) -> Vec<Example> {
             "web-1 sends from an address that is not its own",
             from("web-1", v4("web-2"), tcp(80))
                 .with(openflow::flow::Field::Ipv4Src, std::net::Ipv4Addr::new(10, 0, 1, 99)),
+        ),
+        new("web-1 connects to cam-1 by its floating IP", from("web-1", v4("cam-1"), tcp(80))),
+        new(
+            "somebody on that VLAN connects to the floating IP of web-1",
+            Packet::ip(
+                openflow::flow::PortNo(2),
+                (mac("web-2"), model::Mac::new([2, 3, 0, 0, 0, 50])),
+                (std::net::Ipv4Addr::new(10, 0, 3, 200), std::net::Ipv4Addr::new(10, 0, 3, 50)),
+                tcp(80),
+            )
+            .in_vlan(100),
         ),
         new("cam-1 speaks to somebody on its VLAN", from("cam-1", "10.0.3.200".parse().unwrap(), tcp(80))),
     ]

@@ -179,6 +179,14 @@ fn a_cloud_in_tables() {
     let shows = "
         network show blue
         router show edge
+        network create outside --provider-network-type vlan --provider-physical-network dc --provider-segment 100
+        subnet create out4 --network outside --cidr 203.0.113.0/24
+        router set-gateway edge out4
+        router add-floating-ip edge p1 --address 203.0.113.50
+        router floating-ips edge
+        router clear-gateway edge
+        router remove-floating-ip edge 203.0.113.50
+        router clear-gateway edge
         port show p1
         vm launch v1 --flavor micro --volume data --port p1
         vm list

@@ -98,6 +98,35 @@ pub struct Router {
     /// Ways beyond its subnets. Several next hops for one destination share its connections.
     #[serde(default)]
     pub routes: Vec<StaticRoute>,
+    /// Its way out of the cloud; none: it joins its subnets only.
+    #[serde(default)]
+    pub external: Option<ExternalGateway>,
+}
+
+/// A router's way out: a subnet of the data centre, and the addresses there that stand for ports behind the router. The subnet's gateway is the next
+/// hop to everywhere else. The router has no address of its own there, because every host is that router.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ExternalGateway {
+    /// The subnet, of IPv4, on a provider network.
+    pub subnet: SubnetId,
+    /// The addresses that stand for ports.
+    #[serde(default)]
+    pub floating_ips: Vec<FloatingIp>,
+}
+
+/// An address of an external subnet that stands for an address of a port, in both directions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct FloatingIp {
+    /// The external address.
+    pub address: Ipv4Addr,
+    /// Its MAC address there: its own, for it is at one host at a time, and not at the same one as another's.
+    pub mac: Mac,
+    /// The port that it stands for.
+    pub port: PortId,
+    /// The address of that port that it stands for.
+    pub fixed: Ipv4Addr,
 }
 
 /// A router's foot in a subnet.

@@ -17,6 +17,7 @@ use crate::network::{Network, Port, Router, Subnet};
 use crate::security::{Remote, SecurityGroup};
 use crate::volume::{Volume, VolumeSource};
 
+pub mod external;
 pub mod route;
 pub mod wire;
 
@@ -296,7 +297,8 @@ impl HostNetwork {
         self.check_networks()?;
         self.check_routers()?;
         self.check_groups()?;
-        self.check_ports()
+        self.check_ports()?;
+        external::check(self)
     }
 
     fn check_networks(&self) -> Result<(), SpecError> {

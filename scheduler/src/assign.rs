@@ -1,7 +1,7 @@
 //! What one host needs to know of the whole intent, and no more.
 //!
 //! A host gets its machines with their volumes and images; the networks of its ports and, through the routers that stand in them, the networks
-//! one hop further, because routing is done where a packet is sent; every port of those networks with where it is plugged in; and the security
+//! one hop further, outside as well, because routing is done where a packet is sent; every port of those networks with where it is plugged in; and the security
 //! groups of those ports with the groups that their rules name. Pure: the same intent gives the same parts.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -96,6 +96,8 @@ impl Reach {
             if feet.iter().any(|network| near.contains(network)) {
                 routers.insert(router.id);
                 networks.extend(feet);
+                let outside = router.external.as_ref().and_then(|external| intent.subnets.get(&external.subnet));
+                networks.extend(outside.map(|subnet| subnet.subnet.network));
             }
         }
         let ports: Vec<_> = intent

@@ -22,6 +22,7 @@ use crate::refusal::Refusal;
 
 pub(crate) mod address;
 pub(crate) mod flavor;
+pub(crate) mod floating;
 pub(crate) mod host;
 pub(crate) mod image;
 pub(crate) mod machine;

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use model::observed::{MachineState, Report, VolumeState};
 use model::spec::{Generation, NodeSpec};
 use model::volume::VolumeBackend;
-use model::{HostId, MachineId, PortId, VolumeId};
+use model::{HostId, MachineId, NetworkId, PortId, VolumeId};
 
 use crate::assign::{assign, bindings};
 use crate::cluster::{Cluster, Life};
@@ -144,16 +144,20 @@ fn place_machines(intent: &mut Intent, cluster: &Cluster, overcommit: Overcommit
 
 fn request(intent: &Intent, vm: &MachineIntent) -> Request {
     let host_name = |id: HostId| intent.hosts.get(&id).map_or_else(|| id.to_string(), |host| host.name.clone());
+    let wire = |id: &NetworkId| Some(intent.networks.get(id)?.provider.as_ref()?.physical_network.clone());
     let physical = |port: &PortId| {
-        let network = intent.networks.get(&intent.ports.get(port)?.port.network)?;
-        network.provider.as_ref().map(|provider| provider.physical_network.clone())
+        let own = intent.ports.get(port).and_then(|it| wire(&it.port.network));
+        let externals = intent.routers.values().filter_map(|router| router.external.as_ref());
+        let floating = externals.filter(|external| external.floating_ips.iter().any(|it| it.port == *port));
+        let outside = floating.filter_map(|external| wire(&intent.subnets.get(&external.subnet)?.subnet.network));
+        own.into_iter().chain(outside).collect::<Vec<_>>()
     };
     let mut request = Request {
         vcpus: u64::from(vm.machine.vcpus),
         memory_mib: vm.machine.memory.get(),
         rbd: false,
         storage_mib: 0,
-        physical_networks: vm.machine.ports.iter().filter_map(physical).collect(),
+        physical_networks: vm.machine.ports.iter().flat_map(physical).collect(),
         only: BTreeMap::new(),
         avoid: BTreeMap::new(),
         waits: None,

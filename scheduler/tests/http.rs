@@ -368,6 +368,54 @@ async fn a_router_has_routes() {
     assert_eq!(operator.call(Method::DELETE, "/v1/routers/r/interfaces/a", None).await.0, StatusCode::OK);
 }
 
+/// A router is led out, and ports behind it get floating IPs; what contradicts them is refused, and what they need stays.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_port_has_a_floating_ip() {
+    let scheduler = Scheduler::start().await;
+    let operator = scheduler.operator();
+    let provider = json!({"network_type": "vlan", "physical_network": "dc", "segmentation_id": 100});
+    operator.make("/v1/networks", json!({"name": "outside", "provider": provider})).await;
+    operator.make("/v1/networks", json!({"name": "blue"})).await;
+    for (name, network, cidr) in [("out", "outside", "203.0.113.0/24"), ("in", "blue", "10.1.0.0/24")] {
+        operator.make("/v1/subnets", json!({"name": name, "network": network, "cidr": cidr})).await;
+    }
+    operator.make("/v1/routers", json!({"name": "r"})).await;
+    operator.make("/v1/routers/r/interfaces", json!({"subnet": "in"})).await;
+    operator.make("/v1/ports", json!({"name": "p", "network": "blue"})).await;
+    operator.make("/v1/ports", json!({"name": "q", "network": "blue"})).await;
+    operator.make("/v1/ports", json!({"name": "far", "network": "outside"})).await;
+    let invalid = |field: &str| (400, "invalid".to_owned(), field.to_owned());
+    let early = operator.refused(Method::POST, "/v1/routers/r/floating-ips", Some(json!({"port": "p"}))).await;
+    assert_eq!(early, invalid("port"), "no gateway yet");
+    let tenant = operator.refused(Method::POST, "/v1/routers/r/gateway", Some(json!({"subnet": "in"}))).await;
+    assert_eq!(tenant, invalid("subnet"));
+    operator.make("/v1/routers/r/gateway", json!({"subnet": "out"})).await;
+    let default = json!({"destination": "0.0.0.0/0", "next_hop": "10.1.0.9"});
+    assert_eq!(operator.refused(Method::POST, "/v1/routers/r/routes", Some(default)).await, invalid("destination"));
+    let router = operator.make("/v1/routers/r/floating-ips", json!({"port": "p"})).await;
+    let floating = &router["gateway"]["floating_ips"][0];
+    assert_eq!((&floating["port"]["name"], &floating["fixed"]), (&json!("p"), &json!("10.1.0.2")), "{router}");
+    let address = floating["address"].as_str().unwrap().to_owned();
+    assert!(address.starts_with("203.0.113."), "{router}");
+    let asked = |port: &str, address: &str| Some(json!({"port": port, "address": address}));
+    let path = "/v1/routers/r/floating-ips";
+    let taken = |field: &str| (409, "taken".to_owned(), field.to_owned());
+    assert_eq!(operator.refused(Method::POST, path, asked("p", "203.0.113.77")).await, taken("port"));
+    assert_eq!(operator.refused(Method::POST, path, asked("q", &address)).await, taken("address"));
+    assert_eq!(operator.refused(Method::POST, path, asked("q", "198.51.100.1")).await, invalid("address"));
+    assert_eq!(operator.refused(Method::POST, path, asked("q", "203.0.113.1")).await, invalid("address"));
+    assert_eq!(operator.refused(Method::POST, path, asked("far", "203.0.113.77")).await, invalid("port"));
+    for used in ["/v1/routers/r/gateway", "/v1/routers/r/interfaces/in", "/v1/ports/p", "/v1/subnets/out"] {
+        let refused = operator.refused(Method::DELETE, used, None).await;
+        assert_eq!((refused.0, refused.1.as_str()), (409, "in_use"), "{used}");
+    }
+    let (status, router) = operator.call(Method::DELETE, &format!("{path}/{address}"), None).await;
+    assert_eq!((status, router["gateway"]["floating_ips"].as_array().unwrap().len()), (StatusCode::OK, 0), "{router}");
+    assert_eq!(operator.refused(Method::DELETE, &format!("{path}/{address}"), None).await.0, 404);
+    let (status, router) = operator.call(Method::DELETE, "/v1/routers/r/gateway", None).await;
+    assert_eq!((status, &router["gateway"]), (StatusCode::OK, &json!(null)), "{router}");
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_vm_goes_from_launch_to_gone() {
     let scheduler = Scheduler::start().await;

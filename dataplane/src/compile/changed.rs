@@ -11,9 +11,9 @@ use model::spec::HostNetwork;
 use model::{NetworkId, PortId, RouterId, SecurityGroupId, SubnetId};
 use openflow::flow::PortNo;
 
-use super::PortNumbers;
 use super::index::{Index, Moved};
 use super::unit::Fact;
+use super::{PortNumbers, Stations};
 
 /// One change to a specification, or to the port numbers.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -28,6 +28,8 @@ pub enum Edit {
     PlugTunnel(Option<PortNo>),
     /// Says at which OpenFlow ports physical networks are plugged in.
     PlugPhysical(BTreeMap<PhysicalNetwork, PortNo>),
+    /// Says which MAC addresses stations outside have.
+    Stations(Stations),
     /// Adds a security group, or puts it in the place of the one with its identity.
     PutGroup(Box<SecurityGroup>),
     /// Takes a security group away.
@@ -41,6 +43,7 @@ pub(super) enum Before {
     Number(PortId),
     Tunnel,
     Physical,
+    Stations,
     Group(SecurityGroupId, Option<Box<SecurityGroup>>),
 }
 
@@ -65,6 +68,10 @@ impl Edit {
                 numbers.physical = ports;
                 Before::Physical
             }
+            Self::Stations(stations) => {
+                numbers.stations = stations;
+                Before::Stations
+            }
             Self::PutGroup(group) => Before::Group(group.id, network.groups.insert(group.id, *group).map(Box::new)),
             Self::RemoveGroup(id) => Before::Group(id, network.groups.remove(&id).map(Box::new)),
         }
@@ -85,6 +92,7 @@ pub(super) struct Changed<'a> {
     numbers: Vec<PortId>,
     tunnel: bool,
     physical: bool,
+    stations: bool,
 }
 
 impl<'a> Changed<'a> {
@@ -109,6 +117,7 @@ impl<'a> Changed<'a> {
                 Before::Number(id) => changed.numbers.push(*id),
                 Before::Tunnel => changed.tunnel = true,
                 Before::Physical => changed.physical = true,
+                Before::Stations => changed.stations = true,
                 Before::Group(id, _) if changed.groups.iter().any(|(other, _)| other == id) => {}
                 Before::Group(id, before) => changed.groups.push((*id, (before.as_deref(), after.groups.get(id)))),
             }
@@ -119,6 +128,7 @@ impl<'a> Changed<'a> {
     pub(super) fn number(&mut self, before: &PortNumbers, after: &PortNumbers) {
         self.tunnel = before.vxlan != after.vxlan;
         self.physical = before.physical != after.physical;
+        self.stations = before.stations != after.stations;
         self.numbers.extend(differing(&before.ports, &after.ports).into_iter().map(|(id, _)| id));
     }
 
@@ -134,6 +144,7 @@ impl<'a> Changed<'a> {
         moved.facts.extend(self.numbers.iter().map(|id| Fact::Number(*id)));
         moved.facts.extend(self.tunnel.then_some(Fact::Tunnel));
         moved.facts.extend(self.physical.then_some(Fact::Physical));
+        moved.facts.extend(self.stations.then_some(Fact::Stations));
         for (id, (before, after)) in &self.groups {
             moved.facts.insert(Fact::Group(*id));
             moved.rules();
@@ -146,6 +157,9 @@ impl<'a> Changed<'a> {
         }
         for (id, (before, _)) in &self.ports {
             moved.facts.insert(Fact::Port(*id));
+            if index.has_floating_ip(*id) {
+                moved.structure();
+            }
             if let Some(port) = before {
                 index.remove_port(port, after.host, &mut moved);
             }

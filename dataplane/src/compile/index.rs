@@ -41,6 +41,10 @@ struct Structure {
     routers: BTreeMap<NetworkId, BTreeSet<RouterId>>,
     near_routers: BTreeSet<RouterId>,
     routed: BTreeSet<NetworkId>,
+    /// Ports with floating IPs, wherever they are.
+    floating: BTreeSet<PortId>,
+    /// Networks with floating IPs of ports here.
+    outside: BTreeSet<NetworkId>,
 }
 
 /// What follows from a specification.
@@ -90,7 +94,15 @@ impl Moved {
 
 impl Index {
     pub(super) fn is_near(&self, network: NetworkId) -> bool {
-        self.locals.contains_key(&network)
+        self.locals.contains_key(&network) || self.is_outside(network)
+    }
+
+    pub(super) fn is_outside(&self, network: NetworkId) -> bool {
+        self.structure.outside.contains(&network)
+    }
+
+    pub(super) fn has_floating_ip(&self, port: PortId) -> bool {
+        self.structure.floating.contains(&port)
     }
 
     pub(super) fn zone(&self, network: NetworkId) -> Option<u16> {
@@ -366,8 +378,10 @@ impl Index {
 impl Structure {
     fn of(host: &HostNetwork, near: &BTreeSet<NetworkId>) -> Self {
         let zones = zones(host);
-        let near_zones = near.iter().filter_map(|network| zones.get(network)).copied().collect();
-        let mut structure = Self { zones, near_zones, ..Self::default() };
+        let mut structure = Self { zones, ..Self::default() };
+        structure.look_outside(host);
+        let near_zones = near.iter().chain(&structure.outside).filter_map(|network| structure.zones.get(network));
+        structure.near_zones = near_zones.copied().collect();
         for router in host.routers.values() {
             let subnets = router.interfaces.iter().filter_map(|foot| host.subnets.get(&foot.subnet));
             let networks: BTreeSet<NetworkId> = subnets.map(|subnet| subnet.network).collect();
@@ -382,11 +396,25 @@ impl Structure {
         structure
     }
 
+    /// Finds floating IPs.
+    fn look_outside(&mut self, host: &HostNetwork) {
+        for external in host.routers.values().filter_map(|router| router.external.as_ref()) {
+            let ports = || external.floating_ips.iter().map(|floating| floating.port);
+            self.floating.extend(ports());
+            let is_here = |id: &PortId| host.ports.get(id).is_some_and(|port| port.is_on(host.host));
+            let network = host.subnets.get(&external.subnet).map(|subnet| subnet.network);
+            self.outside.extend(network.filter(|_| ports().any(|id| is_here(&id))));
+        }
+    }
+
     fn changes_from(&self, before: &Self, facts: &mut BTreeSet<Fact>) {
         facts.extend(differing(&before.zones, &self.zones).map(Fact::Zone));
         facts.extend(differing(&before.routers, &self.routers).map(Fact::Feet));
         facts.extend(before.near_zones.symmetric_difference(&self.near_zones).copied().map(Fact::NearZone));
         facts.extend(before.near_routers.symmetric_difference(&self.near_routers).copied().map(Fact::NearRouter));
+        let outside: Vec<_> = before.outside.symmetric_difference(&self.outside).copied().collect();
+        facts.extend(outside.iter().copied().map(Fact::Outside));
+        facts.extend(outside.into_iter().map(Fact::Near));
         facts.extend(before.routed.symmetric_difference(&self.routed).copied().map(Fact::Routed));
     }
 }

@@ -48,8 +48,12 @@ pub(crate) enum Fact {
     Tunnel,
     /// The OpenFlow ports of physical networks.
     Physical,
-    /// Whether a network has a port here.
+    /// The stations outside that the agent found.
+    Stations,
+    /// Whether a network has a port here, or a floating IP of one.
     Near(NetworkId),
+    /// Whether a network has a floating IP of a port here.
+    Outside(NetworkId),
     /// The conntrack zone of a network.
     Zone(NetworkId),
     /// Whether a zone has a network with a port here.

@@ -12,7 +12,7 @@ use model::network::{Network, Port, Router, RouterInterface, Subnet};
 use model::provider::PhysicalNetwork;
 use model::security::{Direction, SecurityGroup};
 use model::spec::HostNetwork;
-use model::{HostId, NetworkId, PortId, RouterId, SecurityGroupId, SubnetId};
+use model::{HostId, Mac, NetworkId, PortId, RouterId, SecurityGroupId, SubnetId};
 use openflow::flow::PortNo;
 
 use super::PortNumbers;
@@ -29,7 +29,7 @@ pub(crate) struct View<'a> {
     reads: RefCell<BTreeSet<Fact>>,
 }
 
-/// A network that has a port here.
+/// A network that has a port here, or a floating IP of one.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Segment<'a> {
     pub(crate) network: &'a Network,
@@ -128,7 +128,26 @@ impl<'a> View<'a> {
         &self.numbers.physical
     }
 
-    /// A network, when it has a port here.
+    /// The MAC address of a station outside, as far as the agent found out.
+    pub(crate) fn station(&self, network: NetworkId, address: Ipv4Addr) -> Option<Mac> {
+        self.read(Fact::Stations);
+        self.numbers.stations.get(&(network, address)).copied()
+    }
+
+    /// The stations of a network outside, as far as the agent found out.
+    pub(crate) fn stations(&self, network: NetworkId) -> impl Iterator<Item = (Ipv4Addr, Mac)> {
+        self.read(Fact::Stations);
+        let from = (network, Ipv4Addr::UNSPECIFIED)..=(network, Ipv4Addr::BROADCAST);
+        self.numbers.stations.range(from).map(|((_, address), mac)| (*address, *mac))
+    }
+
+    /// Whether a network has a floating IP of a port here.
+    pub(crate) fn is_outside(&self, network: NetworkId) -> bool {
+        self.read(Fact::Outside(network));
+        self.index.is_outside(network)
+    }
+
+    /// A network, when it has a port here or a floating IP of one.
     pub(crate) fn segment(&self, id: NetworkId) -> Option<Segment<'a>> {
         self.read(Fact::Near(id));
         let network = self.index.is_near(id).then(|| self.network(id)).flatten()?;

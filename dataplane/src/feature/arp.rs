@@ -7,16 +7,18 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use model::Mac;
 use model::network::Router;
+use model::provider::VlanId;
 use openflow::flow::{Action, Field, Match, PortNo};
 
 use crate::compile::view::{Place, Segment, Spot, View};
 use crate::cookie::{Cookie, Object};
-use crate::feature::Feature;
+use crate::feature::{Feature, provider};
 use crate::flow_set::Part;
-use crate::register::{NETWORK, SOURCE};
+use crate::register::{FLAG_BITS, FROM_PHYSICAL, NETWORK, SOURCE};
 use crate::table::Table;
 
 const OWN: u16 = 110;
+const OUTSIDE: u16 = 105;
 const ANSWER: u16 = 100;
 const REQUEST: u16 = 1;
 const REPLY: u16 = 2;
@@ -70,8 +72,33 @@ fn asked(address: Ipv4Addr) -> Match {
     Match::new().arp().with(Field::ArpOp, REQUEST).with(Field::ArpTpa, address)
 }
 
+/// Answers requests for a floating IP: of ports here, and of stations outside by a reply with the tag of their network.
+pub(crate) fn answer_floating(
+    segment: Segment<'_>,
+    address: Ipv4Addr,
+    mac: Mac,
+    vlan: Option<VlanId>,
+    cookie: Cookie,
+    part: &mut Part,
+) {
+    answer(segment, address, mac, cookie, part);
+    let asked = asked(address).with(NETWORK.field, segment.vni());
+    let asked = asked.with_masked(FLAG_BITS.field, FROM_PHYSICAL.mask, FROM_PHYSICAL.mask);
+    let mut steps = reply(address, mac);
+    steps.extend(vlan.into_iter().flat_map(provider::tag));
+    steps.push(Action::output(PortNo::IN_PORT));
+    part.add_noted(Table::Arp, OUTSIDE, asked, steps, (cookie, format!("{address} is at {mac}")));
+}
+
 fn add(asked: Match, address: Ipv4Addr, mac: Mac, (priority, cookie): (u16, Cookie), part: &mut Part) {
-    let steps = vec![
+    let mut steps = reply(address, mac);
+    steps.push(Action::output(PortNo::IN_PORT));
+    part.add_noted(Table::Arp, priority, asked, steps, (cookie, format!("{address} is at {mac}")));
+}
+
+/// What turns a request into its reply.
+fn reply(address: Ipv4Addr, mac: Mac) -> Vec<Action> {
+    vec![
         Action::copy(Field::EthSrc, Field::EthDst),
         Action::set(Field::EthSrc, mac.bytes()),
         Action::set(Field::ArpOp, REPLY),
@@ -79,9 +106,7 @@ fn add(asked: Match, address: Ipv4Addr, mac: Mac, (priority, cookie): (u16, Cook
         Action::set(Field::ArpSha, mac.bytes()),
         Action::copy(Field::ArpSpa, Field::ArpTpa),
         Action::set(Field::ArpSpa, address),
-        Action::output(PortNo::IN_PORT),
-    ];
-    part.add_noted(Table::Arp, priority, asked, steps, (cookie, format!("{address} is at {mac}")));
+    ]
 }
 
 const fn v4(address: IpAddr) -> Option<Ipv4Addr> {

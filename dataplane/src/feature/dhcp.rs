@@ -80,7 +80,7 @@ pub(crate) fn port(view: &View<'_>, spot: Spot<'_>, part: &mut Part) {
     }
     if plain || port.ipv6_addresses().next().is_some() {
         let asked = Match::new().with(SOURCE.field, port.key);
-        let punt = Punt { port: port.key };
+        let punt = Punt::Question { port: port.key };
         let meter = MeterNumber::Questions(port.key).to_wire();
         part.add_meter(Meter::drop_above(meter, MeterUnit::Packets, QUESTIONS_PER_SECOND, QUESTIONS_BURST));
         let controller = Controller::new().with_userdata(punt.to_user_data());

@@ -9,7 +9,7 @@
 //! A sender outside is in no group, unless it has MAC and IP address of a port of the network.
 
 use model::network::Port;
-use model::provider::Provider;
+use model::provider::{Provider, VlanId};
 use openflow::flow::{Action, Field, Match, PortNo, VLAN_PRESENT};
 
 use crate::compile::view::{Segment, View};
@@ -71,12 +71,8 @@ pub(crate) fn network(view: &View<'_>, segment: Segment<'_>, part: &mut Part) {
     };
     add_arrival(segment, provider, number, cookie, part);
     let untagged = leaving().with_masked(Field::VlanVid, 0, VLAN_PRESENT);
-    let mut steps = Vec::new();
-    if let Some(vlan) = provider.segmentation.vlan() {
-        steps.push(Action::PushVlan(CUSTOMER_TAG));
-        steps.push(Action::set(Field::VlanVid, VLAN_PRESENT | vlan.get()));
-    }
-    steps.push(Action::output(number));
+    let tag = provider.segmentation.vlan().into_iter().flat_map(tag);
+    let steps = tag.chain([Action::output(number)]).collect();
     part.add_noted(Table::Output, EXIT, untagged, steps, (cookie, format!("out to {provider}")));
     let note = "guests may not choose a VLAN of a physical network".to_owned();
     part.add_noted(Table::Output, TAGGED, leaving(), Vec::new(), (cookie, note));
@@ -97,6 +93,11 @@ fn add_arrival(segment: Segment<'_>, provider: &Provider, number: PortNo, cookie
     };
     let steps = untag.into_iter().chain(known).collect();
     part.add_noted(Table::Classify, ARRIVAL, arrival, steps, (cookie, format!("in from {provider}")));
+}
+
+/// Puts the tag of a VLAN on.
+pub(crate) fn tag(vlan: VlanId) -> [Action; 2] {
+    [Action::PushVlan(CUSTOMER_TAG), Action::set(Field::VlanVid, VLAN_PRESENT | vlan.get())]
 }
 
 /// What a packet knows that goes to a port of a provider network on another host.

@@ -68,7 +68,7 @@ pub(crate) fn port(view: &View<'_>, spot: Spot<'_>, part: &mut Part) {
     let cookie = Cookie { feature: Feature::Service, object: Object::Port(port.key) };
     let meter = MeterNumber::Services(port.key).to_wire();
     part.add_meter(Meter::drop_above(meter, MeterUnit::Packets, PACKETS_PER_SECOND, PACKETS_BURST));
-    let controller = Controller::new().with_userdata(Punt { port: port.key }.to_user_data());
+    let controller = Controller::new().with_userdata(Punt::Question { port: port.key }.to_user_data());
     let steps = vec![Action::Meter(meter), Action::Controller(controller)];
     part.add(Table::Service, ASKED, Match::new().with(SOURCE.field, port.key), steps, cookie);
 }

@@ -298,7 +298,7 @@ impl Bridge {
         let physical = wired.collect();
         let ours = ports.into_values().filter(|state| state.machine.is_some());
         let ports = ours.filter_map(|state| Some((state.port?, PortNo(state.number?)))).collect();
-        Ok(PortNumbers { ports, vxlan, physical })
+        Ok(PortNumbers { ports, vxlan, physical, ..PortNumbers::default() })
     }
 
     /// Whether the database is followed now; otherwise [`Bridge::ports`] tells what it was last.

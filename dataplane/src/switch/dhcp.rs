@@ -10,6 +10,7 @@ use tracing::debug;
 use super::channel::{Punted, Reply, Responder};
 use super::host::Shared;
 use super::services::Services;
+use super::stations::Search;
 use crate::punt::Punt;
 use crate::respond;
 use crate::router_advert::advertise;
@@ -19,19 +20,24 @@ use crate::router_advert::advertise;
 pub(super) struct DhcpResponder {
     host: Shared,
     services: Services,
+    search: Search,
 }
 
 impl DhcpResponder {
     /// Answers from what `host` holds at the time of the question.
-    pub(super) const fn new(host: Shared, services: Services) -> Self {
-        Self { host, services }
+    pub(super) const fn new(host: Shared, services: Services, search: Search) -> Self {
+        Self { host, services, search }
     }
 }
 
 impl Responder for DhcpResponder {
     fn respond(&mut self, packet: &Punted) -> Option<Reply> {
         let port = match Punt::from_user_data(&packet.user_data) {
-            Ok(Punt { port }) => port,
+            Ok(Punt::Question { port }) => port,
+            Ok(Punt::Station { network }) => {
+                self.search.take(network, packet.frame.clone());
+                return None;
+            }
             Err(error) => {
                 debug!(in_port = %packet.in_port, %error, "packet-in not understood");
                 return None;
@@ -51,8 +57,11 @@ impl Responder for DhcpResponder {
         }
     }
 
-    fn later(&mut self) -> impl Future<Output = Reply> + Send {
-        self.services.reply()
+    async fn later(&mut self) -> Reply {
+        tokio::select! {
+            reply = self.services.reply() => reply,
+            probe = self.search.probe() => probe,
+        }
     }
 
     fn announce(&mut self) -> Vec<Reply> {

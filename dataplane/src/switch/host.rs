@@ -24,7 +24,8 @@ use super::driver::{Applied, Driver, DriverError, DriverSettings, DriverStatus};
 use super::names::Names;
 use super::resolver::{NameCounts, Tally, Upstreams};
 use super::services::{Machines, Services};
-use crate::compile::{Compiler, Edit, compile};
+use super::stations::{Found, Search};
+use crate::compile::{Compiler, Edit, PortNumbers, compile};
 use crate::diff::{Changes, Installed};
 use crate::flow_set::{FlowSet, Touched};
 
@@ -74,8 +75,13 @@ impl Shared {
 
     /// Looks at the networks and at where ports are plugged in.
     pub(super) fn read_ports<T>(&self, look: impl FnOnce(&HostNetwork, &BTreeMap<PortId, PortNo>) -> T) -> T {
+        self.read_numbers(|host, numbers| look(host, &numbers.ports))
+    }
+
+    /// Looks at the networks and at what this host found out.
+    pub(super) fn read_numbers<T>(&self, look: impl FnOnce(&HostNetwork, &PortNumbers) -> T) -> T {
         let desired = self.desired();
-        look(desired.compiler.network(), &desired.compiler.numbers().ports)
+        look(desired.compiler.network(), desired.compiler.numbers())
     }
 }
 
@@ -87,6 +93,7 @@ struct Inner {
     machines: Machines,
     upstreams: Upstreams,
     names: Tally,
+    found: Found,
 }
 
 /// What came of a change of what is wanted.
@@ -127,9 +134,11 @@ impl HostSwitch {
         let (upstreams, tally) = (Upstreams::default(), Tally::default());
         let names = Names::new(shared.clone(), upstreams.clone(), tally.clone());
         let services = Services::start(shared.clone(), machines.clone(), names);
-        let driver = Driver::start_with(flows, connector, DhcpResponder::new(shared.clone(), services));
+        let (search, found) = Search::start(shared.clone());
+        let responder = DhcpResponder::new(shared.clone(), services, search);
+        let driver = Driver::start_with(flows, connector, responder);
         let bridge = Bridge::start(settings);
-        let inner = Arc::new(Inner { bridge, driver, shared, machines, upstreams, names: tally });
+        let inner = Arc::new(Inner { bridge, driver, shared, machines, upstreams, names: tally, found });
         let task = tokio::spawn(follow_numbers(Arc::clone(&inner)));
         Self { inner, task }
     }
@@ -220,7 +229,7 @@ impl HostSwitch {
     /// When there is no bridge, or the switch does not answer.
     pub async fn look(&self, network: &HostNetwork) -> Result<Look, SwitchError> {
         let ports = self.inner.bridge.ports()?;
-        let numbers = self.inner.bridge.numbers()?;
+        let numbers = self.inner.numbers()?;
         let flows = {
             let desired = self.inner.desired();
             let same = desired.compiler.network() == network && *desired.compiler.numbers() == numbers;
@@ -264,7 +273,7 @@ impl Inner {
 
     /// Wants the flows of a network, with the numbers that there are.
     fn program(&self, network: HostNetwork) -> Result<Wish, BridgeError> {
-        let numbers = self.bridge.numbers()?;
+        let numbers = self.numbers()?;
         Ok(self.wish(|compiler| compiler.update(network, &numbers)))
     }
 
@@ -284,7 +293,7 @@ impl Inner {
 
     /// Compiles again when the numbers are others than before.
     fn refresh(&self) -> Result<(), BridgeError> {
-        let numbers = self.bridge.numbers()?;
+        let numbers = self.numbers()?;
         let mut desired = self.desired();
         let plugs = desired.compiler.plugs(&numbers);
         let touched = desired.compiler.edit(plugs);
@@ -306,14 +315,27 @@ impl Inner {
     }
 
     fn has_other_numbers(&self) -> Result<bool, BridgeError> {
-        Ok(self.bridge.numbers()? != *self.desired().compiler.numbers())
+        Ok(self.numbers()? != *self.desired().compiler.numbers())
+    }
+
+    /// What the switch gave out, and what was found outside.
+    fn numbers(&self) -> Result<PortNumbers, BridgeError> {
+        let stations = self.found.borrow().as_ref().clone();
+        Ok(PortNumbers { stations, ..self.bridge.numbers()? })
     }
 }
 
-/// Compiles again whenever the switch gives out other port numbers.
+/// Compiles again whenever the switch gives out other port numbers, or stations outside are found or lost.
 async fn follow_numbers(inner: Arc<Inner>) {
-    let mut changes = inner.bridge.changes();
-    while changes.changed().await.is_ok() {
+    let (mut changes, mut found) = (inner.bridge.changes(), inner.found.clone());
+    loop {
+        let changed = tokio::select! {
+            changed = changes.changed() => changed,
+            changed = found.changed() => changed,
+        };
+        if changed.is_err() {
+            return;
+        }
         let refreshed = match inner.has_other_numbers() {
             Ok(true) => inner.refresh(),
             Ok(false) => Ok(()),

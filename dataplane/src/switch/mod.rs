@@ -17,3 +17,4 @@ mod names;
 pub mod openflow;
 pub mod resolver;
 mod services;
+mod stations;

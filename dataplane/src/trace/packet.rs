@@ -426,7 +426,13 @@ fn neighbour(host: &HostNetwork, port: &Port, target: IpAddr) -> Option<Mac> {
     let has =
         |other: &&Port| other.network == port.network && other.addresses.iter().any(|fixed| fixed.address == target);
     let router = || near_feet(host, port).find(|foot| foot.address == target).map(|foot| foot.mac);
-    host.ports.values().find(has).map(|other| other.mac).or_else(router)
+    let floating = || {
+        let externals = host.routers.values().filter_map(|router| router.external.as_ref());
+        let on_it = |id| host.subnets.get(&id).is_some_and(|subnet| subnet.network == port.network);
+        let mut floating = externals.filter(|out| on_it(out.subnet)).flat_map(|out| &out.floating_ips);
+        floating.find(|floating| target == IpAddr::V4(floating.address)).map(|floating| floating.mac)
+    };
+    host.ports.values().find(has).map(|other| other.mac).or_else(router).or_else(floating)
 }
 
 /// The same for a link-local address; none for any other.

@@ -112,6 +112,9 @@ impl Walk<'_> {
                     let ttl = traveller.packet.get(Field::IpTtl).saturating_sub(1);
                     traveller.packet.set_masked(Field::IpTtl, ttl, Field::IpTtl.full_mask());
                 }
+                Action::CtClear => {
+                    traveller.packet.set_masked(Field::CtState, 0, Field::CtState.full_mask());
+                }
                 Action::PushVlan(_) => traveller.packet.tag(),
                 Action::PopVlan => traveller.packet.untag(),
                 Action::GotoTable(table) => {

@@ -46,6 +46,17 @@ const DNS: u128 = dns::PORT as u128;
 
 /// What the agent is asked.
 pub(super) fn punt(set: &FlowSet, punt: Punt, packet: &Packet) -> String {
+    let port_key = match punt {
+        Punt::Question { port } => port,
+        Punt::Station { network } => {
+            let network = name(set, Object::Network(network));
+            return if packet.get(Field::ArpOp) == 0 {
+                format!("who has {} on {network}", packet.address(Field::Ipv4Dst))
+            } else {
+                format!("who has {} on {network}, as it tells", packet.address(Field::ArpSpa))
+            };
+        }
+    };
     let what = match (packet.get(Field::UdpDst), packet.get(Field::Icmpv6Type)) {
         _ if packet.get(Field::TcpDst) == METADATA_PORT.into() => "request for metadata",
         (DNS, _) => "DNS question",
@@ -55,7 +66,7 @@ pub(super) fn punt(set: &FlowSet, punt: Punt, packet: &Packet) -> String {
         (_, 135) => "neighbour solicitation",
         _ => "question",
     };
-    format!("{what} of {}", port(set, punt.port))
+    format!("{what} of {}", port(set, port_key))
 }
 
 pub(super) fn group(set: &FlowSet, number: u32) -> String {

@@ -10,7 +10,9 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 pub mod random;
 
 use dataplane::PortNumbers;
-use model::network::{Binding, FixedIp, Network, Port, Router, RouterInterface, StaticRoute, Subnet};
+use model::network::{
+    Binding, ExternalGateway, FixedIp, FloatingIp, Network, Port, Router, RouterInterface, StaticRoute, Subnet,
+};
 use model::provider::{Provider, Segmentation};
 use model::security::{Direction, Ethertype, PortRange, Protocol, Remote, Rule, SecurityGroup};
 use model::spec::HostNetwork;
@@ -118,8 +120,27 @@ impl Cloud {
         let interfaces = plain.chain(six).collect();
         let key = u16::try_from(number + 1).unwrap();
         let id = RouterId::from_uuid(id(4, number));
-        self.routers.push(Router { id, name: name.to_owned(), key, interfaces, routes: Vec::new() });
+        self.routers.push(Router { id, name: name.to_owned(), key, interfaces, routes: Vec::new(), external: None });
         number
+    }
+
+    /// Leads a router out to the subnet of a provider network.
+    pub fn lead_out(&mut self, router: usize, network: usize) {
+        let subnet = self.subnets[network].id;
+        self.routers[router].external = Some(ExternalGateway { subnet, floating_ips: Vec::new() });
+    }
+
+    /// Gives a port an address on the external subnet of a router; `last` is the last octet of it and of its MAC address.
+    pub fn float(&mut self, router: usize, port: usize, last: u8) -> FloatingIp {
+        let fixed = self.address(port);
+        let external = self.routers[router].external.as_mut().unwrap();
+        let subnet = self.subnets.iter().find(|subnet| subnet.id == external.subnet).unwrap();
+        let IpAddr::V4(first) = subnet.cidr.network() else { panic!("IPv4 only") };
+        let [a, b, c, _] = first.octets();
+        let (address, mac) = (Ipv4Addr::new(a, b, c, last), Mac::new([2, 3, 0, 0, 0, last]));
+        let floating = FloatingIp { address, mac, port: self.ports[port].id, fixed };
+        external.floating_ips.push(floating);
+        floating
     }
 
     /// Gives a router a route.
@@ -224,7 +245,8 @@ impl Cloud {
         let ports = here.map(|port| (port.id, PortNo(10 + port.key - 1))).collect();
         let wired: BTreeSet<_> = self.networks.iter().filter_map(|network| network.provider.as_ref()).collect();
         let names: BTreeSet<_> = wired.iter().map(|provider| provider.physical_network.clone()).collect();
-        PortNumbers { ports, vxlan: Some(VXLAN), physical: names.into_iter().zip((2..).map(PortNo)).collect() }
+        let physical = names.into_iter().zip((2..).map(PortNo)).collect();
+        PortNumbers { ports, vxlan: Some(VXLAN), physical, ..PortNumbers::default() }
     }
 
     pub fn address(&self, port: usize) -> Ipv4Addr {

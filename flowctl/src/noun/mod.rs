@@ -10,6 +10,7 @@ use crate::scheduler::Scheduler;
 pub mod compute;
 pub mod console;
 pub mod network;
+pub mod router;
 pub mod storage;
 pub mod wait;
 

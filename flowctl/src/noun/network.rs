@@ -1,4 +1,4 @@
-//! Networks, subnets, ports, security groups and routers.
+//! Networks, subnets, ports and security groups.
 
 use std::net::IpAddr;
 
@@ -64,12 +64,6 @@ const RULES: Kind = Kind {
         ("ID", "/id"),
     ],
 };
-/// Routers.
-pub const ROUTERS: Kind = Kind { path: "/v1/routers", columns: &[("NAME", "/name"), ("KEY", "/key"), ("ID", "/id")] };
-
-/// The routes of one router.
-const ROUTES: Kind = Kind { path: "", columns: &[("DESTINATION", "/destination"), ("NEXT HOP", "/next_hop")] };
-
 /// What can be done with networks.
 #[derive(Debug, Subcommand)]
 pub enum NetworkVerb {
@@ -282,60 +276,6 @@ pub enum GroupVerb {
     Common(Common),
 }
 
-/// What can be done with routers.
-#[derive(Debug, Subcommand)]
-pub enum RouterVerb {
-    /// Make a router.
-    Create {
-        /// Its name.
-        name: String,
-    },
-    /// Put a router into a subnet.
-    Attach {
-        /// The router.
-        router: String,
-        /// The subnet.
-        subnet: String,
-        /// Its address there; the subnet's gateway unless said.
-        #[arg(long)]
-        address: Option<IpAddr>,
-    },
-    /// Take a router out of a subnet.
-    Detach {
-        /// The router.
-        router: String,
-        /// The subnet.
-        subnet: String,
-    },
-    /// List the routes of a router.
-    Routes(Name),
-    /// Give a router a route; several next hops for one destination share its connections.
-    AddRoute {
-        /// The router.
-        router: String,
-        /// The addresses that it leads to, as 172.16.0.0/12.
-        #[arg(long)]
-        destination: String,
-        /// Who leads there: an address in a subnet where the router stands.
-        #[arg(long)]
-        next_hop: IpAddr,
-    },
-    /// Take a route from a router.
-    RemoveRoute {
-        /// The router.
-        router: String,
-        /// The addresses that it leads to.
-        #[arg(long)]
-        destination: String,
-        /// Who leads there.
-        #[arg(long)]
-        next_hop: IpAddr,
-    },
-    /// What can be done with every kind of object.
-    #[command(flatten)]
-    Common(Common),
-}
-
 /// Reads `80` or `8000-8080`.
 fn ports(text: &str) -> Result<(u16, u16), String> {
     let (first, last) = text.split_once('-').unwrap_or((text, text));
@@ -469,40 +409,6 @@ impl Session<'_> {
                 self.show(&self.scheduler.delete(&format!("{}/rules/{}", GROUPS.of(group), escape(rule))).await?)
             }
             GroupVerb::Common(verb) => self.common(GROUPS, verb).await,
-        }
-    }
-
-    /// Does something with routers.
-    ///
-    /// # Errors
-    /// [`Failure`].
-    pub async fn router(&self, verb: &RouterVerb) -> Result<(), Failure> {
-        match verb {
-            RouterVerb::Create { name } => self.create(ROUTERS, json!({"name": name})).await,
-            RouterVerb::Attach { router, subnet, address } => {
-                let path = format!("{}/interfaces", ROUTERS.of(router));
-                let foot = body([("subnet", json!(subnet)), ("address", json!(address))]);
-                self.show(&self.scheduler.post(&path, &foot).await?)
-            }
-            RouterVerb::Detach { router, subnet } => {
-                let path = format!("{}/interfaces/{}", ROUTERS.of(router), escape(subnet));
-                self.show(&self.scheduler.delete(&path).await?)
-            }
-            RouterVerb::Routes(name) => {
-                let router = self.scheduler.get(&ROUTERS.of(&name.name)).await?;
-                let routes = router.pointer("/routes").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
-                super::written(crate::output::list(self.format, ROUTES.columns, routes))
-            }
-            RouterVerb::AddRoute { router, destination, next_hop } => {
-                let route = json!({"destination": destination, "next_hop": next_hop});
-                self.show(&self.scheduler.post(&format!("{}/routes", ROUTERS.of(router)), &route).await?)
-            }
-            RouterVerb::RemoveRoute { router, destination, next_hop } => {
-                let next_hop = escape(&next_hop.to_string());
-                let path = format!("{}/routes/{}/{next_hop}", ROUTERS.of(router), escape(destination));
-                self.show(&self.scheduler.delete(&path).await?)
-            }
-            RouterVerb::Common(verb) => self.common(ROUTERS, verb).await,
         }
     }
 }

@@ -5,7 +5,7 @@ use crate::address::Mac;
 use crate::id::RuleId;
 use crate::image::Sha256;
 use crate::machine::{Boot, Disk, Power};
-use crate::network::{Binding, FixedIp, RouterInterface, StaticRoute};
+use crate::network::{Binding, ExternalGateway, FixedIp, FloatingIp, RouterInterface, StaticRoute};
 use crate::security::{Direction, Ethertype, PortRange, Protocol, Rule};
 use crate::volume::VolumeBackend;
 use uuid::Uuid;
@@ -96,6 +96,7 @@ fn parts() -> SpecParts {
             key: 1,
             interfaces: vec![foot(11, "10.0.0.1"), foot(21, "10.0.1.1")],
             routes: vec![route("172.16.0.0/12", "10.0.0.5")],
+            external: None,
         }],
         groups: vec![SecurityGroup {
             id: group,
@@ -239,4 +240,77 @@ fn a_route_begins_in_a_subnet_of_its_router() {
     let plain = (0..=256).map(|number| route(&format!("172.16.{}.{}/32", number / 256, number % 256), "10.0.0.5"));
     let crowd = refused(|parts| parts.routers[0].routes = plain.collect());
     assert!(crowd.contains("it has 257 routes, at most 256"), "{crowd}");
+}
+
+/// The good spec with a way out by a third network, and a floating IP for its port.
+fn with_floating_ip(parts: &mut SpecParts) {
+    let provider = r#"{"physical_network":"dc","segmentation":{"vlan":100}}"#;
+    let outside = Network {
+        id: NetworkId::from_uuid(uuid(30)),
+        name: "outside".to_owned(),
+        vni: crate::Vni::try_from(300).unwrap(),
+        mtu: 1500,
+        provider: Some(serde_json::from_str(provider).unwrap()),
+    };
+    parts.networks.push(outside);
+    parts.subnets.push(subnet(31, 30, "203.0.113.0/24", "203.0.113.1"));
+    let floating = FloatingIp {
+        address: "203.0.113.50".parse().unwrap(),
+        mac: Mac::new([2, 3, 0, 0, 0, 50]),
+        port: PortId::from_uuid(uuid(40)),
+        fixed: "10.0.0.5".parse().unwrap(),
+    };
+    let subnet = SubnetId::from_uuid(uuid(31));
+    parts.routers[0].external = Some(ExternalGateway { subnet, floating_ips: vec![floating] });
+}
+
+#[test]
+fn a_floating_ip_stands_for_one_address_behind_its_router() {
+    let mut good = parts();
+    with_floating_ip(&mut good);
+    let good = NodeSpec::check(good).unwrap();
+    assert_eq!(wire::decode(&wire::encode(&good).unwrap()).unwrap(), good);
+    let wrong = |change: &dyn Fn(&mut SpecParts)| {
+        refused(|parts| {
+            with_floating_ip(parts);
+            change(parts);
+        })
+    };
+    let floating = |change: &dyn Fn(&mut FloatingIp)| {
+        wrong(&|parts: &mut SpecParts| change(&mut parts.routers[0].external.as_mut().unwrap().floating_ips[0]))
+    };
+    for (address, problem) in [
+        ("198.51.100.1", "it is no host address of 203.0.113.0/24"),
+        ("203.0.113.255", "it is no host address of 203.0.113.0/24"),
+        ("203.0.113.1", "it is the address of the subnet's gateway"),
+    ] {
+        let refused = floating(&|floating| floating.address = address.parse().unwrap());
+        assert!(
+            refused.starts_with(&format!("floating IP {address} of router(")) && refused.ends_with(problem),
+            "{refused}"
+        );
+    }
+    assert!(floating(&|floating| floating.fixed = "10.0.0.6".parse().unwrap()).contains("does not have the address"));
+    assert!(floating(&|floating| floating.port = PortId::from_uuid(uuid(41))).contains("which the spec does not hold"));
+    assert!(floating(&|floating| floating.mac = Mac::BROADCAST).contains("no unicast MAC address"));
+    let far = wrong(&|parts| {
+        parts.routers[0].routes.clear();
+        parts.routers[0].interfaces.truncate(0);
+    });
+    assert!(far.contains("at 10.0.0.5 is not behind the router"), "{far}");
+    let twice = wrong(&|parts| {
+        let external = parts.routers[0].external.as_mut().unwrap();
+        let other = FloatingIp { mac: Mac::new([2, 3, 0, 0, 0, 51]), ..external.floating_ips[0] };
+        external.floating_ips.push(other);
+    });
+    assert!(twice.contains("share address 203.0.113.50"), "{twice}");
+    let tenant = wrong(&|parts| parts.networks[2].provider = None);
+    assert!(tenant.contains("is not on a provider network"), "{tenant}");
+    let overlap = wrong(&|parts| {
+        parts.subnets[2].cidr = "10.0.0.0/8".parse().unwrap();
+        parts.subnets[2].gateway = None;
+    });
+    assert!(overlap.contains("its external subnet 10.0.0.0/8 overlaps its subnet 10.0.0.0/24"), "{overlap}");
+    let shadow = wrong(&|parts| parts.routers[0].routes.push(route("0.0.0.0/0", "10.0.0.5")));
+    assert!(shadow.contains("its route to 0.0.0.0/0 contradicts its external gateway"), "{shadow}");
 }

@@ -9,7 +9,7 @@ use utoipa::openapi::{ContentBuilder, HttpMethod, PathItem, Ref, RefOr, Required
 use super::routes::{ROUTES, Route, Shape, Verb};
 use super::view;
 use crate::caller::Role;
-use crate::intent::{address, flavor, host, image, machine, network, port, router, security, volume};
+use crate::intent::{address, flavor, floating, host, image, machine, network, port, router, security, volume};
 use crate::{evacuate, place};
 
 #[derive(OpenApi)]
@@ -40,6 +40,8 @@ use crate::{evacuate, place};
         router::NewRouter,
         router::NewInterface,
         router::NewRoute,
+        floating::NewGateway,
+        floating::NewFloatingIp,
         security::NewGroup,
         security::NewRule,
         volume::Backend,
@@ -59,6 +61,8 @@ use crate::{evacuate, place};
         view::RouterView,
         view::InterfaceView,
         view::RouteView,
+        view::GatewayView,
+        view::FloatingIpView,
         view::ImageView,
         view::VolumeView,
         view::FlavorView,

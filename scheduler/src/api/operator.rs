@@ -16,6 +16,7 @@ use super::{Answer, App, Read};
 use crate::evacuate::Evacuation;
 use crate::intent::find;
 use crate::intent::flavor::NewFlavor;
+use crate::intent::floating::{NewFloatingIp, NewGateway};
 use crate::intent::host::HostChange;
 use crate::intent::image::NewImage;
 use crate::intent::machine::NewMachine;
@@ -127,6 +128,26 @@ pub(crate) async fn remove_interface(State(app): Here, Path((name, subnet)): Pat
 
 pub(crate) async fn add_route(State(app): Here, Path(name): Path<String>, Read(new): Read<NewRoute>) -> Answer {
     app.create::<RouterKind>(|intent, _| intent.add_route(&name, &new))
+}
+
+pub(crate) async fn set_gateway(State(app): Here, Path(name): Path<String>, Read(new): Read<NewGateway>) -> Answer {
+    app.create::<RouterKind>(|intent, _| intent.set_gateway(&name, &new))
+}
+
+pub(crate) async fn clear_gateway(State(app): Here, Path(name): Path<String>) -> Answer {
+    app.update::<RouterKind>(|intent, _| intent.clear_gateway(&name))
+}
+
+pub(crate) async fn add_floating_ip(
+    State(app): Here,
+    Path(name): Path<String>,
+    Read(new): Read<NewFloatingIp>,
+) -> Answer {
+    app.create::<RouterKind>(|intent, _| intent.add_floating_ip(&name, &new))
+}
+
+pub(crate) async fn remove_floating_ip(State(app): Here, Path((name, address)): Path<(String, String)>) -> Answer {
+    app.update::<RouterKind>(|intent, _| intent.remove_floating_ip(&name, &address))
 }
 
 pub(crate) async fn remove_route(State(app): Here, Path((name, to, by)): Path<(String, String, String)>) -> Answer {

@@ -143,6 +143,10 @@ pub(crate) const ROUTES: &[Route] = &[
     Route::new(Delete, "/v1/routers/{router}/interfaces/{subnet}", "Take a router out of a subnet.", handler!(op::remove_interface)).gives(200, One("RouterView")),
     make("/v1/routers/{router}/routes", "Give a router a route.", ["NewRoute", "RouterView"], handler!(op::add_route)),
     Route::new(Delete, "/v1/routers/{router}/routes/{destination}/{next_hop}", "Take a route from a router; the slash of the destination is written %2F.", handler!(op::remove_route)).gives(200, One("RouterView")),
+    make("/v1/routers/{router}/gateway", "Lead a router out to an external subnet.", ["NewGateway", "RouterView"], handler!(op::set_gateway)),
+    Route::new(Delete, "/v1/routers/{router}/gateway", "Take a router's way out, which no floating IP needs.", handler!(op::clear_gateway)).gives(200, One("RouterView")),
+    make("/v1/routers/{router}/floating-ips", "Give a port behind a router a floating IP.", ["NewFloatingIp", "RouterView"], handler!(op::add_floating_ip)),
+    Route::new(Delete, "/v1/routers/{router}/floating-ips/{address}", "Take a floating IP away.", handler!(op::remove_floating_ip)).gives(200, One("RouterView")),
 
     list("/v1/images", "All images.", "ImageView", handler!(op::list::<ImageKind>)),
     make("/v1/images", "Make an image; its bytes follow.", ["NewImage", "ImageView"], handler!(op::create_image)),

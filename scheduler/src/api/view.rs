@@ -25,8 +25,10 @@ use crate::intent::volume::VolumeIntent;
 use crate::intent::{Intent, Named, Table};
 
 mod machine;
+mod router;
 
 pub(crate) use machine::{FlavorView, MachinePortView, MachineView, PlacementView};
+pub(crate) use router::{FloatingIpView, GatewayView, InterfaceView, RouteView, RouterView};
 
 /// A kind of object: where it is kept and how it is shown.
 pub(crate) trait Kind: Send + Sync + 'static {
@@ -425,53 +427,6 @@ impl RuleView {
             icmp_code: icmp.1,
             remote_prefix: prefix,
             remote_group: group,
-        }
-    }
-}
-
-/// A router.
-#[derive(Debug, Serialize, ToSchema)]
-pub(crate) struct RouterView {
-    id: String,
-    name: String,
-    /// Number of the router in flows.
-    key: u16,
-    interfaces: Vec<InterfaceView>,
-    routes: Vec<RouteView>,
-}
-
-/// A way of a router beyond its subnets.
-#[derive(Debug, Serialize, ToSchema)]
-pub(crate) struct RouteView {
-    destination: String,
-    next_hop: String,
-}
-
-/// A router's foot in a subnet.
-#[derive(Debug, Serialize, ToSchema)]
-pub(crate) struct InterfaceView {
-    subnet: NamedRef,
-    address: String,
-    mac: String,
-}
-
-impl RouterView {
-    fn of(world: &World, router: &Router) -> Self {
-        let interfaces = router.interfaces.iter().map(|foot| InterfaceView {
-            subnet: named(&world.intent.subnets, &foot.subnet),
-            address: foot.address.to_string(),
-            mac: foot.mac.to_string(),
-        });
-        let routes = router.routes.iter().map(|route| RouteView {
-            destination: route.destination.to_string(),
-            next_hop: route.next_hop.to_string(),
-        });
-        Self {
-            id: router.id.to_string(),
-            name: router.name.clone(),
-            key: router.key,
-            interfaces: interfaces.collect(),
-            routes: routes.collect(),
         }
     }
 }

@@ -47,12 +47,15 @@ pub(crate) fn whole_pools(cidr: ipnet::Ipv4Net, gateway: Option<Ipv4Addr>) -> Ve
 }
 
 impl Intent {
-    /// The addresses in use in a subnet: by ports and by routers' feet.
+    /// The addresses in use in a subnet: by ports, by routers' feet and by floating IPs.
     pub(crate) fn addresses_in_use(&self, subnet: SubnetId) -> BTreeSet<IpAddr> {
         let ports = self.ports.values().flat_map(|port| &port.port.addresses);
         let ports = ports.filter(|fixed| fixed.subnet == subnet).map(|fixed| fixed.address);
         let feet = self.routers.values().flat_map(|router| &router.interfaces);
-        ports.chain(feet.filter(|foot| foot.subnet == subnet).map(|foot| foot.address)).collect()
+        let externals = self.routers.values().filter_map(|router| router.external.as_ref());
+        let floating = externals.filter(|external| external.subnet == subnet).flat_map(|it| &it.floating_ips);
+        let feet = feet.filter(|foot| foot.subnet == subnet).map(|foot| foot.address);
+        ports.chain(feet).chain(floating.map(|floating| floating.address.into())).collect()
     }
 
     /// An address of a subnet that nobody has, its gateway never: in an IPv6 subnet of 64 bits the one that a station with this MAC address makes
@@ -99,6 +102,11 @@ impl Intent {
     fn address_owner(&self, subnet: SubnetId, address: IpAddr) -> String {
         let holds = |fixed: &model::network::FixedIp| fixed.subnet == subnet && fixed.address == address;
         let port = self.ports.values().find(|port| port.port.addresses.iter().any(holds));
+        let externals = self.routers.values().filter_map(|router| router.external.as_ref());
+        let mut floating = externals.filter(|external| external.subnet == subnet).flat_map(|it| &it.floating_ips);
+        if floating.any(|floating| address == IpAddr::V4(floating.address)) {
+            return "a floating IP".to_owned();
+        }
         port.map_or_else(|| "a router".to_owned(), |port| format!("port {}", port.port.name))
     }
 
@@ -126,7 +134,14 @@ impl Intent {
                 foot.mac == mac && self.subnets.get(&foot.subnet).is_some_and(|subnet| subnet.subnet.network == network)
             })
         });
+        let floating = || {
+            let externals = self.routers.values().filter_map(|router| router.external.as_ref());
+            let on_it = |id| self.subnets.get(&id).is_some_and(|subnet| subnet.subnet.network == network);
+            let mut all = externals.filter(|external| on_it(external.subnet)).flat_map(|it| &it.floating_ips);
+            all.find(|floating| floating.mac == mac).map(|floating| format!("floating IP {}", floating.address))
+        };
         port.map(|port| format!("port {}", port.port.name))
+            .or_else(floating)
             .or_else(|| router.map(|router| format!("router {}", router.name)))
     }
 }

@@ -302,6 +302,7 @@ impl Intent {
         let Some(vm) = self.machines.remove(&id) else { return };
         for port in &vm.machine.ports {
             if self.ports.get(port).is_some_and(|port| port.goes_with_vm) {
+                self.drop_floating_ips(*port);
                 self.ports.remove(port);
             }
         }

@@ -193,7 +193,11 @@ impl Intent {
         let (id, subnet) = find(&self.subnets, name, None)?;
         let ports = self.ports.values().filter(|port| port.port.addresses.iter().any(|fixed| fixed.subnet == id));
         let ports = ports.map(|port| format!("port {}", port.port.name));
-        let routers = self.routers.values().filter(|router| router.interfaces.iter().any(|foot| foot.subnet == id));
+        let stands = |router: &model::network::Router| {
+            router.interfaces.iter().any(|foot| foot.subnet == id)
+                || router.external.as_ref().is_some_and(|external| external.subnet == id)
+        };
+        let routers = self.routers.values().filter(|router| stands(router));
         refuse_users(
             format!("subnet {}", subnet.subnet.name),
             ports.chain(routers.map(|router| format!("router {}", router.name))),

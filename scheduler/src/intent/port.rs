@@ -156,7 +156,8 @@ impl Intent {
     pub(crate) fn delete_port(&mut self, name: &str) -> Result<(), Refusal> {
         let (id, port) = find(&self.ports, name, None)?;
         let user = self.port_user(id).map(|(_, name)| format!("vm {name}"));
-        refuse_users(format!("port {}", port.port.name), user)?;
+        let users = user.into_iter().chain(self.floating_ips_of(id));
+        refuse_users(format!("port {}", port.port.name), users)?;
         self.ports.remove(&id);
         Ok(())
     }

@@ -50,8 +50,8 @@ impl Intent {
         check_name(&self.routers, &new.name)?;
         let id = RouterId::from_uuid((context.draw)());
         let key = self.counters.next_router_key()?;
-        self.routers
-            .insert(id, Arc::new(Router { id, name: new.name, key, interfaces: Vec::new(), routes: Vec::new() }));
+        let router = Router { id, name: new.name, key, interfaces: Vec::new(), routes: Vec::new(), external: None };
+        self.routers.insert(id, Arc::new(router));
         Ok(id)
     }
 
@@ -59,7 +59,8 @@ impl Intent {
     pub(crate) fn delete_router(&mut self, name: &str) -> Result<(), Refusal> {
         let (id, router) = find(&self.routers, name, None)?;
         let feet = router.interfaces.iter().map(|foot| format!("subnet {}", self.subnet_name(foot.subnet)));
-        refuse_users(format!("router {}", router.name), feet)?;
+        let out = router.external.iter().map(|out| format!("external subnet {}", self.subnet_name(out.subnet)));
+        refuse_users(format!("router {}", router.name), feet.chain(out))?;
         self.routers.remove(&id);
         Ok(())
     }
@@ -88,6 +89,14 @@ impl Intent {
             .or(subnet.subnet.gateway)
             .ok_or_else(|| Refusal::invalid("address", "the subnet has no gateway: say which address to take"))?;
         self.check_address(&subnet, address, "address")?;
+        let outside = router.external.as_ref().and_then(|external| self.subnets.get(&external.subnet));
+        if let Some(outside) = outside {
+            let (a, b) = (outside.subnet.cidr, subnet.subnet.cidr);
+            if a.contains(&b.network()) || b.contains(&a.network()) {
+                let problem = format!("{b} overlaps {a} of subnet {}, the router's way out", outside.subnet.name);
+                return Err(Refusal::invalid("subnet", problem));
+            }
+        }
         if router.routes.iter().any(|route| route.destination == subnet.subnet.cidr) {
             let problem = format!("the router has a route to {} already", subnet.subnet.cidr);
             return Err(Refusal::invalid("subnet", problem));
@@ -123,6 +132,9 @@ impl Intent {
         };
         if foot.address == hop {
             return Err(Refusal::invalid("next_hop", format!("{hop} is the router itself")));
+        }
+        if self.is_way_out(&router, to) {
+            return Err(Refusal::invalid("destination", format!("{to} is where the router's gateway leads")));
         }
         let route = StaticRoute { destination: to, next_hop: hop };
         if router.routes.contains(&route) {
@@ -168,7 +180,9 @@ impl Intent {
         if let Some(subnet) = self.subnets.get(&subnet_id) {
             let routes = router.routes.iter().filter(|route| subnet.subnet.cidr.contains(&route.next_hop));
             let routes = routes.map(|route| format!("route to {} by {}", route.destination, route.next_hop));
-            refuse_users(format!("the foot in subnet {}", subnet.subnet.name), routes)?;
+            let foot = format!("the foot in subnet {}", subnet.subnet.name);
+            refuse_users(foot.clone(), routes)?;
+            self.refuse_floating(&router, foot, |floating| subnet.subnet.cidr.contains(&IpAddr::V4(floating.fixed)))?;
         }
         let mut router = (*router).clone();
         let before = router.interfaces.len();

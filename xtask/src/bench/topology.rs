@@ -194,6 +194,7 @@ impl Topology {
             key: 1,
             interfaces: interfaces.collect(),
             routes: Vec::new(),
+            external: None,
         };
         let parts = SpecParts {
             generation: Generation(1),

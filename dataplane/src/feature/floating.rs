@@ -1,0 +1,294 @@
+//! Floating IPs: addresses of a provider network that stand for ports behind a router, each on the host of its port, without a connection of its own.
+//!
+//! From outside the destination is rewritten before anything is tracked or judged; to outside the source is rewritten after that. So rules and
+//! connections know the fixed address only, and security groups hold as they do inside. What leaves is, once rewritten, a frame on the provider
+//! network as any other, looked up there again: a station here, another floating IP here and the wire are one case. What goes to a floating IP
+//! of this host comes back in as if from the wire, so that its rules see the same sender wherever that is.
+//!
+//! ```text
+//! wire -> identity -> forward: to the fixed address -> track ... output
+//! port -> forward -> route -> beyond: the station's MAC address -> track ... output: from the floating IP --again--> forward -> wire
+//! ```
+//!
+//! A floating IP has a MAC address of its own: it is seen at one host at a time, and physical switches follow it by its announcements. The MAC addresses
+//! of stations are what the agent found out; it is asked for those that it has not. A packet whose TTL runs out is dropped.
+
+use std::net::{IpAddr, Ipv4Addr};
+
+use model::Mac;
+use model::network::{FloatingIp, Network, Port, Router, Subnet};
+use openflow::flow::{Action, Controller, Field, Match, Meter, MeterUnit, VLAN_PRESENT};
+
+use crate::compile::view::{Place, Segment, Spot, View};
+use crate::cookie::{Cookie, Object};
+use crate::family;
+use crate::feature::forward::towards;
+use crate::feature::router::ROUTE;
+use crate::feature::{Feature, arp};
+use crate::flow_set::{MeterNumber, Part};
+use crate::identity::NOBODY;
+use crate::punt::Punt;
+use crate::register::{
+    FLAG_BITS, FROM_OUTSIDE, FROM_PHYSICAL, Flag, LEAVING, NETWORK, ROUTER, SOURCE, SOURCE_IDENTITY, TARGET,
+    TARGET_IDENTITY, TO_PHYSICAL, ZONE,
+};
+use crate::table::Table;
+
+/// Above what names senders by their address alone.
+const OWN: u16 = 130;
+const HEARD: u16 = 120;
+const EXPIRED: u16 = 120;
+const INWARD: u16 = 110;
+/// Above what the agent found out, which may be old.
+const KNOWN: u16 = 110;
+const STATION: u16 = 100;
+const ASK: u16 = 50;
+/// Above what keeps packets from going back where they came from.
+const OUTWARD: u16 = 400;
+const NO_WAY_OUT: u16 = 390;
+const BACK_IN: u16 = 380;
+
+/// ARP replies and packets to unknown stations of one network that the agent is handed in a second, and at once.
+const STATIONS_PER_SECOND: u32 = 100;
+const STATIONS_BURST: u32 = 200;
+
+const REQUEST: u16 = 1;
+const REPLY: u16 = 2;
+
+const PIPELINE: Cookie = Cookie { feature: Feature::Floating, object: Object::Pipeline };
+
+/// A floating IP whose port is plugged in here.
+struct Held<'a> {
+    floating: &'a FloatingIp,
+    port: &'a Port,
+    /// The network outside.
+    outside: Segment<'a>,
+    /// The network of the port.
+    inside: Segment<'a>,
+    /// The router's MAC address there.
+    foot: Mac,
+    cookie: Cookie,
+}
+
+pub(crate) fn host(part: &mut Part) {
+    part.add_miss(Table::Beyond);
+    let stuck = Match::new().with_masked(FLAG_BITS.field, LEAVING.mask, LEAVING.mask);
+    let note = "its address has no floating IP to leave by".to_owned();
+    part.add_noted(Table::Output, NO_WAY_OUT, stuck, Vec::new(), (PIPELINE, note));
+}
+
+/// A router with a way out.
+pub(crate) fn router<'a>(view: &View<'a>, router: &'a Router, part: &mut Part) {
+    let Some(external) = &router.external else { return };
+    let Some(subnet) = view.subnet(external.subnet) else { return };
+    let Some(network) = view.network(subnet.network) else { return };
+    let held: Vec<Held<'_>> =
+        external.floating_ips.iter().filter_map(|floating| held(view, router, network, floating)).collect();
+    add_routes(view, router, (subnet, network), held.is_empty(), part);
+    for held in &held {
+        held.add_arp(part);
+        held.add_inward(view, part);
+        held.add_outward(part);
+    }
+}
+
+fn held<'a>(view: &View<'a>, router: &Router, network: &Network, floating: &'a FloatingIp) -> Option<Held<'a>> {
+    let port = view.port(floating.port)?;
+    if view.place(port) != Place::Here || view.number(port.id).is_none() {
+        return None;
+    }
+    let fixed = port.addresses.iter().find(|fixed| fixed.address == IpAddr::V4(floating.fixed))?;
+    let foot = router.interfaces.iter().find(|foot| foot.subnet == fixed.subnet)?;
+    Some(Held {
+        floating,
+        port,
+        outside: view.segment(network.id)?,
+        inside: view.segment(port.network)?,
+        foot: foot.mac,
+        cookie: Cookie { feature: Feature::Floating, object: Object::Port(port.key) },
+    })
+}
+
+/// The ways to the external subnet and, by its gateway, to everybody else.
+fn add_routes(
+    view: &View<'_>,
+    router: &Router,
+    (subnet, network): (&Subnet, &Network),
+    is_closed: bool,
+    part: &mut Part,
+) {
+    let cookie = Cookie { feature: Feature::Floating, object: Object::Router(router.key.into()) };
+    let mut add = |to: Match, length: u8, steps: Vec<Action>, note: String| {
+        let to = to.with(ROUTER.field, router.key);
+        let (steps, note) = if is_closed {
+            (Vec::new(), "no port here has a floating IP of the router to leave by".to_owned())
+        } else {
+            (steps, note)
+        };
+        part.add_noted(Table::Route, ROUTE + u16::from(length), to, steps, (cookie, note));
+    };
+    let leave = || vec![Action::DecTtl, Action::set(NETWORK.field, network.vni.get()), raise(LEAVING)];
+    let mut near = leave();
+    near.push(Action::GotoTable(Table::Beyond.number()));
+    let to = family::to_net(Match::new().ip(), subnet.cidr);
+    add(to, subnet.cidr.prefix_len(), near, format!("out to external subnet {}", subnet.name));
+    let Some(IpAddr::V4(gateway)) = subnet.gateway else { return };
+    let (steps, note) = match station(view, network, gateway) {
+        Some(mac) => {
+            let mut steps = leave();
+            steps.push(Action::set(Field::EthDst, mac.bytes()));
+            steps.push(Action::GotoTable(Table::Track.number()));
+            (steps, format!("out by {gateway} of external subnet {}", subnet.name))
+        }
+        None => (Vec::new(), format!("the gateway {gateway} of external subnet {} has not answered yet", subnet.name)),
+    };
+    add(Match::new().ip(), 0, steps, note);
+}
+
+/// The MAC address of a station of a provider network: of a port, or as the agent found out.
+fn station(view: &View<'_>, network: &Network, address: Ipv4Addr) -> Option<Mac> {
+    let ports = view.ports_at(address.into()).into_iter();
+    let port = ports.filter(|port| port.network == network.id).find(|port| view.place(port) != Place::Nowhere);
+    port.map(|port| port.mac).or_else(|| view.station(network.id, address))
+}
+
+impl Held<'_> {
+    fn outside(&self) -> Match {
+        Match::new().with(NETWORK.field, self.outside.vni())
+    }
+
+    /// It is asked for, and hears answers to what the agent asked in its name.
+    fn add_arp(&self, part: &mut Part) {
+        let FloatingIp { address, mac, .. } = *self.floating;
+        let arp = || self.outside().arp();
+        let own = arp().with(Field::ArpSpa, address);
+        let note = format!("floating IP {address} is announced by another host");
+        part.add_noted(Table::Identity, OWN, own, Vec::new(), (self.cookie, note));
+        let asked = arp().with(Field::ArpOp, REQUEST).with(Field::ArpTpa, address);
+        let goto = vec![Action::GotoTable(Table::Arp.number())];
+        part.add_noted(
+            Table::Identity,
+            HEARD,
+            asked,
+            goto,
+            (self.cookie, format!("floating IP {address} is asked for")),
+        );
+        let vlan = self.outside.network.provider.as_ref().and_then(|provider| provider.segmentation.vlan());
+        arp::answer_floating(self.outside, address, mac, vlan, self.cookie, part);
+        let told = arp().with(Field::ArpOp, REPLY).with(Field::ArpTpa, address).eth_dst(mac.bytes());
+        let punt = ask(self.outside.vni());
+        part.add_noted(
+            Table::Identity,
+            HEARD,
+            told,
+            punt,
+            (self.cookie, format!("floating IP {address} is told of a station")),
+        );
+    }
+
+    /// From outside to the port.
+    fn add_inward(&self, view: &View<'_>, part: &mut Part) {
+        let FloatingIp { address, mac, fixed, .. } = *self.floating;
+        let from_wire = || self.outside().with_masked(FLAG_BITS.field, FROM_PHYSICAL.mask, FROM_PHYSICAL.mask);
+        let to = || from_wire().eth_dst(mac.bytes()).ip().with(Field::Ipv4Dst, address);
+        for ttl in [0_u8, 1] {
+            let note = "its time to live ran out".to_owned();
+            part.add_noted(Table::Forward, EXPIRED, to().with(Field::IpTtl, ttl), Vec::new(), (self.cookie, note));
+        }
+        let mut steps = vec![
+            Action::set(Field::Ipv4Dst, fixed),
+            Action::set(Field::EthSrc, self.foot.bytes()),
+            Action::set(Field::EthDst, self.port.mac.bytes()),
+            Action::DecTtl,
+            Action::set(NETWORK.field, self.inside.vni()),
+            Action::set(ZONE.field, self.inside.zone),
+        ];
+        steps.extend(towards(view, self.port));
+        steps.push(Action::GotoTable(Table::Track.number()));
+        part.add_noted(Table::Forward, INWARD, to(), steps, (self.cookie, format!("floating IP {address} is {fixed}")));
+        // What a station here sends to it was judged as its own by now; it goes on as if it came from the wire.
+        let here = self.outside().eth_dst(mac.bytes()).with_masked(Field::VlanVid, 0, VLAN_PRESENT);
+        let here = here.with_masked(FLAG_BITS.field, TO_PHYSICAL.mask, TO_PHYSICAL.mask | FROM_PHYSICAL.mask);
+        let mut steps = vec![Action::CtClear, Action::set(SOURCE.field, 0_u32)];
+        steps.extend(again(FROM_OUTSIDE.mask | FROM_PHYSICAL.mask));
+        let note = format!("floating IP {address} is here");
+        part.add_noted(Table::Output, BACK_IN, here, steps, (self.cookie, note));
+    }
+
+    /// From the port to outside.
+    fn add_outward(&self, part: &mut Part) {
+        let FloatingIp { address, mac, fixed, .. } = *self.floating;
+        let near = self.outside().ip().with(Field::Ipv4Dst, address);
+        let steps = vec![Action::set(Field::EthDst, mac.bytes()), Action::GotoTable(Table::Track.number())];
+        part.add_noted(Table::Beyond, KNOWN, near, steps, (self.cookie, format!("floating IP {address} is here")));
+        let leaving = self.outside().with_masked(FLAG_BITS.field, LEAVING.mask, LEAVING.mask);
+        let leaving = leaving.with(SOURCE.field, self.port.key).ip().with(Field::Ipv4Src, fixed);
+        let mut steps = vec![
+            Action::CtClear,
+            Action::set(Field::Ipv4Src, address),
+            Action::set(Field::EthSrc, mac.bytes()),
+            Action::set(SOURCE.field, 0_u32),
+            Action::set(SOURCE_IDENTITY.field, NOBODY),
+            Action::set(ROUTER.field, 0_u32),
+            Action::set(ZONE.field, self.outside.zone),
+        ];
+        steps.extend(again(0));
+        part.add_noted(Table::Output, OUTWARD, leaving, steps, (self.cookie, format!("{fixed} leaves as {address}")));
+    }
+}
+
+/// A network outside that has floating IPs here: what the agent knows of its stations.
+pub(crate) fn network(view: &View<'_>, segment: Segment<'_>, part: &mut Part) {
+    if !view.is_outside(segment.network.id) {
+        return;
+    }
+    let cookie = Cookie { feature: Feature::Floating, object: Object::Network(segment.vni()) };
+    let meter = MeterNumber::Stations(segment.vni()).to_wire();
+    part.add_meter(Meter::drop_above(meter, MeterUnit::Packets, STATIONS_PER_SECOND, STATIONS_BURST));
+    let on_it = || Match::new().with(NETWORK.field, segment.vni()).ip();
+    for (address, mac) in view.stations(segment.network.id) {
+        let steps = vec![Action::set(Field::EthDst, mac.bytes()), Action::GotoTable(Table::Track.number())];
+        let to = on_it().with(Field::Ipv4Dst, address);
+        part.add_noted(Table::Beyond, STATION, to, steps, (cookie, format!("{address} is at {mac}, as it told")));
+    }
+    let note = "the agent asks who has this address".to_owned();
+    part.add_noted(Table::Beyond, ASK, on_it(), ask(segment.vni()), (cookie, note));
+}
+
+/// A port of a network outside, as a station there.
+pub(crate) fn port(view: &View<'_>, spot: Spot<'_>, part: &mut Part) {
+    let (port, Some(segment)) = (spot.port, spot.segment) else { return };
+    if spot.place == Place::Nowhere || segment.network.provider.is_none() || !view.is_outside(port.network) {
+        return;
+    }
+    let cookie = Cookie { feature: Feature::Floating, object: Object::Port(port.key) };
+    for fixed in port.addresses.iter().filter(|fixed| fixed.address.is_ipv4()) {
+        let to = family::to(fixed.address).with(NETWORK.field, segment.vni());
+        let steps = vec![
+            Action::set(Field::EthDst, port.mac.bytes()),
+            Action::set(TARGET_IDENTITY.field, view.identity(port)),
+            Action::GotoTable(Table::Track.number()),
+        ];
+        part.add(Table::Beyond, KNOWN, to, steps, cookie);
+    }
+}
+
+/// Hands a packet to the agent, which finds a station by it.
+fn ask(vni: u32) -> Vec<Action> {
+    let controller = Controller::new().with_userdata(Punt::Station { network: vni }.to_user_data());
+    vec![Action::Meter(MeterNumber::Stations(vni).to_wire()), Action::Controller(controller)]
+}
+
+/// Looks a packet up on its network once more, with these flags and no destination yet.
+fn again(flags: u32) -> [Action; 4] {
+    [
+        Action::set(FLAG_BITS.field, flags),
+        Action::set(TARGET.field, 0_u32),
+        Action::set(TARGET_IDENTITY.field, NOBODY),
+        Action::resubmit(Table::Forward.number()),
+    ]
+}
+
+fn raise(flag: Flag) -> Action {
+    Action::set_masked(FLAG_BITS.field, flag.mask, flag.mask)
+}

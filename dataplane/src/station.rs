@@ -1,0 +1,333 @@
+//! Stations outside: which MAC addresses the neighbours on provider networks have, found out by ARP in the name of the floating IPs here, and who is
+//! told that those are here.
+//!
+//! Owns [`Finder`], which keeps no clock and sends nothing: it is told the time and says what to send. Never takes an answer to what was not asked.
+//! What it found is for [`compile`](crate::compile) to read, and is lost with the agent.
+//! Invariant: at most [`STATIONS_MAX`] stations beside gateways; each is asked at most once in [`RETRY`].
+//!
+//! ```text
+//!           wanted                    answer                  TRIES_MAX unanswered, after FRESH
+//!  nobody ---------> asked each RETRY --------> known -----------------------------------------> asked each RETRY
+//!     ^------------------/ TRIES_MAX unanswered, and no gateway
+//! ```
+//!
+//! Source: RFC 826, RFC 5227 §2.3 (announcements), RFC 1122 §2.3.2.1 (what is known is asked again).
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, Ipv4Addr};
+use std::time::Duration;
+
+use ipnet::{IpNet, Ipv4Net};
+use model::provider::VlanId;
+use model::spec::HostNetwork;
+use model::{Mac, NetworkId};
+use openflow::flow::PortNo;
+
+use crate::compile::{PortNumbers, Stations};
+
+/// The most stations that are known beside gateways.
+pub const STATIONS_MAX: usize = 1024;
+/// The time between two questions to a station that does not answer, and between announcements.
+pub const RETRY: Duration = Duration::from_secs(1);
+/// How long an answer is taken for true before it is asked again.
+pub const FRESH: Duration = Duration::from_secs(30);
+/// Questions without an answer after which a station is not known any more.
+pub const TRIES_MAX: u32 = 3;
+/// How often the arrival of a floating IP is announced: switches may lose one.
+pub const ANNOUNCEMENTS: u8 = 3;
+
+const REQUEST: u16 = 1;
+const REPLY: u16 = 2;
+/// An ARP packet between Ethernet stations about IPv4: hardware, protocol and the lengths of both addresses (RFC 826).
+const ARP_HEAD: [u8; 6] = [0, 1, 8, 0, 6, 4];
+const ETHER_ARP: [u8; 2] = [8, 6];
+const ETHER_VLAN: [u8; 2] = [0x81, 0];
+const ETHER_IPV4: [u8; 2] = [8, 0];
+
+/// How a provider network is reached from here, and what is here of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Outlet {
+    wire: PortNo,
+    vlan: Option<VlanId>,
+    gateways: BTreeSet<Ipv4Addr>,
+    /// Floating IPs of ports that are plugged in here, each with its MAC address and subnet.
+    held: BTreeMap<Ipv4Addr, (Mac, Ipv4Net)>,
+}
+
+/// The networks outside that have floating IPs here.
+pub type Outlets = BTreeMap<NetworkId, Outlet>;
+
+/// A frame to send.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Probe {
+    /// The OpenFlow port.
+    pub port: PortNo,
+    /// The frame, tagged where its network is a VLAN.
+    pub frame: Vec<u8>,
+}
+
+/// What a frame says of stations.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Heard {
+    /// Somebody here wants to reach this address.
+    Wanted(Ipv4Addr),
+    /// This address is at this MAC address.
+    Told(Ipv4Addr, Mac),
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+struct Station {
+    mac: Option<Mac>,
+    heard: Duration,
+    asked: Option<Duration>,
+    tries: u32,
+}
+
+/// Finds stations.
+#[derive(Debug, Default)]
+pub struct Finder {
+    stations: BTreeMap<(NetworkId, Ipv4Addr), Station>,
+    announced: BTreeMap<(NetworkId, Ipv4Addr), (u8, Duration)>,
+}
+
+/// What there is outside for a host: only networks that it is wired to, with floating IPs of ports that are plugged in here.
+#[must_use]
+pub fn outlets(host: &HostNetwork, numbers: &PortNumbers) -> Outlets {
+    let mut outlets = Outlets::new();
+    for external in host.routers.values().filter_map(|router| router.external.as_ref()) {
+        let Some(subnet) = host.subnets.get(&external.subnet) else { continue };
+        let provider = host.networks.get(&subnet.network).and_then(|network| network.provider.as_ref());
+        let (IpNet::V4(cidr), Some(provider)) = (subnet.cidr, provider) else { continue };
+        let Some(wire) = numbers.physical.get(&provider.physical_network) else { continue };
+        let here = external.floating_ips.iter().filter(|floating| {
+            numbers.ports.contains_key(&floating.port)
+                && host.ports.get(&floating.port).is_some_and(|port| port.is_on(host.host))
+        });
+        let held: BTreeMap<_, _> = here.map(|floating| (floating.address, (floating.mac, cidr))).collect();
+        if held.is_empty() {
+            continue;
+        }
+        let outlet = outlets.entry(subnet.network).or_insert_with(|| Outlet {
+            wire: *wire,
+            vlan: provider.segmentation.vlan(),
+            gateways: BTreeSet::new(),
+            held: BTreeMap::new(),
+        });
+        outlet.held.extend(held);
+        if let Some(IpAddr::V4(gateway)) = subnet.gateway {
+            outlet.gateways.insert(gateway);
+        }
+    }
+    outlets
+}
+
+impl Outlet {
+    /// In whose name an address is asked for.
+    fn asker(&self, target: Ipv4Addr) -> Option<(Ipv4Addr, Mac)> {
+        let mut held = self.held.iter().filter(|(_, (_, cidr))| cidr.contains(&target));
+        held.next().map(|(address, (mac, _))| (*address, *mac))
+    }
+
+    /// An ARP request of one of ours.
+    fn request(&self, (address, mac): (Ipv4Addr, Mac), target: Ipv4Addr) -> Probe {
+        let mut frame = [Mac::BROADCAST.bytes(), mac.bytes()].concat();
+        if let Some(vlan) = self.vlan {
+            frame.extend(ETHER_VLAN);
+            frame.extend(vlan.get().to_be_bytes());
+        }
+        frame.extend(ETHER_ARP);
+        frame.extend(ARP_HEAD);
+        frame.extend(REQUEST.to_be_bytes());
+        frame.extend(mac.bytes());
+        frame.extend(address.octets());
+        frame.extend([0; 6]);
+        frame.extend(target.octets());
+        Probe { port: self.wire, frame }
+    }
+}
+
+impl Finder {
+    /// Takes what a frame of a network says.
+    pub fn hear(&mut self, network: NetworkId, heard: Heard, outlets: &Outlets, now: Duration) {
+        match heard {
+            Heard::Wanted(address) => {
+                let has_asker = outlets.get(&network).is_some_and(|outlet| outlet.asker(address).is_some());
+                if has_asker && self.stations.len() < STATIONS_MAX {
+                    self.stations.entry((network, address)).or_default();
+                }
+            }
+            Heard::Told(address, mac) => {
+                let asked = self.stations.get_mut(&(network, address)).filter(|station| station.asked.is_some());
+                if let Some(station) = asked.filter(|_| mac.is_unicast()) {
+                    *station = Station { mac: Some(mac), heard: now, asked: None, tries: 0 };
+                }
+            }
+        }
+    }
+
+    /// What is to be sent now.
+    pub fn tick(&mut self, outlets: &Outlets, now: Duration) -> Vec<Probe> {
+        self.stations.retain(|(network, address), _| {
+            outlets.get(network).is_some_and(|outlet| outlet.asker(*address).is_some())
+        });
+        for (network, outlet) in outlets {
+            for gateway in outlet.gateways.iter().filter(|gateway| outlet.asker(**gateway).is_some()) {
+                self.stations.entry((*network, *gateway)).or_default();
+            }
+        }
+        let mut probes = self.announce(outlets, now);
+        self.stations.retain(|(network, address), station| {
+            let Some(outlet) = outlets.get(network) else { return false };
+            let is_quiet = station.asked.is_none_or(|asked| now >= asked + RETRY);
+            if !is_quiet || station.mac.is_some() && now < station.heard + FRESH {
+                return true;
+            }
+            if station.tries >= TRIES_MAX {
+                if station.mac.is_none() && !outlet.gateways.contains(address) {
+                    return false;
+                }
+                (station.mac, station.tries) = (None, 0);
+            }
+            let Some(asker) = outlet.asker(*address) else { return false };
+            (station.asked, station.tries) = (Some(now), station.tries + 1);
+            probes.push(outlet.request(asker, *address));
+            true
+        });
+        probes
+    }
+
+    /// Tells switches and stations of floating IPs that came here.
+    fn announce(&mut self, outlets: &Outlets, now: Duration) -> Vec<Probe> {
+        let is_held = |network: &NetworkId, address: &Ipv4Addr| {
+            outlets.get(network).is_some_and(|outlet| outlet.held.contains_key(address))
+        };
+        self.announced.retain(|(network, address), _| is_held(network, address));
+        let mut probes = Vec::new();
+        for (network, outlet) in outlets {
+            for (address, (mac, _)) in &outlet.held {
+                let (times, last) = self.announced.entry((*network, *address)).or_default();
+                if *times < ANNOUNCEMENTS && (*times == 0 || now >= *last + RETRY) {
+                    (*times, *last) = (*times + 1, now);
+                    probes.push(outlet.request((*address, *mac), *address));
+                }
+            }
+        }
+        probes
+    }
+
+    /// What is known.
+    #[must_use]
+    pub fn known(&self) -> Stations {
+        self.stations.iter().filter_map(|(key, station)| Some((*key, station.mac?))).collect()
+    }
+}
+
+/// Reads a frame that a flow handed over, its tag taken off: an ARP reply, or a packet that goes to an unknown station.
+#[must_use]
+pub fn read(frame: &[u8]) -> Option<Heard> {
+    let address = |octets: &[u8]| <[u8; 4]>::try_from(octets).ok().map(Ipv4Addr::from);
+    let kind = frame.get(12..14)?;
+    if kind == ETHER_IPV4 {
+        return Some(Heard::Wanted(address(frame.get(30..34)?)?));
+    }
+    let is_reply = kind == ETHER_ARP && frame.get(14..20)? == ARP_HEAD && frame.get(20..22)? == REPLY.to_be_bytes();
+    let mac = Mac::new(frame.get(22..28)?.try_into().ok()?);
+    is_reply.then_some(Heard::Told(address(frame.get(28..32)?)?, mac))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const GATEWAY: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 1);
+    const NEAR: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 9);
+    const HELD: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 50);
+    const OURS: Mac = Mac::new([2, 3, 0, 0, 0, 1]);
+    const THEIRS: Mac = Mac::new([2, 9, 0, 0, 0, 1]);
+
+    fn network() -> NetworkId {
+        NetworkId::from_uuid(uuid::Uuid::from_u128(1))
+    }
+
+    fn outlets() -> Outlets {
+        let outlet = Outlet {
+            wire: PortNo(2),
+            vlan: Some(100.try_into().unwrap()),
+            gateways: BTreeSet::from([GATEWAY]),
+            held: BTreeMap::from([(HELD, (OURS, "203.0.113.0/24".parse().unwrap()))]),
+        };
+        BTreeMap::from([(network(), outlet)])
+    }
+
+    /// The addresses that are asked for; an announcement asks for its own.
+    fn targets(probes: &[Probe]) -> Vec<Ipv4Addr> {
+        let last = |probe: &Probe| <[u8; 4]>::try_from(&probe.frame[probe.frame.len() - 4..]).unwrap().into();
+        probes.iter().map(last).collect()
+    }
+
+    fn at(seconds: u64) -> Duration {
+        Duration::from_secs(seconds)
+    }
+
+    #[test]
+    fn arrivals_are_announced_a_few_times_and_the_gateway_is_asked_until_it_answers() {
+        let (mut finder, outlets) = (Finder::default(), outlets());
+        for second in 0..3 {
+            assert_eq!(targets(&finder.tick(&outlets, at(second))), [HELD, GATEWAY]);
+            assert!(finder.tick(&outlets, at(second)).is_empty(), "once a second");
+        }
+        for second in 3..9 {
+            assert_eq!(targets(&finder.tick(&outlets, at(second))), [GATEWAY]);
+        }
+        finder.hear(network(), Heard::Told(GATEWAY, THEIRS), &outlets, at(9));
+        assert_eq!(finder.known(), Stations::from([((network(), GATEWAY), THEIRS)]));
+        assert!(finder.tick(&outlets, at(38)).is_empty(), "fresh");
+        for second in 39..42 {
+            assert_eq!(targets(&finder.tick(&outlets, at(second))), [GATEWAY]);
+            assert!(!finder.known().is_empty(), "still taken for true");
+        }
+        assert_eq!(targets(&finder.tick(&outlets, at(42))), [GATEWAY]);
+        assert!(finder.known().is_empty(), "it did not answer");
+        assert!(finder.tick(&Outlets::new(), at(43)).is_empty());
+        assert_eq!(targets(&finder.tick(&outlets, at(44))), [HELD, GATEWAY], "it came back");
+    }
+
+    #[test]
+    fn only_what_was_asked_is_believed_and_a_silent_station_is_forgotten() {
+        let (mut finder, outlets) = (Finder::default(), outlets());
+        finder.hear(network(), Heard::Told(NEAR, THEIRS), &outlets, at(0));
+        finder.hear(network(), Heard::Wanted(Ipv4Addr::new(198, 51, 100, 1)), &outlets, at(0));
+        finder.tick(&outlets, at(0));
+        assert!(finder.known().is_empty(), "nobody asked for it, or could");
+        finder.hear(network(), Heard::Wanted(NEAR), &outlets, at(1));
+        assert!(targets(&finder.tick(&outlets, at(1))).contains(&NEAR));
+        finder.hear(network(), Heard::Told(NEAR, Mac::BROADCAST), &outlets, at(1));
+        assert!(finder.known().is_empty(), "a group's MAC address is nobody's");
+        for second in 2..4 {
+            assert!(targets(&finder.tick(&outlets, at(second))).contains(&NEAR));
+        }
+        assert!(!targets(&finder.tick(&outlets, at(4))).contains(&NEAR), "silent");
+        let mut wide = outlets;
+        let held = wide.get_mut(&network()).unwrap().held.get_mut(&HELD).unwrap();
+        held.1 = "203.0.0.0/16".parse().unwrap();
+        for number in 0..=u16::MAX {
+            let address = Ipv4Addr::from_bits(u32::from_be_bytes([203, 0, 0, 0]) + u32::from(number));
+            finder.hear(network(), Heard::Wanted(address), &wide, at(5));
+        }
+        assert_eq!(finder.stations.len(), STATIONS_MAX);
+    }
+
+    #[test]
+    fn frames_read_as_they_were_written() {
+        let probe = outlets()[&network()].request((HELD, OURS), GATEWAY);
+        assert_eq!(probe.frame.len(), 46, "an ARP request with a tag");
+        assert_eq!(probe.frame[12..16], [0x81, 0, 0, 100]);
+        let mut reply: Vec<u8> = probe.frame[..12].iter().chain(&probe.frame[16..]).copied().collect();
+        assert_eq!(read(&reply), None, "a request tells nothing");
+        reply[21] = 2;
+        assert_eq!(read(&reply), Some(Heard::Told(HELD, OURS)));
+        for length in 0..32 {
+            assert_eq!(read(&reply[..length]), None, "{length} octets");
+        }
+    }
+}

@@ -1,0 +1,166 @@
+//! Routers: where they stand, where they lead, and the floating IPs of ports behind them.
+
+use std::net::{IpAddr, Ipv4Addr};
+
+use clap::Subcommand;
+use serde_json::{Value, json};
+
+use super::{Common, Kind, Name, Session, body, escape};
+use crate::failure::Failure;
+
+/// Routers.
+pub const ROUTERS: Kind = Kind { path: "/v1/routers", columns: &[("NAME", "/name"), ("KEY", "/key"), ("ID", "/id")] };
+
+/// The floating IPs of one router.
+const FLOATING_IPS: Kind = Kind {
+    path: "",
+    columns: &[("ADDRESS", "/address"), ("PORT", "/port/name"), ("FIXED", "/fixed"), ("MAC", "/mac")],
+};
+
+/// The routes of one router.
+const ROUTES: Kind = Kind { path: "", columns: &[("DESTINATION", "/destination"), ("NEXT HOP", "/next_hop")] };
+
+/// What can be done with routers.
+#[derive(Debug, Subcommand)]
+pub enum RouterVerb {
+    /// Make a router.
+    Create {
+        /// Its name.
+        name: String,
+    },
+    /// Put a router into a subnet.
+    Attach {
+        /// The router.
+        router: String,
+        /// The subnet.
+        subnet: String,
+        /// Its address there; the subnet's gateway unless said.
+        #[arg(long)]
+        address: Option<IpAddr>,
+    },
+    /// Take a router out of a subnet.
+    Detach {
+        /// The router.
+        router: String,
+        /// The subnet.
+        subnet: String,
+    },
+    /// List the routes of a router.
+    Routes(Name),
+    /// Give a router a route; several next hops for one destination share its connections.
+    AddRoute {
+        /// The router.
+        router: String,
+        /// The addresses that it leads to, as 172.16.0.0/12.
+        #[arg(long)]
+        destination: String,
+        /// Who leads there: an address in a subnet where the router stands.
+        #[arg(long)]
+        next_hop: IpAddr,
+    },
+    /// Take a route from a router.
+    RemoveRoute {
+        /// The router.
+        router: String,
+        /// The addresses that it leads to.
+        #[arg(long)]
+        destination: String,
+        /// Who leads there.
+        #[arg(long)]
+        next_hop: IpAddr,
+    },
+    /// Lead a router out of the cloud.
+    SetGateway {
+        /// The router.
+        router: String,
+        /// The external subnet, on a provider network; its gateway leads to everywhere else.
+        subnet: String,
+    },
+    /// Take a router's way out.
+    ClearGateway {
+        /// The router.
+        router: String,
+    },
+    /// List the floating IPs of a router.
+    FloatingIps(Name),
+    /// Give a port behind a router an address outside, for both directions.
+    AddFloatingIp {
+        /// The router.
+        router: String,
+        /// The port.
+        port: String,
+        /// The address in the external subnet; a free one unless said.
+        #[arg(long)]
+        address: Option<Ipv4Addr>,
+        /// Which address of the port; the first one behind the router unless said.
+        #[arg(long)]
+        fixed: Option<Ipv4Addr>,
+    },
+    /// Take a floating IP away.
+    RemoveFloatingIp {
+        /// The router.
+        router: String,
+        /// The address.
+        address: Ipv4Addr,
+    },
+    /// What can be done with every kind of object.
+    #[command(flatten)]
+    Common(Common),
+}
+
+impl Session<'_> {
+    /// Does something with routers.
+    ///
+    /// # Errors
+    /// [`Failure`].
+    pub async fn router(&self, verb: &RouterVerb) -> Result<(), Failure> {
+        match verb {
+            RouterVerb::Create { name } => self.create(ROUTERS, json!({"name": name})).await,
+            RouterVerb::Attach { router, subnet, address } => {
+                let path = format!("{}/interfaces", ROUTERS.of(router));
+                let foot = body([("subnet", json!(subnet)), ("address", json!(address))]);
+                self.show(&self.scheduler.post(&path, &foot).await?)
+            }
+            RouterVerb::Detach { router, subnet } => {
+                let path = format!("{}/interfaces/{}", ROUTERS.of(router), escape(subnet));
+                self.show(&self.scheduler.delete(&path).await?)
+            }
+            RouterVerb::Routes(name) => {
+                let router = self.scheduler.get(&ROUTERS.of(&name.name)).await?;
+                let routes = router.pointer("/routes").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
+                super::written(crate::output::list(self.format, ROUTES.columns, routes))
+            }
+            RouterVerb::AddRoute { router, destination, next_hop } => {
+                let route = json!({"destination": destination, "next_hop": next_hop});
+                self.show(&self.scheduler.post(&format!("{}/routes", ROUTERS.of(router)), &route).await?)
+            }
+            RouterVerb::RemoveRoute { router, destination, next_hop } => {
+                let next_hop = escape(&next_hop.to_string());
+                let path = format!("{}/routes/{}/{next_hop}", ROUTERS.of(router), escape(destination));
+                self.show(&self.scheduler.delete(&path).await?)
+            }
+            RouterVerb::SetGateway { router, subnet } => {
+                let path = format!("{}/gateway", ROUTERS.of(router));
+                self.show(&self.scheduler.post(&path, &json!({"subnet": subnet})).await?)
+            }
+            RouterVerb::ClearGateway { router } => {
+                self.show(&self.scheduler.delete(&format!("{}/gateway", ROUTERS.of(router))).await?)
+            }
+            RouterVerb::FloatingIps(name) => {
+                let router = self.scheduler.get(&ROUTERS.of(&name.name)).await?;
+                let all = router.pointer("/gateway/floating_ips").and_then(Value::as_array);
+                let all = all.map(Vec::as_slice).unwrap_or_default();
+                super::written(crate::output::list(self.format, FLOATING_IPS.columns, all))
+            }
+            RouterVerb::AddFloatingIp { router, port, address, fixed } => {
+                let path = format!("{}/floating-ips", ROUTERS.of(router));
+                let new = [("port", json!(port)), ("address", json!(address)), ("fixed", json!(fixed))];
+                self.show(&self.scheduler.post(&path, &body(new)).await?)
+            }
+            RouterVerb::RemoveFloatingIp { router, address } => {
+                self.show(&self.scheduler.delete(&format!("{}/floating-ips/{address}", ROUTERS.of(router))).await?)
+            }
+            RouterVerb::Common(verb) => self.common(ROUTERS, verb).await,
+        }
+    }
+}

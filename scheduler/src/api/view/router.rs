@@ -1,0 +1,88 @@
+//! What routers look like to an operator: where they stand, where they lead, and the floating IPs behind them.
+
+use model::network::{ExternalGateway, Router};
+use serde::Serialize;
+use utoipa::ToSchema;
+
+use super::{NamedRef, named};
+use crate::centre::World;
+
+/// A router.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct RouterView {
+    id: String,
+    name: String,
+    /// Number of the router in flows.
+    key: u16,
+    interfaces: Vec<InterfaceView>,
+    routes: Vec<RouteView>,
+    /// Its way out of the cloud.
+    gateway: Option<GatewayView>,
+}
+
+/// A router's way out.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct GatewayView {
+    /// The external subnet.
+    subnet: NamedRef,
+    floating_ips: Vec<FloatingIpView>,
+}
+
+/// An address of an external subnet that stands for a port.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct FloatingIpView {
+    address: String,
+    mac: String,
+    port: NamedRef,
+    /// Which address of the port.
+    fixed: String,
+}
+
+/// A way of a router beyond its subnets.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct RouteView {
+    destination: String,
+    next_hop: String,
+}
+
+/// A router's foot in a subnet.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct InterfaceView {
+    subnet: NamedRef,
+    address: String,
+    mac: String,
+}
+
+impl RouterView {
+    pub(super) fn of(world: &World, router: &Router) -> Self {
+        let interfaces = router.interfaces.iter().map(|foot| InterfaceView {
+            subnet: named(&world.intent.subnets, &foot.subnet),
+            address: foot.address.to_string(),
+            mac: foot.mac.to_string(),
+        });
+        let routes = router.routes.iter().map(|route| RouteView {
+            destination: route.destination.to_string(),
+            next_hop: route.next_hop.to_string(),
+        });
+        Self {
+            id: router.id.to_string(),
+            name: router.name.clone(),
+            key: router.key,
+            interfaces: interfaces.collect(),
+            routes: routes.collect(),
+            gateway: router.external.as_ref().map(|external| GatewayView::of(world, external)),
+        }
+    }
+}
+
+impl GatewayView {
+    fn of(world: &World, external: &ExternalGateway) -> Self {
+        let floating_ips = external.floating_ips.iter().map(|floating| FloatingIpView {
+            address: floating.address.to_string(),
+            mac: floating.mac.to_string(),
+            port: named(&world.intent.ports, &floating.port),
+            fixed: floating.fixed.to_string(),
+        });
+        Self { subnet: named(&world.intent.subnets, &external.subnet), floating_ips: floating_ips.collect() }
+    }
+}
