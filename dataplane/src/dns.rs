@@ -1,7 +1,7 @@
 //! DNS for machines: one question in, an answer, a question for the host's own resolvers, or nothing out.
 //!
 //! Owns [`answer`], which decides, and [`is_resolver`], which says whom DHCP and router advertisements send here. `names` knows whose name an address
-//! is, [`question`] the messages, [`envelope`] what carries them, [`share`] how many questions of one port may wait for others; the shell that asks
+//! is, [`question`] the messages, [`envelope`] and [`stream`] what carries them, [`share`] how many questions of one port may wait for others; the shell that asks
 //! other resolvers is [`switch`](crate::switch).
 //!
 //! A machine is known to the machines of its own network, by its host name alone and under the domain of its subnets, as Neutron has it: whoever is on
@@ -20,6 +20,7 @@ pub mod envelope;
 mod names;
 pub mod question;
 pub mod share;
+pub mod stream;
 
 use names::{Finding, Found};
 use question::{Question, QuestionError};

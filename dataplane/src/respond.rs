@@ -75,7 +75,7 @@ pub fn is_for_service(frame: &[u8]) -> bool {
     };
     [IpAddr::V4(ADDRESS_V4), IpAddr::V6(ADDRESS_V6)].contains(&to)
         && match &packet.transport {
-            Some(TransportSlice::Tcp(tcp)) => tcp.destination_port() == METADATA_PORT,
+            Some(TransportSlice::Tcp(tcp)) => [METADATA_PORT, dns::PORT].contains(&tcp.destination_port()),
             Some(TransportSlice::Udp(udp)) => udp.destination_port() == dns::PORT,
             _ => false,
         }

@@ -50,13 +50,13 @@ pub fn text(snapshot: &Snapshot, link: Option<&LinkStatus>, flows: &DriverStatus
     gauge("switch_connections", "OpenFlow connections made", flows.connections);
     gauge("foreign_flows", "Flows and groups that are not ours", count(flows.foreign_count));
     for (name, help, value) in [
-        ("dns_questions", "Datagrams that machines sent to the name service", names.questions),
+        ("dns_questions", "Messages that machines sent to the name service", names.questions),
         ("dns_answered", "Questions answered from what is known of machines", names.answered),
         ("dns_forwarded", "Questions given to the host's resolvers", names.forwarded),
         ("dns_relayed", "Answers of the host's resolvers given to machines", names.relayed),
         ("dns_unanswered", "Questions that no resolver of the host answered in time", names.unanswered),
         ("dns_refused", "Questions refused: the host has no resolver, or too many wait", names.refused),
-        ("dns_malformed", "Datagrams of machines that are no question", names.malformed),
+        ("dns_malformed", "Messages of machines that are no question", names.malformed),
         ("dns_disbelieved", "Messages of resolvers that do not answer what was asked", names.disbelieved),
     ] {
         gauge(name, help, value);

@@ -12,7 +12,9 @@ pub const ANSWER_MAX: u16 = 1232;
 /// What one who says nothing of it takes (RFC 1035 §4.2.1).
 const PLAIN_MAX: u16 = 512;
 /// Octets of a question: a name has 255 at most, options few.
-const QUESTION_MAX: usize = 2048;
+pub(super) const QUESTION_MAX: usize = 2048;
+/// The room that a stream has (RFC 1035 §4.2.2); no datagram has as much.
+pub const STREAM: usize = 65_535;
 /// Octets of a message's header.
 const HEADER: usize = 12;
 /// Records behind a question: EDNS, and a signature that nobody here looks at.
@@ -126,7 +128,7 @@ fn header(id: u16, flags: u8, code: u8) -> Vec<u8> {
 }
 
 impl Question {
-    /// Reads a question that may be answered in `room` octets, or fewer if the guest takes fewer.
+    /// Reads a question that may be answered in `room` octets, [`STREAM`] for one on a connection, or in fewer if the guest takes fewer.
     ///
     /// # Errors
     /// [`QuestionError`], which knows what to reply.
@@ -155,7 +157,8 @@ impl Question {
             }
             None => (PLAIN_MAX, None),
         };
-        let room = room.min(usize::from(takes));
+        // What the guest takes is said of datagrams (RFC 6891 §6.2.3).
+        let room = if room < STREAM { room.min(usize::from(takes)) } else { room };
         let (recursion, unchecked) = (message.metadata.recursion_desired, message.metadata.checking_disabled);
         Ok(Self { id, query, recursion, unchecked, authentic: message.metadata.authentic_data, edns, room })
     }
@@ -170,6 +173,12 @@ impl Question {
     #[must_use]
     pub fn is_of_later_edns(&self) -> bool {
         self.edns.is_some_and(|edns| edns.version > 0)
+    }
+
+    /// Whether it came on a connection, and has room for any answer.
+    #[must_use]
+    pub const fn is_for_stream(&self) -> bool {
+        self.room >= STREAM
     }
 
     /// An answer that says nothing yet.

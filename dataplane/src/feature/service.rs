@@ -1,4 +1,4 @@
-//! Services of the host to its machines at 169.254.169.254 and fe80::a9fe:a9fe: metadata on TCP port 80, names on UDP port 53.
+//! Services of the host to its machines at 169.254.169.254 and fe80::a9fe:a9fe: metadata on TCP port 80, names on port 53.
 //!
 //! The addresses are the same on every network and belong to no subnet: ARP requests and solicitations for them are answered here, and a packet to
 //! them that came by way of a router is met before it is routed. What reaches a service is handed to the agent with the port that sent it, so that
@@ -49,7 +49,9 @@ pub(crate) fn host(part: &mut Part) {
     for address in [IpAddr::V4(ADDRESS_V4), IpAddr::V6(ADDRESS_V6)] {
         let metadata = family::to(address).ip_proto(ip_proto::TCP).with(Field::TcpDst, METADATA_PORT);
         let names = family::to(address).ip_proto(ip_proto::UDP).with(Field::UdpDst, dns::PORT);
-        for (asked, note) in [(metadata, "to the metadata service"), (names, "to the name service")] {
+        let long_names = family::to(address).ip_proto(ip_proto::TCP).with(Field::TcpDst, dns::PORT);
+        let to_names = "to the name service";
+        for (asked, note) in [(metadata, "to the metadata service"), (names, to_names), (long_names, to_names)] {
             let serve = vec![Action::GotoTable(Table::Service.number())];
             part.add_noted(Table::Forward, SERVED, asked, serve, (PIPELINE, note.to_owned()));
         }

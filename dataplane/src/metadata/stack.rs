@@ -1,4 +1,4 @@
-//! TCP under the metadata service: frames of a port in, frames for it out, no socket of the host in between.
+//! TCP under the metadata service and the name service: frames of a port in, frames for it out, no socket of the host in between.
 //!
 //! Owns [`Stack`]: a [`Station`](self) for each port that asked lately, which has the two service addresses, a few listening sockets and nothing
 //! else. Two ports never share one, so that equal addresses of two tenants never meet. It answers the MAC address that the frame came from.
@@ -18,12 +18,15 @@ use smoltcp::wire::{HardwareAddress, IpAddress, IpCidr};
 
 use super::Found;
 use super::http::{self, HEAD_MAX, Reading};
+use crate::dns;
+use crate::dns::stream::{Framing, framed};
 use crate::feature::service::{ADDRESS_V4, ADDRESS_V6, METADATA_PORT};
 
-/// Ports that are served at once. A station takes about 50 KiB.
+/// Ports that are served at once. A station takes about 70 KiB.
 const STATIONS_MAX: usize = 128;
-/// Connections of one port at once.
-const CONNECTIONS_MAX: usize = 4;
+/// Connections of one port at once, to each service.
+const PAGES_MAX: usize = 4;
+const NAMES_MAX: usize = 2;
 /// Octets that a connection holds of what came and of what goes.
 const RECEIVED_MAX: usize = 2048;
 const SENT_MAX: usize = 8192;
@@ -51,10 +54,34 @@ pub struct Sent {
     pub frame: Vec<u8>,
 }
 
-/// Finds pages: the key of the port that asks and the path.
-pub type Find<'a> = &'a dyn Fn(u32, &str) -> Found;
+/// A connection to the name service, never the same again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Stream {
+    /// The key of the port.
+    pub port: u32,
+    number: u64,
+}
 
-/// All connections to the metadata service of this host.
+/// What is said to a DNS message.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Said {
+    /// This, at once.
+    Answer(Vec<u8>),
+    /// Something, by [`Stack::answer`].
+    Later,
+    /// Nothing: the connection is over.
+    Nothing,
+}
+
+/// Who knows what is asked.
+pub trait Desk {
+    /// What stands at a path for the port with this key.
+    fn page(&self, port: u32, path: &str) -> Found;
+    /// What is said to a DNS message.
+    fn name(&mut self, stream: Stream, message: &[u8]) -> Said;
+}
+
+/// All connections to the services of this host.
 #[derive(Debug)]
 pub struct Stack {
     stations: BTreeMap<u32, Station>,
@@ -69,7 +96,7 @@ impl Stack {
     }
 
     /// Takes a frame that a port sent to a service address. `mtu` is that of its network.
-    pub fn receive(&mut self, port: u32, frame: &[u8], mtu: u16, now: Duration, find: Find<'_>) -> Vec<Sent> {
+    pub fn receive(&mut self, port: u32, frame: &[u8], mtu: u16, now: Duration, desk: &mut dyn Desk) -> Vec<Sent> {
         let (Some(header), Some(packet)) = (frame.first_chunk::<ETHERNET>(), frame.get(ETHERNET..)) else {
             return Vec::new();
         };
@@ -85,19 +112,30 @@ impl Stack {
         station.header = reversed(header);
         station.used = now;
         station.wire.received = Some(packet.to_owned());
-        station.turn(port, now, find)
+        station.turn(port, now, desk)
     }
 
     /// Does what time asks for: sends again, gives up, forgets.
-    pub fn tick(&mut self, now: Duration, find: Find<'_>) -> Vec<Sent> {
+    pub fn tick(&mut self, now: Duration, desk: &mut dyn Desk) -> Vec<Sent> {
         let mut sent = Vec::new();
         for (port, station) in &mut self.stations {
             if station.is_busy() {
-                sent.extend(station.turn(*port, now, find));
+                sent.extend(station.turn(*port, now, desk));
             }
         }
         self.stations.retain(|_, station| station.is_busy() || now < station.used + IDLE);
         sent
+    }
+
+    /// Sends the answer to a message that was to be answered later.
+    pub fn answer(&mut self, stream: Stream, message: &[u8], now: Duration, desk: &mut dyn Desk) -> Vec<Sent> {
+        let Some(station) = self.stations.get_mut(&stream.port) else { return Vec::new() };
+        let connection = station.connections.iter_mut().find(|connection| connection.number == stream.number);
+        if let Some(Connection { exchange: Exchange::Names(framing), answer, .. }) = connection {
+            framing.answered();
+            answer.extend(framed(message));
+        }
+        station.turn(stream.port, now, desk)
     }
 
     /// When the next tick is due; none while there is no connection and nothing to forget.
@@ -142,6 +180,8 @@ struct Station {
     header: [u8; ETHERNET],
     /// When its port sent something last.
     used: Duration,
+    /// Connections so far.
+    count: u64,
 }
 
 /// One socket with the exchange that it has.
@@ -149,9 +189,42 @@ struct Connection {
     handle: SocketHandle,
     /// Since when it is not just listening.
     since: Option<Duration>,
-    head: Vec<u8>,
-    /// What has to be sent still, once the request is known.
-    answer: Option<VecDeque<u8>>,
+    number: u64,
+    exchange: Exchange,
+    /// What has to be sent still.
+    answer: VecDeque<u8>,
+}
+
+/// What is spoken on a connection.
+enum Exchange {
+    /// A request for a page; what came of it until it is answered.
+    Page(Option<Vec<u8>>),
+    /// Questions for names.
+    Names(Framing),
+}
+
+impl Exchange {
+    const fn port(&self) -> u16 {
+        match self {
+            Self::Page(_) => METADATA_PORT,
+            Self::Names(_) => dns::PORT,
+        }
+    }
+
+    const fn anew(&self) -> Self {
+        match self {
+            Self::Page(_) => Self::page(),
+            Self::Names(_) => Self::names(),
+        }
+    }
+
+    const fn page() -> Self {
+        Self::Page(Some(Vec::new()))
+    }
+
+    const fn names() -> Self {
+        Self::Names(Framing::new())
+    }
 }
 
 impl fmt::Debug for Station {
@@ -164,14 +237,14 @@ fn instant(now: Duration) -> Instant {
     Instant::from_micros(i64::try_from(now.as_micros()).unwrap_or(i64::MAX))
 }
 
-fn listening() -> Socket<'static> {
+fn listening(port: u16) -> Socket<'static> {
     let buffer = |octets: usize| SocketBuffer::new(vec![0; octets]);
     let mut socket = Socket::new(buffer(RECEIVED_MAX), buffer(SENT_MAX));
     socket.set_timeout(Some(SILENCE));
     socket.set_ack_delay(None);
     socket.set_nagle_enabled(false);
     // A new socket listens on any port but 0.
-    let listens = socket.listen(METADATA_PORT);
+    let listens = socket.listen(port);
     debug_assert_eq!(listens, Ok(()));
     socket
 }
@@ -191,8 +264,15 @@ impl Station {
         let _no_other_v4 = interface.routes_mut().add_default_ipv4_route(ADDRESS_V4);
         let _no_other_v6 = interface.routes_mut().add_default_ipv6_route(ADDRESS_V6);
         let mut sockets = SocketSet::new(Vec::new());
-        let connections = (0..CONNECTIONS_MAX).map(|_| Connection::of(sockets.add(listening()))).collect();
-        Self { interface, sockets, connections, wire, header: [0; ETHERNET], used: now }
+        let pages = std::iter::repeat_with(Exchange::page).take(PAGES_MAX);
+        let names = std::iter::repeat_with(Exchange::names).take(NAMES_MAX);
+        let mut count = 0;
+        let connections = pages.chain(names).map(|exchange| {
+            count += 1;
+            Connection::of(count, exchange, &mut sockets)
+        });
+        let connections = connections.collect();
+        Self { interface, sockets, connections, wire, header: [0; ETHERNET], used: now, count }
     }
 
     fn is_busy(&self) -> bool {
@@ -208,7 +288,7 @@ impl Station {
     }
 
     /// Takes what came, answers and sends, until there is nothing to do.
-    fn turn(&mut self, port: u32, now: Duration, find: Find<'_>) -> Vec<Sent> {
+    fn turn(&mut self, port: u32, now: Duration, desk: &mut dyn Desk) -> Vec<Sent> {
         let mut sent = Vec::new();
         for _ in 0..TURNS_MAX {
             self.interface.poll(instant(now), &mut self.wire, &mut self.sockets);
@@ -217,7 +297,12 @@ impl Station {
             }
             let mut moved = false;
             for connection in &mut self.connections {
-                moved |= connection.serve(&mut self.sockets, now, &|path| find(port, path));
+                if connection.has_ended(&mut self.sockets) {
+                    self.count += 1;
+                    *connection = Connection::of(self.count, connection.exchange.anew(), &mut self.sockets);
+                } else {
+                    moved |= connection.serve(&mut self.sockets, now, port, desk);
+                }
             }
             if !moved {
                 break;
@@ -228,69 +313,108 @@ impl Station {
 }
 
 impl Connection {
-    const fn of(handle: SocketHandle) -> Self {
-        Self { handle, since: None, head: Vec::new(), answer: None }
+    fn of(number: u64, exchange: Exchange, sockets: &mut SocketSet<'static>) -> Self {
+        let handle = sockets.add(listening(exchange.port()));
+        Self { handle, since: None, number, exchange, answer: VecDeque::new() }
+    }
+
+    /// Whether the socket is of no further use; it is gone then.
+    fn has_ended(&self, sockets: &mut SocketSet<'static>) -> bool {
+        // The last acknowledgement is out: to wait here would keep the next request from coming.
+        let state = sockets.get::<Socket<'_>>(self.handle).state();
+        let has_ended = matches!(state, State::Closed | State::TimeWait);
+        if has_ended {
+            sockets.remove(self.handle);
+        }
+        has_ended
     }
 
     /// Moves the exchange on; says whether there may be more to do.
-    fn serve(&mut self, sockets: &mut SocketSet<'static>, now: Duration, find: &dyn Fn(&str) -> Found) -> bool {
+    fn serve(&mut self, sockets: &mut SocketSet<'static>, now: Duration, port: u32, desk: &mut dyn Desk) -> bool {
         let socket = sockets.get_mut::<Socket<'_>>(self.handle);
-        match socket.state() {
-            State::Listen => return false,
-            // The last acknowledgement is out: to wait here would keep the next request from coming.
-            State::Closed | State::TimeWait => {
-                sockets.remove(self.handle);
-                *self = Self::of(sockets.add(listening()));
-                return false;
-            }
-            _ => {}
+        if socket.state() == State::Listen {
+            return false;
         }
         if now >= *self.since.get_or_insert(now) + CONNECTION_TIME {
             socket.abort();
             return true;
         }
-        if self.answer.is_none() {
-            return self.read(socket, find);
+        if !self.answer.is_empty() {
+            let count = socket.send_slice(self.answer.make_contiguous()).unwrap_or(0);
+            self.answer.drain(..count);
+            return count > 0;
         }
-        self.write(socket)
-    }
-
-    fn read(&mut self, socket: &mut Socket<'_>, find: &dyn Fn(&str) -> Found) -> bool {
-        let mut octets = [0; RECEIVED_MAX];
-        let room = octets.len().min(HEAD_MAX - self.head.len());
-        let count = if socket.can_recv() { socket.recv_slice(&mut octets[..room]).unwrap_or(0) } else { 0 };
-        if count == 0 {
-            // It hung up before it asked.
-            let is_over = !socket.may_recv() && socket.state() == State::CloseWait;
-            if is_over {
-                socket.close();
+        match &mut self.exchange {
+            Exchange::Page(head) => {
+                let Some(octets) = head else { return finish(socket) };
+                let room = HEAD_MAX - octets.len();
+                let is_over = receive(socket, room, octets);
+                if let Some(is_over) = is_over {
+                    return is_over;
+                }
+                if let Reading::Answer(answer) = http::answer(octets, |path| desk.page(port, path)) {
+                    self.answer = answer.into();
+                    *head = None;
+                }
+                true
             }
-            return is_over;
-        }
-        self.head.extend_from_slice(&octets[..count]);
-        if let Reading::Answer(answer) = http::answer(&self.head, find) {
-            self.answer = Some(answer.into());
-        }
-        true
-    }
-
-    fn write(&mut self, socket: &mut Socket<'_>) -> bool {
-        let Some(answer) = &mut self.answer else { return false };
-        // What comes behind the request is nobody's: it is taken, so that the client is not left waiting.
-        if socket.can_recv() {
-            let _dropped = socket.recv(|octets| (octets.len(), ()));
-        }
-        if answer.is_empty() {
-            let is_open = matches!(socket.state(), State::Established | State::CloseWait);
-            if is_open {
-                socket.close();
+            Exchange::Names(framing) => {
+                let stream = Stream { port, number: self.number };
+                if let Some(message) = framing.take() {
+                    match desk.name(stream, &message) {
+                        Said::Answer(answer) => {
+                            framing.answered();
+                            self.answer = framed(&answer).into();
+                        }
+                        Said::Later => {}
+                        Said::Nothing => socket.abort(),
+                    }
+                    return true;
+                }
+                if framing.is_waiting() {
+                    return false;
+                }
+                let mut octets = Vec::new();
+                if let Some(is_over) = receive(socket, framing.room(), &mut octets) {
+                    return is_over;
+                }
+                framing.push(&octets);
+                if framing.is_too_long() {
+                    socket.abort();
+                }
+                true
             }
-            return is_open;
         }
-        let count = socket.send_slice(answer.make_contiguous()).unwrap_or(0);
-        answer.drain(..count);
-        count > 0
     }
+}
+
+/// Takes what came; where nothing did, says whether the other side has hung up, which is answered.
+fn receive(socket: &mut Socket<'_>, room: usize, octets: &mut Vec<u8>) -> Option<bool> {
+    let mut buffer = [0; RECEIVED_MAX];
+    let room = buffer.len().min(room);
+    let count = if socket.can_recv() { socket.recv_slice(&mut buffer[..room]).unwrap_or(0) } else { 0 };
+    octets.extend_from_slice(&buffer[..count]);
+    if count > 0 {
+        return None;
+    }
+    let is_over = !socket.may_recv() && socket.state() == State::CloseWait;
+    if is_over {
+        socket.close();
+    }
+    Some(is_over)
+}
+
+/// Ends a connection on which all is said.
+fn finish(socket: &mut Socket<'_>) -> bool {
+    // What comes behind the request is nobody's: it is taken, so that the client is not left waiting.
+    if socket.can_recv() {
+        let _dropped = socket.recv(|octets| (octets.len(), ()));
+    }
+    let is_open = matches!(socket.state(), State::Established | State::CloseWait);
+    if is_open {
+        socket.close();
+    }
+    is_open
 }
 
 /// The line between a port and its station: one packet in, a few out.

@@ -1,6 +1,7 @@
 //! Asks the host's own resolvers what machines want to know and nobody here does.
 //!
-//! Owns the sockets and the time: [`crate::dns`] says what to send, what an answer must have, and who may wait. Each attempt has a socket of its own,
+//! Owns the sockets and the time: [`crate::dns`] says what to send, what an answer must have, and who may wait. Who asks by a stream is answered by one,
+//! for it most often asks again for what did not fit a datagram. Each attempt has a socket of its own,
 //! whose port the kernel draws, and an id that nobody guesses, and hears nobody but whom it asked (RFC 5452 §9.2). Resolvers are asked one after the
 //! other until one answers; what does not answer the question is counted and not believed. Nothing is kept of an answer: the host's resolvers do that.
 //! Invariant: all is bounded: questions that wait, attempts, the time of each, and what is read in it.
@@ -13,13 +14,15 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use hickory_proto::op::ResponseCode;
-use tokio::net::UdpSocket;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpStream, UdpSocket};
 use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::timeout;
 use tracing::debug;
 
 use crate::dns::question::{Question, Relayed};
 use crate::dns::share::{Admission, Share, Ticket};
+use crate::dns::stream::framed;
 
 /// Attempts at one question. With their time they end before the 5 s that resolvers of guests wait (resolv.conf(5)).
 const ATTEMPTS_MAX: usize = 3;
@@ -46,7 +49,7 @@ impl Upstreams {
 /// What became of questions since the host's switch was started.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct NameCounts {
-    /// Datagrams that ports sent.
+    /// Messages that ports sent.
     pub questions: u64,
     /// Answered from what is known here.
     pub answered: u64,
@@ -193,7 +196,14 @@ impl Inquiry {
     async fn run(self) -> Option<Relayed> {
         let mut failure = None;
         for (attempt, (id, upstream)) in self.ids.into_iter().zip(self.upstreams.iter().cycle()).enumerate() {
-            match timeout(ATTEMPT_TIME, self.exchange(id, *upstream)).await {
+            let exchange = async {
+                if self.question.is_for_stream() {
+                    self.exchange_by_stream(id, *upstream).await
+                } else {
+                    self.exchange(id, *upstream).await
+                }
+            };
+            match timeout(ATTEMPT_TIME, exchange).await {
                 Ok(Ok(relayed)) if !relayed.is_failure => return Some(relayed),
                 Ok(Ok(relayed)) => {
                     failure = Some(relayed);
@@ -229,6 +239,18 @@ impl Inquiry {
             }
         }
         Err(io::Error::new(io::ErrorKind::InvalidData, format!("{WRONG_MAX} messages that are no answer")))
+    }
+
+    /// The same over TCP; on a connection of its own there is one answer.
+    async fn exchange_by_stream(&self, id: u16, upstream: SocketAddr) -> io::Result<Relayed> {
+        let mut stream = TcpStream::connect(upstream).await?;
+        stream.write_all(&framed(&self.question.asked_as(id))).await?;
+        let mut octets = vec![0; usize::from(stream.read_u16().await?)];
+        stream.read_exact(&mut octets).await?;
+        self.question.relay(id, &octets).map_err(|error| {
+            self.tally.add(|counts| &mut counts.disbelieved);
+            io::Error::new(io::ErrorKind::InvalidData, error)
+        })
     }
 }
 

@@ -17,9 +17,9 @@ use tokio::time::{Instant, sleep_until};
 
 use super::channel::Reply;
 use super::host::Shared;
-use super::names::Names;
+use super::names::{Names, Outcome};
 use crate::dns::envelope::Envelope;
-use crate::metadata::stack::{Sent, Stack};
+use crate::metadata::stack::{Desk, Said, Sent, Stack, Stream};
 use crate::metadata::{Asker, Found, page};
 
 /// Frames that may wait to be looked at, and to be sent.
@@ -120,7 +120,7 @@ impl Server {
                     Some(asked) => self.receive(&asked),
                     None => return,
                 },
-                reply = self.names.next() => self.reply(reply),
+                outcome = self.names.next() => self.tell(outcome),
                 () = sleep_until(self.start + due) => self.tick(),
             }
         }
@@ -137,20 +137,34 @@ impl Server {
         });
         let Some(mtu) = mtu else { return };
         self.numbers.insert(asked.key, asked.number);
+        let now = self.start.elapsed();
         let machines = self.machines.get();
-        let (now, host) = (self.start.elapsed(), &self.host);
-        let find = |key: u32, path: &str| find(host, &machines, key, path);
-        let sent = self.stack.receive(asked.key, &asked.frame, mtu, now, &find);
+        let mut desk = Counter { host: &self.host, machines: &machines, names: &mut self.names };
+        let sent = self.stack.receive(asked.key, &asked.frame, mtu, now, &mut desk);
         self.send(sent);
     }
 
     fn tick(&mut self) {
+        let now = self.start.elapsed();
         let machines = self.machines.get();
-        let (now, host) = (self.start.elapsed(), &self.host);
-        let sent = self.stack.tick(now, &|key, path| find(host, &machines, key, path));
+        let mut desk = Counter { host: &self.host, machines: &machines, names: &mut self.names };
+        let sent = self.stack.tick(now, &mut desk);
         self.send(sent);
         if self.stack.stations() == 0 {
             self.numbers.clear();
+        }
+    }
+
+    fn tell(&mut self, outcome: Outcome) {
+        match outcome {
+            Outcome::Frame(reply) => self.reply(reply),
+            Outcome::Message(stream, message) => {
+                let now = self.start.elapsed();
+                let machines = self.machines.get();
+                let mut desk = Counter { host: &self.host, machines: &machines, names: &mut self.names };
+                let sent = self.stack.answer(stream, &message, now, &mut desk);
+                self.send(sent);
+            }
         }
     }
 
@@ -169,11 +183,24 @@ impl Server {
     }
 }
 
-fn find(host: &Shared, machines: &BTreeMap<MachineId, Machine>, key: u32, path: &str) -> Found {
-    host.read(|network| {
-        let Some(port) = network.ports.values().find(|port| port.key == key) else { return Found::NotYet };
-        let machine = port.binding.as_ref().and_then(|binding| machines.get(&binding.machine));
-        let Some(machine) = machine else { return Found::NotYet };
-        page(Asker { network, port, machine }, path).map_or(Found::Nothing, Found::Page)
-    })
+/// What connections are answered from.
+struct Counter<'a> {
+    host: &'a Shared,
+    machines: &'a BTreeMap<MachineId, Machine>,
+    names: &'a mut Names,
+}
+
+impl Desk for Counter<'_> {
+    fn page(&self, key: u32, path: &str) -> Found {
+        self.host.read(|network| {
+            let Some(port) = network.ports.values().find(|port| port.key == key) else { return Found::NotYet };
+            let machine = port.binding.as_ref().and_then(|binding| self.machines.get(&binding.machine));
+            let Some(machine) = machine else { return Found::NotYet };
+            page(Asker { network, port, machine }, path).map_or(Found::Nothing, Found::Page)
+        })
+    }
+
+    fn name(&mut self, stream: Stream, message: &[u8]) -> Said {
+        self.names.take_stream(stream, message)
+    }
 }

@@ -59,6 +59,7 @@ pub(super) fn punt(set: &FlowSet, punt: Punt, packet: &Packet) -> String {
     };
     let what = match (packet.get(Field::UdpDst), packet.get(Field::Icmpv6Type)) {
         _ if packet.get(Field::TcpDst) == METADATA_PORT.into() => "request for metadata",
+        _ if packet.get(Field::TcpDst) == DNS => "DNS question",
         (DNS, _) => "DNS question",
         (67, _) => "DHCP request",
         (547, _) => "DHCPv6 request",

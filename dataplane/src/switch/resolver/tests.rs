@@ -1,6 +1,7 @@
 //! Asking other resolvers, with real sockets: honest ones, silent ones and ones that lie; and what happens when a port asks too much.
 
-use std::net::{Ipv4Addr, UdpSocket as Blocking};
+use std::io::{Read as _, Write as _};
+use std::net::{Ipv4Addr, TcpListener, UdpSocket as Blocking};
 use std::thread;
 
 use hickory_proto::op::{Message, MessageType, OpCode, Query};
@@ -8,6 +9,7 @@ use hickory_proto::rr::rdata::A;
 use hickory_proto::rr::{Name, RData, Record, RecordType};
 
 use super::*;
+use crate::dns::question::STREAM;
 use crate::dns::share::{ALL_MAX, PORT_MAX};
 
 fn question(id: u16) -> Question {
@@ -66,6 +68,33 @@ async fn the_answer_to_the_question_is_believed_and_nothing_else() {
     assert_eq!((code(&ready), Message::from_vec(&ready.octets).unwrap().answers.len()), (ResponseCode::NoError, 1));
     let counts = resolver.tally.get();
     assert_eq!((counts.forwarded, counts.relayed, counts.disbelieved), (1, 1, 2));
+}
+
+/// A question that came on a connection is asked on one; a lie there ends the attempt, and the next one brings the answer, longer than any datagram.
+#[tokio::test]
+async fn questions_of_streams_are_asked_in_streams() {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let server = listener.local_addr().unwrap();
+    thread::spawn(move || {
+        for (attempt, stream) in listener.incoming().enumerate() {
+            let (mut stream, mut length) = (stream.unwrap(), [0; 2]);
+            stream.read_exact(&mut length).unwrap();
+            let mut octets = vec![0; usize::from(u16::from_be_bytes(length))];
+            stream.read_exact(&mut octets).unwrap();
+            let mut answer = good(&Message::from_vec(&octets).unwrap());
+            answer.answers = vec![answer.answers[0].clone(); 2000];
+            answer.metadata.id ^= u16::from(attempt == 0);
+            stream.write_all(&framed(&answer.to_vec().unwrap())).unwrap();
+        }
+    });
+    let mut message = Message::new(8, MessageType::Query, OpCode::Query);
+    message.add_query(Query::query(Name::from_ascii("example.org.").unwrap(), RecordType::A));
+    let question = Question::parse(&message.to_vec().unwrap(), STREAM).unwrap();
+    let mut resolver = resolver(vec![server]);
+    assert!(resolver.ask(1, 8, question).is_none());
+    let ready = resolver.next().await;
+    assert_eq!((code(&ready), Message::from_vec(&ready.octets).unwrap().answers.len()), (ResponseCode::NoError, 2000));
+    assert_eq!(resolver.tally.get().disbelieved, 1);
 }
 
 /// Each question is asked from another port and with another id.
