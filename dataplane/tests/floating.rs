@@ -7,10 +7,10 @@ mod rig;
 #[cfg(test)]
 mod topology;
 
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
 use basalt_tests::netns::Namespace;
 use basalt_tests::ovs::Switch;
 use basalt_tests::require;
@@ -27,7 +27,7 @@ use openflow::flow::{Field, PortNo};
 use proptest::prelude::{ProptestConfig, any, proptest};
 use rig::{BRIDGE, Rig};
 use topology::random::{self, HOSTS, Random};
-use topology::{Cloud, PING, VXLAN, endpoint, host_id, tcp};
+use topology::{Cloud, PING, VXLAN, endpoint, host_id, tcp, udp};
 
 const BLUE_1: usize = 0;
 const BLUE_2: usize = 1;
@@ -49,7 +49,7 @@ const SSH: Payload = Payload::Tcp { source: 40_000, target: 22 };
 const ECHO: Payload = Payload::Icmp { kind: 8, code: 0 };
 
 /// Blue and red are tenants with the same addresses, each with a router that leads out to the network outside, VLAN 100. All may be pinged, and
-/// asked on port 80. Of blue, 1 and 4 have floating IPs on host 0, 2 on host 1, and 3 has none; red-1 has one, and outer-1 is on the network outside.
+/// asked on TCP port 80 and UDP port 9000. Of blue, 1 and 4 have floating IPs on host 0, 2 on host 1, and 3 has none; red-1 has one, and outer-1 is on the network outside.
 fn cloud() -> Cloud {
     let mut cloud = Cloud::default();
     let blue = cloud.network("blue", "10.0.1.0/24");
@@ -61,6 +61,7 @@ fn cloud() -> Cloud {
     let all = cloud.group("all");
     cloud.allow(all, PING, Remote::Any);
     cloud.allow(all, tcp(80, 80), Remote::Any);
+    cloud.allow(all, udp(9000, 9000), Remote::Any);
     let plugged = [
         ("blue-1", blue, 0, 11),
         ("blue-2", blue, 1, 12),
@@ -364,6 +365,23 @@ fn lets(cloud: &Cloud, port: usize, direction: Direction, payload: Payload) -> b
     })
 }
 
+/// Sends a datagram.
+fn knock(machine: &Machine, target: SocketAddr) -> Result<()> {
+    let sent =
+        machine.namespace.enter(|| UdpSocket::bind("0.0.0.0:0").and_then(|socket| socket.send_to(b"?", target)))?;
+    sent.map(drop).context("send a datagram")
+}
+
+/// How many messages of an unreachable destination a machine was told (ICMP type 3, which the kernel counts whoever it is for).
+fn unreachables(machine: &Machine) -> Result<u64> {
+    let counters = machine.namespace.run(&["cat", "/proc/net/snmp"])?;
+    let mut lines = counters.lines().filter_map(|line| line.strip_prefix("Icmp: "));
+    let (names, values) = (lines.next().context("names of counters")?, lines.next().context("counters")?);
+    let mut both = names.split(' ').zip(values.split(' '));
+    let (_, value) = both.find(|(name, _)| *name == "InDestUnreachs").context("the counter")?;
+    Ok(value.parse()?)
+}
+
 async fn plug(host: &Host, cloud: &Cloud, port: usize) -> Result<Machine> {
     let machine = host.plug(&cloud.ports[port]).await?;
     machine.configure(cloud.address(port), Ipv4Addr::new(10, 0, 1, 1))?;
@@ -381,7 +399,8 @@ fn eventually(what: &str, mut is_so: impl FnMut() -> Result<bool>) -> Result<()>
 }
 
 /// Two hosts on the wire of the data centre: machines with floating IPs reach the gateway and what is beyond, and are reached, by TCP and pings, from
-/// there and from each other; rules hold; a floating IP that moves to the other host is followed by the switch of the data centre.
+/// there and from each other; rules hold; errors of machines get out; a floating IP that moves to the other host is followed by the switch of the data
+/// centre.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn packets_take_floating_ips_both_ways() -> Result<()> {
     require!(Need::Root, Need::OpenVswitch, Need::Program("ping"), Need::Program("ethtool"));
@@ -423,6 +442,18 @@ async fn packets_take_floating_ips_both_ways() -> Result<()> {
     assert!(blue_4.reaches(floating(50).1, &open)?, "from a neighbour by its floating IP");
     eventually("is the other host's floating IP found", || Ok(blue_2.pings(floating(50).1)? == 3))?;
     assert!(blue_2.reaches(floating(50).1, &open)?, "from the other host");
+
+    // Nothing listens on the port: the machine says so, and its word gets out.
+    eventually("is a closed port told of outside", || {
+        let before = unreachables(&outside)?;
+        knock(&outside, SocketAddr::from((floating(50).1, 9000)))?;
+        Ok(outside.pings(floating(50).1)? == 3 && unreachables(&outside)? > before)
+    })?;
+    // What is said the other way quotes the floating IP, which the connection tracker does not know: README says so.
+    let before = unreachables(&blue_1)?;
+    knock(&blue_1, SocketAddr::from((FAR, 9000)))?;
+    assert_eq!(blue_1.pings(FAR)?, 3);
+    assert_eq!(unreachables(&blue_1)?, before, "an error from outside quotes what no connection is known by");
 
     // The address of blue-2 goes away, and that of blue-1 comes to blue-2 on the other host.
     let external = cloud.routers[MAIN].external.as_mut();

@@ -11,7 +11,8 @@
 //! ```
 //!
 //! A floating IP has a MAC address of its own: it is seen at one host at a time, and physical switches follow it by its announcements. The MAC addresses
-//! of stations are what the agent found out; it is asked for those that it has not. A packet whose TTL runs out is dropped.
+//! of stations are what the agent found out; it is asked for those that it has not. A packet whose TTL runs out is dropped. What an
+//! ICMP error quotes is not rewritten, so one from outside belongs to no connection that is known.
 
 use std::net::{IpAddr, Ipv4Addr};
 
