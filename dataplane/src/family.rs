@@ -35,6 +35,14 @@ impl Family {
         }
     }
 
+    /// The address that a field of this version holds.
+    pub(crate) fn address(self, value: u128) -> IpAddr {
+        match self {
+            Self::V4 => IpAddr::V4(u32::try_from(value & u128::from(u32::MAX)).unwrap_or_default().into()),
+            Self::V6 => IpAddr::V6(value.into()),
+        }
+    }
+
     /// Packets of this version.
     pub(crate) fn packets(self) -> Match {
         match self {

@@ -256,6 +256,12 @@ impl Table {
         self.info().number
     }
 
+    /// The table with this name, if the pipeline has one.
+    #[must_use]
+    pub fn by_name(name: &str) -> Option<Self> {
+        TABLES.iter().find(|info| info.name == name).map(|info| info.table)
+    }
+
     /// The table with this number, if the pipeline has one.
     #[must_use]
     pub fn by_number(number: u8) -> Option<Self> {

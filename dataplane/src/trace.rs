@@ -13,12 +13,14 @@ use serde::{Deserialize, Serialize};
 
 use crate::flow_set::FlowSet;
 
+mod blame;
 pub mod ofproto;
 mod packet;
 mod question;
 mod walk;
 mod words;
 
+pub use blame::{Blame, Cause, blame};
 pub use packet::{Packet, PacketError, Payload};
 pub use question::{Origin, Question, explain};
 

@@ -98,6 +98,12 @@ pub struct Why {
     /// UDP to this port.
     #[arg(long, value_name = "PORT", requires = "to")]
     udp: Option<u16>,
+    /// A source address other than the sender's own.
+    #[arg(long, requires = "to")]
+    source: Option<std::net::IpAddr>,
+    /// How large the packet is, in octets with its IP header.
+    #[arg(long, value_name = "OCTETS", requires = "to", value_parser = clap::value_parser!(u32).range(20..=65_535))]
+    size: Option<u32>,
 }
 
 /// Prints flows, or how they differ.
@@ -175,13 +181,17 @@ pub async fn why(agent: &Agent, format: Format, why: &Why) -> Result<(), Failure
         ("dst", json!(why.to)),
         ("proto", json!(proto)),
         ("dst_port", json!(why.tcp.or(why.udp))),
+        ("src", json!(why.source)),
+        ("octets", json!(why.size)),
     ]);
     let answer = agent.post("/v1/why", &question).await?;
     match format {
         Format::Json => written(output::json(&answer))?,
         Format::Table => {
             let details = lines(&answer, "/details").map(|line| format!("\n  {line}")).collect::<String>();
-            written(output::text(&format!("{}{details}", text(&answer, "/line"))))?;
+            let remedy = answer.pointer("/remedy").and_then(Value::as_str).filter(|remedy| !remedy.is_empty());
+            let remedy = remedy.map(|remedy| format!("\nway out: {remedy}")).unwrap_or_default();
+            written(output::text(&format!("{}{remedy}{details}", text(&answer, "/line"))))?;
         }
     }
     match answer.pointer("/stopped").and_then(Value::as_bool) {

@@ -27,7 +27,7 @@ use utoipa::OpenApi;
 
 use crate::accept::Refusal;
 use crate::arrival;
-use crate::ask::{self, AnyQuestion, AskError, Flows, Question, Traced, Why};
+use crate::ask::{self, AnyQuestion, AskError, Flows, Question, Traced};
 use crate::config::{Config, SpecSource};
 use crate::doctor::{self, Diagnosis};
 use crate::driver::bridge::HostNetworking;
@@ -37,6 +37,7 @@ use crate::identity::Identity;
 use crate::link::LinkStatus;
 use crate::metrics;
 use crate::reconcile::{Command, Snapshot};
+use crate::why::{self, Why};
 
 mod body;
 mod counted;
@@ -393,14 +394,16 @@ async fn why(State(api): Shared, question: Result<Json<WhyQuestion>, JsonRejecti
     let spec = api.spec()?;
     let Some(packet_question) = question.packet()? else {
         let name = question.vm.as_deref().or(question.port.as_deref()).unwrap_or_default();
-        return Ok(Json(ask::why_machine(&spec, &api.snapshot(), name)?));
+        return Ok(Json(why::machine(&spec, &api.snapshot(), name)?));
     };
     let (set, numbers) = api.flows(&spec)?;
     let flows = Flows { network: spec.network(), numbers: &numbers, set: &set };
-    let (packet, connection) = ask::packet(&spec, &flows, &packet_question)?;
-    let path = dataplane::trace(&set, &packet, connection);
-    let sender = arrival::elsewhere(&spec, ask::find_port(&spec, &packet_question.port)?);
-    Ok(Json(ask::why_packet(&packet_question, &path, sender)))
+    let sender = ask::find_port(&spec, &packet_question.port)?;
+    let elsewhere = arrival::elsewhere(&spec, sender);
+    let asked = why::Asked { question: &packet_question, octets: question.octets, sender, elsewhere };
+    let switch = &api.config.switch;
+    let bridge = (switch.run_dir.as_path(), switch.bridge.as_str());
+    Ok(Json(why::packet(&spec, &api.snapshot(), &flows, &asked, bridge).await?))
 }
 
 /// Checks what this host needs.

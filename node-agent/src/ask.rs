@@ -1,4 +1,4 @@
-//! Questions about packets: which way one goes (`trace`), and what stops one or a machine (`why`).
+//! Questions about packets: which way one goes. What stops one is `why`'s.
 //!
 //! The model walks the flows that should be; Open vSwitch walks the flows that are. Both are shown, and whether they agree.
 
@@ -7,18 +7,15 @@ use std::path::Path;
 use std::time::Duration;
 
 use dataplane::trace::ofproto::{Exit, Report, arguments, compare};
-use dataplane::trace::{Connection, Packet, Path as PacketPath, Payload, Verdict};
+use dataplane::trace::{Connection, Packet, Path as PacketPath, Payload};
 use dataplane::{FlowSet, PortNumbers, trace};
-use model::network::{Binding, Port};
+use model::network::Port;
 use model::spec::{HostNetwork, NodeSpec};
 use openflow::flow::Field;
 use serde::{Deserialize, Serialize};
 
 use crate::arrival;
 use crate::driver::Failure;
-use crate::plan::Lane;
-use crate::reconcile::Snapshot;
-use crate::report;
 use crate::unixctl;
 
 /// How long Open vSwitch may take to trace.
@@ -285,82 +282,4 @@ fn words(exits: &std::collections::BTreeSet<Exit>) -> String {
 pub fn line(path: &PacketPath) -> String {
     let verdicts: Vec<String> = path.verdicts().iter().map(ToString::to_string).collect();
     if verdicts.is_empty() { "dropped".to_owned() } else { verdicts.join("; ") }
-}
-
-/// What stops a packet or a machine.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, utoipa::ToSchema)]
-pub struct Why {
-    /// The answer in one line.
-    pub line: String,
-    /// Whether anything stops it.
-    pub stopped: bool,
-    /// What led to it, in order.
-    pub details: Vec<String>,
-}
-
-/// What stops a machine from running.
-///
-/// # Errors
-/// [`AskError::Unknown`].
-pub fn why_machine(spec: &NodeSpec, snapshot: &Snapshot, name: &str) -> Result<Why, AskError> {
-    let found = spec.machines().values().find(|vm| vm.id.to_string() == name || vm.name == name);
-    let machine = found.ok_or_else(|| AskError::Unknown { what: "vm", name: name.to_owned() })?;
-    let report =
-        snapshot.spec.as_ref().map(|_| report::report(spec.host(), snapshot, model::observed::Resources::default()));
-    let entry = report.and_then(|report| report.machines.into_iter().find(|entry| entry.id == machine.id));
-    let lane = Lane::Machine(machine.id);
-    let mut details = Vec::new();
-    if let Some(step) = snapshot.busy.get(&lane) {
-        details.push(format!("under way: {step}"));
-    }
-    if let Some(reason) = snapshot.plan.waiting.get(&lane) {
-        details.push(format!("waits: {reason}"));
-    }
-    for (lane, resting) in &snapshot.resting {
-        details
-            .push(format!("{lane}: {} failed {} times: {}", resting.step, resting.failures, resting.problem.message));
-        if !resting.problem.remedy.is_empty() {
-            details.push(format!("way out: {}", resting.problem.remedy));
-        }
-    }
-    let state =
-        entry.as_ref().map_or_else(|| "unknown".to_owned(), |entry| format!("{:?}", entry.state).to_lowercase());
-    let problem = entry.as_ref().and_then(|entry| entry.problem.as_ref());
-    let wanted = format!("{:?}", machine.power).to_lowercase();
-    let line = match problem {
-        Some(problem) => format!("vm {} is {state}: {}", machine.name, problem.message),
-        None if state == wanted => format!("vm {} is {state}, as it should be", machine.name),
-        None => format!("vm {} is {state} and should be {wanted}", machine.name),
-    };
-    Ok(Why { line, stopped: problem.is_some() || state != wanted, details })
-}
-
-/// What stops a packet; `sender` is where its sender is plugged in, if that is another host.
-#[must_use]
-pub fn why_packet(question: &Question, path: &PacketPath, sender: Option<&Binding>) -> Why {
-    let dropped = path.outcomes.iter().find_map(|outcome| match &outcome.verdict {
-        Verdict::Dropped { table, why } => Some((table, why)),
-        _ => None,
-    });
-    let arrives = path.outcomes.iter().any(|outcome| !matches!(outcome.verdict, Verdict::Dropped { .. }));
-    let asked = match question.dst_port {
-        Some(port) => format!("{} from {} to {} port {port}", question.proto, question.port, question.dst),
-        None => format!("{} from {} to {}", question.proto, question.port, question.dst),
-    };
-    let asked = match sender {
-        Some(at) => format!("{asked}, out of the tunnel from {},", at.tunnel),
-        None => asked,
-    };
-    let line = match (arrives, dropped) {
-        (false, Some((table, why))) => format!("{asked} is dropped in table {table}: {why}"),
-        (false, None) => format!("{asked} is dropped: no flow lets it out"),
-        (true, _) => format!("{asked} passes on this host: {}", line(path)),
-    };
-    let note = sender.map(|at| {
-        let (port, host, tunnel) = (&question.port, at.host, at.tunnel);
-        format!("{port} is on host {host} at {tunnel}: ask there whether the packet leaves it; this is what happens to it here")
-    });
-    let hops = path.hops.iter().map(|hop| format!("table {} {}: {}", hop.table, hop.name, hop.meaning));
-    let details = note.into_iter().chain(hops).collect();
-    Why { line, stopped: !arrives, details }
 }

@@ -32,6 +32,7 @@ pub mod resources;
 pub mod seen;
 pub mod unixctl;
 pub mod upstream;
+pub mod why;
 pub mod worker;
 
 #[cfg(test)]

@@ -59,12 +59,46 @@ fn questions_are_answered_from_the_model_and_from_the_switch() {
     assert_eq!(traced["agree"], true, "{traced:#}");
     let why = agent.post("/v1/why", r#"{"vm":"vm1","dst":"10.9.0.99","proto":"tcp","dst_port":23}"#).unwrap();
     assert!(why["line"].as_str().unwrap().contains("10.9.0.99"), "{why:#}");
+    assert_eq!((&why["stopped"], &why["cause"]), (&true.into(), &"no_such_address".into()), "{why:#}");
     let error = agent.post("/v1/trace", r#"{"port":"nobody","dst":"vm2"}"#).unwrap_err();
     assert!(error.contains("404") && error.contains("nobody"), "{error}");
     let doctor = agent.get("/v1/doctor").unwrap();
     let ovs = doctor["checks"].as_array().unwrap().iter().find(|check| check["name"] == "open vswitch").unwrap();
     assert_eq!(ovs["ok"], true, "{ovs}");
     assert!(agent.text("/metrics").unwrap().ends_with("# EOF\n"));
+}
+
+/// What the model of the flows cannot know: a machine that does not run, flows that somebody else put in, a switch that is gone.
+#[test]
+fn faults_outside_of_the_model_are_blamed_by_name() {
+    require!(Need::Root, Need::OpenVswitch, Need::File("/dev/net/tun"));
+    let mut switch = Switch::start().unwrap();
+    let mut agent = Agent::new(Some(&switch));
+    agent.start();
+    let mut spec = agent::spec_value(1, 2, false);
+    for port in spec["ports"].as_array_mut().unwrap() {
+        port["port_security"] = false.into();
+    }
+    agent.put(&spec.to_string()).unwrap();
+    agent.wait("generation 1 to settle", SETTLE, |status| status["settled"] == true);
+    let blamed = |agent: &Agent, more: &str| {
+        let question = format!(r#"{{"vm":"vm1","dst":"vm2","proto":"tcp","dst_port":22{more}}}"#);
+        let why = agent.post("/v1/why", &question).unwrap();
+        assert_eq!(why["stopped"], true, "{why:#}");
+        assert!(!why["remedy"].as_str().unwrap().is_empty(), "{why:#}");
+        (why["cause"].as_str().unwrap().to_owned(), why["line"].as_str().unwrap().to_owned())
+    };
+    let (cause, line) = blamed(&agent, "");
+    assert!(cause == "machine_down" && line.contains("vm vm2 is "), "{cause}: {line}");
+    let (cause, line) = blamed(&agent, r#","octets":9001"#);
+    assert!(cause == "too_large" && line.contains("9001"), "{cause}: {line}");
+
+    switch.ofctl(&["add-flow", "br-int", "priority=60000,in_port=tap1 actions=drop"]).unwrap();
+    let (cause, line) = blamed(&agent, "");
+    assert!(cause == "stale_flows" && line.contains("flows in the switch"), "{cause}: {line}");
+    switch.kill_vswitchd().unwrap();
+    let (cause, line) = blamed(&agent, "");
+    assert!(cause == "switch_down" && line.contains("Open vSwitch"), "{cause}: {line}");
 }
 
 /// A question whose sender is on another host is answered for the leg that is here: out of the tunnel, by the model and by Open vSwitch; one that

@@ -31,7 +31,7 @@ use crate::register::{
 };
 use crate::table::Table;
 
-mod rule;
+pub(crate) mod rule;
 
 use rule::{RemoteRule, plain_rules, remote_rules};
 

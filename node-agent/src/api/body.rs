@@ -372,6 +372,13 @@ pub struct WhyQuestion {
     /// The destination port.
     #[serde(default, alias = "port_dst")]
     pub dst_port: Option<u16>,
+    /// A source address other than the sender's own.
+    #[serde(default)]
+    #[schema(value_type = Option<String>)]
+    pub src: Option<std::net::IpAddr>,
+    /// How large the packet is, with its IP header.
+    #[serde(default)]
+    pub octets: Option<u32>,
 }
 
 impl WhyQuestion {
@@ -389,7 +396,7 @@ impl WhyQuestion {
             proto: self.proto.clone().unwrap_or_else(|| "icmp".to_owned()),
             dst_port: self.dst_port,
             src_port: None,
-            src: None,
+            src: self.src,
             connection: None,
         }))
     }

@@ -82,7 +82,7 @@ fn selectors(rule: &Rule) -> Vec<Match> {
 }
 
 /// A rule as an owner would say it.
-fn words(rule: &Rule, other: &str) -> String {
+pub(crate) fn words(rule: &Rule, other: &str) -> String {
     let what = match rule.protocol {
         Protocol::Any => "anything".to_owned(),
         Protocol::Tcp(range) => format!("tcp {}", ports(range)),

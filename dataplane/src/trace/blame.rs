@@ -1,0 +1,328 @@
+//! What is to blame for a packet that goes nowhere, in terms of the objects that their owners can change: one cause, one line, one way out.
+//!
+//! Owns [`blame`], [`Blame`] and [`Cause`]. The walk has said in which table the packet ended; this looks up in the specification why it had to.
+//! Invariant: whatever leaves the switch in some copy has no blame, and whatever leaves it in none has exactly one.
+
+use std::fmt;
+use std::net::IpAddr;
+
+use model::Mac;
+use model::network::{Port, Router};
+use model::security::{Direction, Protocol, Remote, Rule, SecurityGroup};
+use model::spec::HostNetwork;
+use openflow::flow::{Field, eth_type, ip_proto};
+use serde::{Deserialize, Serialize};
+
+use super::{Packet, PacketError, Path, Verdict};
+use crate::compile::PortNumbers;
+use crate::family::Family;
+use crate::feature::security::rule;
+use crate::table::Table;
+
+/// Rules that are named at most, the closest first.
+const RULES_MAX: usize = 3;
+
+/// Why a packet goes nowhere.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Cause {
+    /// Its source is none that its port may use.
+    SpoofedSource,
+    /// It says what only routers and servers say, or speaks for a neighbour.
+    ForbiddenMessage,
+    /// Nobody on the subnet has its destination.
+    NoSuchAddress,
+    /// The port that has its destination belongs to no running machine.
+    NotPluggedIn,
+    /// Its sender's subnet has no router.
+    NoRouter,
+    /// The router knows no way to its destination.
+    NoRoute,
+    /// The next hop of the route is no port.
+    NoNextHop,
+    /// The guarded port is in no security group.
+    NoGroup,
+    /// There are rules for such packets, but not with this other side.
+    WrongRemote,
+    /// No rule is for such packets.
+    NoRule,
+    /// The connection tracker knows no connection that it could be of.
+    InvalidConnection,
+    /// It is larger than what its network carries.
+    TooLarge,
+    /// The machine that has the port does not run.
+    MachineDown,
+    /// What stands in the switch is not what should.
+    StaleFlows,
+    /// The switch does not answer.
+    SwitchDown,
+    /// Something else, which the line says.
+    Other,
+}
+
+/// What is to blame.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Blame {
+    /// In one word, for programs.
+    pub cause: Cause,
+    /// In one line.
+    pub line: String,
+    /// The way out.
+    pub remedy: String,
+}
+
+impl Blame {
+    /// A blame that others than this module found.
+    #[must_use]
+    pub fn new(cause: Cause, line: impl Into<String>, remedy: impl Into<String>) -> Self {
+        Self { cause, line: line.into(), remedy: remedy.into() }
+    }
+
+    /// What is to blame when no packet can be made at all; none when the question itself was wrong.
+    #[must_use]
+    pub fn of_error(error: &PacketError) -> Option<Self> {
+        let PacketError::NoGateway { port, target } = error else { return None };
+        let line = format!("port {port} has no router to {target}: none stands in its subnet");
+        Some(Self::new(Cause::NoRouter, line, "flowctl router attach ROUTER SUBNET"))
+    }
+
+    /// What is to blame when a packet of `octets` (IP header included) is more than its sender's network carries; none when it is not.
+    #[must_use]
+    pub fn of_size(host: &HostNetwork, sender: &Port, octets: u32) -> Option<Self> {
+        let network = host.networks.get(&sender.network)?;
+        let mtu = network.mtu;
+        let line =
+            || format!("a packet of {octets} octets is larger than the {mtu} that network {} carries", network.name);
+        let remedy = "have the guest take its MTU from DHCP or router advertisements, or give the network a larger one";
+        (octets > u32::from(mtu)).then(|| Self::new(Cause::TooLarge, line(), remedy))
+    }
+}
+
+impl fmt::Display for Blame {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}; way out: {}", self.line, self.remedy)
+    }
+}
+
+/// What is to blame for the end of this way; none when some copy of the packet gets out.
+#[must_use]
+pub fn blame(host: &HostNetwork, numbers: &PortNumbers, packet: &Packet, path: &Path) -> Option<Blame> {
+    let Verdict::Dropped { table, why } = path.why_not()? else { return None };
+    let seen = Seen::new(host, numbers, packet);
+    let found = match Table::by_name(table)? {
+        Table::Classify | Table::Guard => seen.refused_at_the_door(),
+        Table::Forward | Table::Host | Table::Output => Some(seen.nobody_there()),
+        Table::Route => seen.no_route(),
+        Table::State => Some(Blame::new(
+            Cause::InvalidConnection,
+            "the connection tracker knows no connection that this packet could be of",
+            "have the client connect anew",
+        )),
+        Table::Egress => seen.sender.map(|port| seen.no_rule(port, Direction::Egress)),
+        Table::Ingress => seen.receiver().map(|port| seen.no_rule(port, Direction::Ingress)),
+        _ => None,
+    };
+    Some(found.unwrap_or_else(|| Blame::new(Cause::Other, why.as_str(), "flowctl trace shows each step")))
+}
+
+/// A packet with those who have to do with it.
+struct Seen<'a> {
+    host: &'a HostNetwork,
+    packet: &'a Packet,
+    sender: Option<&'a Port>,
+    family: Option<Family>,
+}
+
+impl<'a> Seen<'a> {
+    fn new(host: &'a HostNetwork, numbers: &PortNumbers, packet: &'a Packet) -> Self {
+        let family = match u16::try_from(packet.get(Field::EthType)) {
+            Ok(eth_type::IPV4) => Some(Family::V4),
+            Ok(eth_type::IPV6) => Some(Family::V6),
+            _ => None,
+        };
+        let in_port = packet.get(Field::InPort);
+        let here = numbers.ports.iter().find(|(_, number)| u128::from(number.0) == in_port);
+        let sender = here.and_then(|(id, _)| host.ports.get(id));
+        let seen = Self { host, packet, sender, family };
+        let from_afar = || host.ports.values().find(|port| seen.source().is_some_and(|source| owns(port, source)));
+        Self { sender: sender.or_else(from_afar), ..seen }
+    }
+
+    fn source(&self) -> Option<IpAddr> {
+        self.family.map(|family| family.address(self.packet.get(family.source())))
+    }
+
+    fn target(&self) -> Option<IpAddr> {
+        self.family.map(|family| family.address(self.packet.get(family.target())))
+    }
+
+    /// The port that has the destination, on the sender's network or behind a router of it.
+    fn receiver(&self) -> Option<&'a Port> {
+        let (target, sender) = (self.target()?, self.sender?);
+        let reachable = |port: &&Port| port.network == sender.network || self.router_to(port).is_some();
+        self.host.ports.values().filter(|port| owns(port, target)).find(reachable)
+    }
+
+    /// A router that stands both in a subnet of the sender and in one of `port`.
+    fn router_to(&self, port: &Port) -> Option<&'a Router> {
+        let stands = |router: &Router, port: &Port| {
+            let mut feet = router.interfaces.iter();
+            feet.any(|foot| port.addresses.iter().any(|fixed| fixed.subnet == foot.subnet))
+        };
+        let sender = self.sender?;
+        self.host.routers.values().find(|router| stands(router, sender) && stands(router, port))
+    }
+
+    fn routers(&self) -> impl Iterator<Item = &'a Router> {
+        let subnets: Vec<_> = self.sender.iter().flat_map(|port| &port.addresses).map(|fixed| fixed.subnet).collect();
+        let stands = move |router: &&Router| router.interfaces.iter().any(|foot| subnets.contains(&foot.subnet));
+        self.host.routers.values().filter(stands)
+    }
+
+    fn refused_at_the_door(&self) -> Option<Blame> {
+        let port = self.sender?;
+        let [.., a, b, c, d, e, f] = self.packet.get(Field::EthSrc).to_be_bytes();
+        let source = Mac::new([a, b, c, d, e, f]);
+        let own = || port.addresses.iter().map(|fixed| fixed.address.to_string()).collect::<Vec<_>>().join(", ");
+        let remedy = "give the port an allowed pair (flowctl port set --allowed-pair), or the guest its own address";
+        if source != port.mac {
+            let line = format!("port {} may send from {} and does from {source}", port.name, port.mac);
+            return Some(Blame::new(Cause::SpoofedSource, line, remedy));
+        }
+        if let Some(address) = self.source().filter(|address| !owns(port, *address) && !is_link_local(*address)) {
+            let line = format!("port {} may send from {} and does from {address}", port.name, own());
+            return Some(Blame::new(Cause::SpoofedSource, line, remedy));
+        }
+        let line = format!("port {} ({}) may not speak for routers, servers or other neighbours", port.name, own());
+        let remedy =
+            "stop the service in the guest, or take port security off (flowctl port set --port-security false)";
+        Some(Blame::new(Cause::ForbiddenMessage, line, remedy))
+    }
+
+    /// The packet found nobody on the subnet, or somebody who is not there yet.
+    fn nobody_there(&self) -> Blame {
+        let Some(target) = self.target() else {
+            return Blame::new(Cause::NoSuchAddress, "nobody on the network has its destination", "flowctl port list");
+        };
+        if let Some(port) = self.receiver() {
+            let line = format!("port {} has {target}, and no running machine has the port", port.name);
+            return Blame::new(
+                Cause::NotPluggedIn,
+                line,
+                "start the machine (flowctl vm start), or attach the port to one",
+            );
+        }
+        if let Some((router, hop)) = self.next_hop(target) {
+            let line = format!("the route of router {} to {target} leads to {hop}, which is no port", router.name);
+            return Blame::new(Cause::NoNextHop, line, "give a port that address, or take the route away");
+        }
+        let line = format!("no port that the sender can reach has {target}");
+        Blame::new(Cause::NoSuchAddress, line, "flowctl port list shows who has which address")
+    }
+
+    /// The next hop of a static route to `target` that no port has.
+    fn next_hop(&self, target: IpAddr) -> Option<(&'a Router, IpAddr)> {
+        let lost = |hop: &IpAddr| !self.host.ports.values().any(|port| owns(port, *hop));
+        self.routers().find_map(|router| {
+            let leads = router.routes.iter().filter(|route| route.destination.contains(&target));
+            leads.map(|route| route.next_hop).find(lost).map(|hop| (router, hop))
+        })
+    }
+
+    fn no_route(&self) -> Option<Blame> {
+        let (target, router) = (self.target()?, self.routers().next()?);
+        if let Some((router, hop)) = self.next_hop(target) {
+            let line = format!("the route of router {} to {target} leads to {hop}, which is no port", router.name);
+            return Some(Blame::new(Cause::NoNextHop, line, "give a port that address, or take the route away"));
+        }
+        let feet = router.interfaces.iter().filter_map(|foot| self.host.subnets.get(&foot.subnet));
+        let stands: Vec<String> = feet.map(|subnet| subnet.cidr.to_string()).collect();
+        let line = format!("router {} stands in {} and has no route to {target}", router.name, stands.join(", "));
+        let remedy = "flowctl router add-route, or flowctl router attach it to the destination's subnet";
+        Some(Blame::new(Cause::NoRoute, line, remedy))
+    }
+
+    fn no_rule(&self, port: &Port, direction: Direction) -> Blame {
+        let (way, verb) = match direction {
+            Direction::Egress => ("out of", "egress"),
+            Direction::Ingress => ("in to", "ingress"),
+        };
+        let remedy =
+            format!("flowctl group allow GROUP ({verb}), or put the port in another group (flowctl port set --group)");
+        let groups: Vec<&SecurityGroup> = port.groups.iter().filter_map(|id| self.host.groups.get(id)).collect();
+        if groups.is_empty() {
+            let line = format!("port {} is in no security group: nothing may go {way} it", port.name);
+            return Blame::new(Cause::NoGroup, line, remedy);
+        }
+        let names = groups.iter().map(|group| group.name.as_str()).collect::<Vec<_>>().join(", ");
+        let rules = groups.iter().flat_map(|group| &group.rules).filter(|rule| rule.direction == direction);
+        let mut rules: Vec<&Rule> = rules.filter(|rule| Some(Family::from(rule.ethertype)) == self.family).collect();
+        rules.sort_by_key(|rule| std::cmp::Reverse(self.likeness(rule.protocol)));
+        let is_for_it = |rule: &&&Rule| self.likeness(rule.protocol) == Likeness::Carries;
+        if let Some(rule) = rules.iter().find(is_for_it) {
+            let line = format!("{} does not have this other side (port {}: {names})", self.words(rule), port.name);
+            return Blame::new(
+                Cause::WrongRemote,
+                line,
+                "put the other side in that group or prefix, or add a rule for it",
+            );
+        }
+        let closest: Vec<String> = rules.iter().take(RULES_MAX).map(|rule| self.words(rule)).collect();
+        let has = if closest.is_empty() { format!("no {verb} rule at all") } else { closest.join("; ") };
+        let line = format!("no rule lets it {way} port {} ({names}), which has: {has}", port.name);
+        Blame::new(Cause::NoRule, line, remedy)
+    }
+
+    fn words(&self, rule: &Rule) -> String {
+        let other = match rule.remote {
+            Remote::Any => "anyone".to_owned(),
+            Remote::Prefix(prefix) => prefix.to_string(),
+            Remote::Group(id) => {
+                let name = self.host.groups.get(&id).map_or_else(|| id.to_string(), |group| group.name.clone());
+                format!("members of {name}")
+            }
+        };
+        rule::words(rule, &other)
+    }
+
+    /// How near a rule comes to what the packet carries.
+    fn likeness(&self, protocol: Protocol) -> Likeness {
+        let carried = u8::try_from(self.packet.get(Field::IpProto)).unwrap_or(u8::MAX);
+        let port = |field| u16::try_from(self.packet.get(field)).unwrap_or(0);
+        let icmp = self.family.map_or(ip_proto::ICMP, Family::icmp);
+        let (number, fits) = match protocol {
+            Protocol::Any => return Likeness::Carries,
+            Protocol::Tcp(range) => (ip_proto::TCP, range.holds(port(Field::TcpDst))),
+            Protocol::Udp(range) => (ip_proto::UDP, range.holds(port(Field::UdpDst))),
+            Protocol::Icmp { kind, code } => (icmp, self.is_icmp(kind, code)),
+            Protocol::Number(number) => (number, true),
+        };
+        match (number == carried, fits) {
+            (true, true) => Likeness::Carries,
+            (true, false) => Likeness::SameProtocol,
+            (false, _) => Likeness::None,
+        }
+    }
+
+    fn is_icmp(&self, kind: Option<u8>, code: Option<u8>) -> bool {
+        let Some(family) = self.family else { return false };
+        let has = |field, wanted: Option<u8>| wanted.is_none_or(|wanted| self.packet.get(field) == u128::from(wanted));
+        has(family.icmp_type(), kind) && has(family.icmp_code(), code)
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Likeness {
+    None,
+    SameProtocol,
+    Carries,
+}
+
+fn owns(port: &Port, address: IpAddr) -> bool {
+    let fixed = port.addresses.iter().any(|fixed| fixed.address == address);
+    fixed || port.allowed_pairs.iter().any(|pair| pair.addresses.contains(&address))
+}
+
+fn is_link_local(address: IpAddr) -> bool {
+    matches!(address, IpAddr::V6(address) if address.is_unicast_link_local() || address.is_unspecified())
+}
