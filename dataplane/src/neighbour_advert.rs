@@ -73,19 +73,20 @@ struct Neighbour {
 /// [`NeighbourError`] says why there is none.
 pub fn advertise(host: &HostNetwork, port_key: u32, frame: &[u8]) -> Result<Vec<u8>, NeighbourError> {
     let port = host.ports.values().find(|port| port.key == port_key).ok_or(NeighbourError::NoPort { key: port_key })?;
-    let (asker, target) = solicitation(frame)
+    let (station, asker, target) = solicitation(frame)
         .map_err(|reason| NeighbourError::Malformed { port: port.name.clone(), reason: reason.to_owned() })?;
     let neighbour =
         find(host, port, target).ok_or_else(|| NeighbourError::Nobody { port: port.name.clone(), target })?;
-    write(port, asker, target, neighbour).map_err(|reason| NeighbourError::Write {
+    write((station, asker), target, neighbour).map_err(|reason| NeighbourError::Write {
         port: port.name.clone(),
         target,
         reason,
     })
 }
 
-/// Who asks, and for whom.
-fn solicitation(frame: &[u8]) -> Result<(Ipv6Addr, Ipv6Addr), &'static str> {
+/// Who asks, from which MAC address and from which of its own, and for whom. The MAC address need not be the port's: there are allowed pairs, and
+/// bridges behind ports without security.
+fn solicitation(frame: &[u8]) -> Result<(Mac, Ipv6Addr, Ipv6Addr), &'static str> {
     let packet = SlicedPacket::from_ethernet(frame).map_err(|_| "it is no IPv6 packet")?;
     let (Some(NetSlice::Ipv6(ip)), Some(TransportSlice::Icmpv6(icmp))) = (&packet.net, &packet.transport) else {
         return Err("it is no ICMPv6 message");
@@ -99,7 +100,8 @@ fn solicitation(frame: &[u8]) -> Result<(Ipv6Addr, Ipv6Addr), &'static str> {
     }
     // What follows the first eight octets, whose last four are reserved.
     let target = icmp.payload().first_chunk::<16>().ok_or("it ends before its target")?;
-    Ok((asker, Ipv6Addr::from(*target)))
+    let station = packet.link.as_ref().and_then(|link| link.to_header()?.ethernet2()).ok_or("it has no sender")?;
+    Ok((Mac::new(station.source), asker, Ipv6Addr::from(*target)))
 }
 
 fn find(host: &HostNetwork, port: &Port, target: Ipv6Addr) -> Option<Neighbour> {
@@ -115,13 +117,12 @@ fn find(host: &HostNetwork, port: &Port, target: Ipv6Addr) -> Option<Neighbour> 
 }
 
 fn write(
-    port: &Port,
-    asker: Ipv6Addr,
+    (station, asker): (Mac, Ipv6Addr),
     target: Ipv6Addr,
     Neighbour { mac, flags }: Neighbour,
 ) -> Result<Vec<u8>, String> {
     let payload = [&target.octets()[..], &TARGET_OPTION, &mac.bytes()].concat();
-    let builder = PacketBuilder::ethernet2(mac.bytes(), port.mac.bytes())
+    let builder = PacketBuilder::ethernet2(mac.bytes(), station.bytes())
         .ipv6(target.octets(), asker.octets(), UNROUTED)
         .icmpv6_raw(ADVERT, 0, [SOLICITED_OVERRIDE | flags, 0, 0, 0]);
     let mut frame = Vec::with_capacity(builder.size(payload.len()));

@@ -220,7 +220,11 @@ fn solicitations_are_answered_for_the_askers_network() {
     for target in [cloud.address6(DB_1).unwrap(), v6("fd00:0:0:1::99")] {
         assert!(answer(&host, 1, &solicitation(target)).is_err(), "{target}");
     }
-    let whole = solicitation(v6("fd00:0:0:1::1"));
+    let mut whole = solicitation(v6("fd00:0:0:1::1"));
+    // A machine behind a bridge in the guest asks: it is the one that is answered.
+    let behind = [2, 9, 9, 9, 9, 9];
+    whole[6..12].copy_from_slice(&behind);
+    assert_eq!(answer(&host, 1, &whole).unwrap().unwrap()[..6], behind);
     for length in 0..whole.len() - 8 {
         assert!(answer(&host, 1, &whole[..length]).is_err(), "{length} octets of a solicitation");
     }
