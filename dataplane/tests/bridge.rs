@@ -105,6 +105,34 @@ async fn drift_is_corrected_and_foreign_ports_stay() -> Result<()> {
     Ok(())
 }
 
+/// An interface for a physical network that somebody else uses is left to them, and stops neither the bridge nor a machine's port.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_interface_of_somebody_else_stops_nothing() -> Result<()> {
+    require!(Need::Root, Need::OpenVswitch);
+    let switch = Switch::start()?;
+    switch.vsctl(&["add-br", "br-other", "--", "set", "bridge", "br-other", "datapath_type=netdev"])?;
+    for link in ["eth2", "eth3", "tap1"] {
+        switch.namespace().add_tap(link)?;
+    }
+    switch.vsctl(&["add-port", "br-other", "eth2"])?;
+    let wired = |links: [&str; 2]| links.map(|link| (format!("net-{link}").parse().unwrap(), link.to_owned())).into();
+    let bridge = Bridge::start(Settings { physical: wired(["eth2", "eth3"]), ..settings(&switch) });
+    bridge.connected(LIMIT).await?;
+    bridge.ensure().await?;
+    assert_eq!(bridge.ensure().await?, Vec::<String>::new());
+    bridge.ensure_port(&tap(1)).await?;
+    let plugged: Vec<String> = bridge.ports()?.into_keys().collect();
+    assert_eq!(plugged, ["eth3", "tap1", TUNNEL_PORT]);
+    switch.vsctl(&["add-port", "br-int", "veth9", "--", "set", "interface", "veth9", "type=internal"])?;
+    drop(bridge);
+    let bridge = Bridge::start(Settings { physical: wired(["veth9", "eth3"]), ..settings(&switch) });
+    bridge.connected(LIMIT).await?;
+    bridge.ensure().await?;
+    bridge.ensure_port(&tap(1)).await?;
+    assert_eq!(bridge.ports()?["veth9"].physical, None, "what an operator plugged in stays the operator's");
+    Ok(())
+}
+
 /// A device that is not there, a switch daemon that is down, a database that is down: three errors that say so. After a
 /// restart of the switch daemon the port has its number again.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

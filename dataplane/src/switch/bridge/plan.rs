@@ -87,11 +87,15 @@ struct Found {
     interface: Interface,
 }
 
+/// The row of the port called `name`, on whatever bridge.
+fn named<'a>(replica: &'a Replica, name: &str) -> Option<(ovsdb::Uuid, &'a Row)> {
+    let is_it = |row: &Row| row.get("name").and_then(Value::as_atom).and_then(|atom| atom.as_str()) == Some(name);
+    replica.rows(Port::NAME).find(|(_, row)| is_it(row))
+}
+
 /// The port called `name`, on our bridge.
 fn find_port(replica: &Replica, bridge: &Bridge, name: &str) -> Result<Option<Found>, BridgeError> {
-    let named =
-        |(_, row): &(_, &Row)| row.get("name").and_then(Value::as_atom).and_then(|atom| atom.as_str()) == Some(name);
-    let Some((uuid, row)) = replica.rows(Port::NAME).find(named) else { return Ok(None) };
+    let Some((uuid, row)) = named(replica, name) else { return Ok(None) };
     let port = Port::from_row(uuid, row)?;
     if !bridge.ports.contains(&port.uuid) {
         return Err(BridgeError::Elsewhere { port: name.to_owned(), bridge: bridge.name.clone() });
@@ -105,7 +109,7 @@ pub(super) fn bridge(replica: &Replica, settings: &Settings) -> Result<Plan, Bri
     let mut plan = Plan::default();
     let root = root(replica)?;
     let Some(bridge) = find_bridge(replica, &settings.bridge)? else {
-        create_bridge(&mut plan, &root, settings);
+        create_bridge(&mut plan, replica, &root, settings);
         return Ok(plan);
     };
     let mut row = Row::new();
@@ -133,13 +137,18 @@ pub(super) fn bridge(replica: &Replica, settings: &Settings) -> Result<Plan, Bri
 fn physical(plan: &mut Plan, replica: &Replica, bridge: &Bridge, settings: &Settings) -> Result<(), BridgeError> {
     for (network, interface) in &settings.physical {
         let ids = Value::map([(PHYSICAL_KEY, network.as_str())]);
-        match find_port(replica, bridge, interface)? {
+        // What somebody else uses is theirs: the network is not plugged in here then, which its flows and the doctor say, and nothing else suffers.
+        let found = match find_port(replica, bridge, interface) {
+            Err(BridgeError::Elsewhere { .. }) => continue,
+            found => found?,
+        };
+        match found {
             None => {
                 plan.steps.push(format!("create port {interface} for physical network {network}"));
                 add_port(&mut plan.transaction, bridge, interface, &Row::new().with("external_ids", ids));
             }
             Some(found) => match found.interface.external_ids.get(PHYSICAL_KEY) {
-                None => return Err(BridgeError::Foreign { port: interface.clone(), bridge: bridge.name.clone() }),
+                None => {}
                 Some(name) if name == network.as_str() => {}
                 Some(_) => {
                     plan.steps.push(format!("name port {interface} after physical network {network}"));
@@ -162,7 +171,7 @@ fn physical(plan: &mut Plan, replica: &Replica, bridge: &Bridge, settings: &Sett
     Ok(())
 }
 
-fn create_bridge(plan: &mut Plan, root: &OpenVswitch, settings: &Settings) {
+fn create_bridge(plan: &mut Plan, replica: &Replica, root: &OpenVswitch, settings: &Settings) {
     plan.steps.push(format!("create bridge {} with datapath {}", settings.bridge, settings.datapath));
     let name = settings.bridge.as_str();
     let transaction = &mut plan.transaction;
@@ -171,7 +180,7 @@ fn create_bridge(plan: &mut Plan, root: &OpenVswitch, settings: &Settings) {
         plan.steps.push(format!("create tunnel port {TUNNEL_PORT}"));
         ports.push(insert_port(transaction, TUNNEL_PORT, &Row::new().with("type", "vxlan").with("options", options)));
     }
-    for (network, interface) in &settings.physical {
+    for (network, interface) in settings.physical.iter().filter(|(_, interface)| named(replica, interface).is_none()) {
         plan.steps.push(format!("create port {interface} for physical network {network}"));
         let row = Row::new().with("external_ids", Value::map([(PHYSICAL_KEY, network.as_str())]));
         ports.push(insert_port(transaction, interface, &row));
