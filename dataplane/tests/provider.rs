@@ -142,6 +142,25 @@ fn verdicts_are_in_the_users_words() {
     assert!(host.says(&arp.with(Field::InPort, DC).in_vlan(100)).contains("delivered to port office-3"));
 }
 
+/// What speaks for a link, as spanning tree and LACP do, passes neither to a physical network nor from one, even where a port has no security.
+#[test]
+fn link_control_stays_on_its_link() {
+    let mut cloud = cloud();
+    cloud.ports[LAB_1].port_security = false;
+    let host = Host0 { set: compile(&cloud.host(0), &cloud.numbers(0)), cloud };
+    for last in [0x00, 0x02, 0x0e] {
+        let mac = Mac::new([0x01, 0x80, 0xc2, 0, 0, last]);
+        let out = host.from(LAB_1, (mac, STATION_AT), ECHO);
+        let into =
+            host.to(LAB_1, (STATION, STATION_AT), ECHO).with(Field::InPort, LAB).with(Field::EthDst, mac.bytes());
+        for packet in [out, into] {
+            assert_eq!(host.says(&packet), "dropped in forward: link control frames stay on their link");
+        }
+    }
+    let group = Mac::new([0x01, 0x80, 0xc2, 0, 0, 0x10]);
+    assert!(host.says(&host.from(LAB_1, (group, STATION_AT), ECHO)).contains("sent out to physical network lab"));
+}
+
 /// Rules hold as on tenants' networks; outside, a group's address counts with its MAC address only. A guest chooses no VLAN.
 #[test]
 fn rules_and_tags_hold() {

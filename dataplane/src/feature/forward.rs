@@ -18,6 +18,7 @@ use crate::register::{
 };
 use crate::table::Table;
 
+const LINK_CONTROL: u16 = 320;
 const KNOWN: u16 = 100;
 /// Below the MAC addresses of ports, which a pair may repeat.
 const SHARED_FROM_OUTSIDE: u16 = 80;
@@ -31,9 +32,22 @@ const COPIES_MAX: usize = 400;
 const PARTS_MAX: usize = 32;
 /// The bit that makes a MAC address a group's.
 const GROUP_BIT: [u8; 6] = [1, 0, 0, 0, 0, 0];
+/// Spanning tree, LACP, 802.1X, LLDP: what a bridge never passes on (IEEE 802.1Q §8.6.3). A guest that speaks them must not reach a physical network,
+/// whose switches take it for one of theirs, nor the other way round.
+const LINK_CONTROL_MAC: ([u8; 6], [u8; 6]) = ([0x01, 0x80, 0xc2, 0, 0, 0], [0xff, 0xff, 0xff, 0xff, 0xff, 0xf0]);
 
 pub(crate) fn host(part: &mut Part) {
     part.add_miss(Table::Forward);
+    let (mac, mask) = LINK_CONTROL_MAC;
+    let cookie = Cookie { feature: Feature::Forward, object: Object::Pipeline };
+    let note = "link control frames stay on their link".to_owned();
+    part.add_noted(
+        Table::Forward,
+        LINK_CONTROL,
+        Match::new().with_masked(Field::EthDst, mac, mask),
+        Vec::new(),
+        (cookie, note),
+    );
 }
 
 /// A port that is plugged in somewhere.

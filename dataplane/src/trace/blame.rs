@@ -111,7 +111,7 @@ pub fn blame(host: &HostNetwork, numbers: &PortNumbers, packet: &Packet, path: &
     let seen = Seen::new(host, numbers, packet);
     let found = match Table::by_name(table)? {
         Table::Classify | Table::Guard => seen.refused_at_the_door(),
-        Table::Forward | Table::Host | Table::Output => Some(seen.nobody_there()),
+        Table::Forward | Table::Host | Table::Output => seen.nobody_there(),
         Table::Route => seen.no_route(),
         Table::State => Some(Blame::new(
             Cause::InvalidConnection,
@@ -200,24 +200,19 @@ impl<'a> Seen<'a> {
     }
 
     /// The packet found nobody on the subnet, or somebody who is not there yet.
-    fn nobody_there(&self) -> Blame {
-        let Some(target) = self.target() else {
-            return Blame::new(Cause::NoSuchAddress, "nobody on the network has its destination", "flowctl port list");
-        };
+    fn nobody_there(&self) -> Option<Blame> {
+        let target = self.target()?;
         if let Some(port) = self.receiver() {
             let line = format!("port {} has {target}, and no running machine has the port", port.name);
-            return Blame::new(
-                Cause::NotPluggedIn,
-                line,
-                "start the machine (flowctl vm start), or attach the port to one",
-            );
+            let remedy = "start the machine (flowctl vm start), or attach the port to one";
+            return Some(Blame::new(Cause::NotPluggedIn, line, remedy));
         }
         if let Some((router, hop)) = self.next_hop(target) {
             let line = format!("the route of router {} to {target} leads to {hop}, which is no port", router.name);
-            return Blame::new(Cause::NoNextHop, line, "give a port that address, or take the route away");
+            return Some(Blame::new(Cause::NoNextHop, line, "give a port that address, or take the route away"));
         }
         let line = format!("no port that the sender can reach has {target}");
-        Blame::new(Cause::NoSuchAddress, line, "flowctl port list shows who has which address")
+        Some(Blame::new(Cause::NoSuchAddress, line, "flowctl port list shows who has which address"))
     }
 
     /// The next hop of a static route to `target` that no port has.
