@@ -6,12 +6,13 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
-use std::net::{Ipv4Addr, TcpListener, TcpStream};
+use std::fs::File;
+use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use basalt_tests::process;
+use basalt_tests::{loopback, process};
 use clap::Parser;
 use scheduler::cli::{Arguments, run};
 
@@ -49,20 +50,26 @@ impl Drop for Cloud {
 impl Cloud {
     fn start() -> Self {
         let home = tempfile::tempdir().unwrap();
-        let free = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap();
-        let (dir, listen) = (home.path().join("cloud"), free.to_string());
-        run(arguments(&["init", "--dir", dir.to_str().unwrap(), "--name", "127.0.0.1", "--listen", &listen])).unwrap();
+        let address = loopback::address();
+        let (dir, name, listen) = (home.path().join("cloud"), address.ip().to_string(), address.to_string());
+        run(arguments(&["init", "--dir", dir.to_str().unwrap(), "--name", &name, "--listen", &listen])).unwrap();
+        let log = File::create(home.path().join("log")).unwrap();
         let process = Command::new(std::env::current_exe().unwrap())
             .args(["--exact", "scheduler_process", "--nocapture"])
             .env(SERVE, dir.join("scheduler.toml"))
             .stdin(Stdio::null())
             .stdout(Stdio::null())
-            .stderr(Stdio::null())
+            .stderr(log)
             .spawn()
             .unwrap();
-        let cloud = Self { home, process };
-        process::wait_for("the scheduler", START_LIMIT, || Ok(TcpStream::connect_timeout(&free, START_LIMIT).ok()))
-            .unwrap();
+        let mut cloud = Self { home, process };
+        let look = || match cloud.process.try_wait()? {
+            Some(status) => anyhow::bail!("it ended, {status}"),
+            None => Ok(TcpStream::connect_timeout(&address.into(), START_LIMIT).ok()),
+        };
+        let log = cloud.home.path().join("log");
+        let said = || std::fs::read_to_string(log).unwrap_or_default();
+        process::wait_for("the scheduler", START_LIMIT, look).unwrap_or_else(|error| panic!("{error:#}\n{}", said()));
         cloud
     }
 

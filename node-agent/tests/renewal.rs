@@ -5,11 +5,11 @@
 #[expect(dead_code, reason = "not all tests use all of it")]
 mod agent;
 
-use std::net::{Ipv4Addr, TcpListener};
 use std::process::Command;
 use std::time::Duration;
 
 use agent::Agent;
+use basalt_tests::loopback;
 use basalt_tests::process::{self, COMMAND_TIMEOUT, Daemon, wait_for};
 use node_agent::identity;
 use node_agent::renewal::{Validity, now};
@@ -21,9 +21,10 @@ fn a_certificate_is_renewed_before_it_ends_and_the_link_outlives_it() {
     let scheduler = basalt_tests::program::built("scheduler").unwrap();
     let directory = tempfile::tempdir().unwrap();
     let home = directory.path().join("home");
-    let port = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap().port();
-    let listen = format!("127.0.0.1:{port}");
-    process::run(Command::new(&scheduler).args(["init", "--listen", &listen, "--dir"]).arg(&home), COMMAND_TIMEOUT)
+    let address = loopback::address();
+    let (listen, name) = (address.to_string(), address.ip().to_string());
+    let mut init = Command::new(&scheduler);
+    process::run(init.args(["init", "--listen", &listen, "--name", &name, "--dir"]).arg(&home), COMMAND_TIMEOUT)
         .unwrap();
     let config = home.join("scheduler.toml");
     let text = std::fs::read_to_string(&config).unwrap();
@@ -31,7 +32,7 @@ fn a_certificate_is_renewed_before_it_ends_and_the_link_outlives_it() {
     let mut serve = Command::new(&scheduler);
     serve.args(["serve", "--config"]).arg(&config);
     let mut served = Daemon::start("scheduler", &serve, &directory.path().join("log")).unwrap();
-    let answers = || Ok(std::net::TcpStream::connect(("127.0.0.1", port)).is_ok().then_some(()));
+    let answers = || Ok(std::net::TcpStream::connect(address).is_ok().then_some(()));
     served.wait_ready("its port", COMMAND_TIMEOUT, answers).unwrap();
 
     let mut token = Command::new(&scheduler);
