@@ -26,6 +26,7 @@ use anyhow::{Context, Result, anyhow};
 use basalt_tests::ceph::{Cluster, Settings};
 use basalt_tests::process;
 
+use crate::lab::acceleration::Acceleration;
 use crate::lab::artifact::Cache;
 use crate::lab::guest_image::Guest;
 use crate::lab::network::OUTER;
@@ -86,10 +87,11 @@ impl Cloud {
         Ok(cloud)
     }
 
-    /// The first host whose kernel died, if one did.
+    /// The first host whose kernel died by the emulator's fault, if one did.
     #[must_use]
     pub fn lost_host(&self) -> Option<HostLost> {
-        self.lab.hosts().iter().find_map(Host::last_words).map(HostLost)
+        let emulated = self.lab.acceleration() == Acceleration::Emulation;
+        self.lab.hosts().iter().filter(|_| emulated).find_map(Host::last_words).map(HostLost)
     }
 
     /// The running cloud called `name`; dropping the value leaves it running.

@@ -26,7 +26,7 @@ const BOOT_LIMIT: Duration = Duration::from_secs(300);
 /// A host takes 8 s to 20 s on an idle machine of two cores; one that takes this long hangs.
 const HANG_LIMIT: Duration = Duration::from_secs(100);
 /// How often a host is started before its failure counts.
-const ATTEMPTS_MAX: u32 = 2;
+const ATTEMPTS_MAX: u32 = 3;
 /// The host's clock may be off by this much.
 const CLOCK_SECONDS_MAX: u64 = 5;
 

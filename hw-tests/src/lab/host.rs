@@ -25,6 +25,8 @@ const START_SWITCH: &str = "
 const CONSOLE_TAIL_BYTES: usize = 3000;
 /// What Linux says on the console when it can not go on.
 const KERNEL_DIES: [&str; 2] = ["Kernel panic - not syncing", "stack guard page was hit"];
+/// Ends of a kernel that programs can bring about.
+const BY_PROGRAMS: [&str; 2] = ["Attempted to kill init", "Out of memory"];
 
 /// A host of the lab.
 #[derive(Debug, Clone)]
@@ -136,7 +138,7 @@ impl Host {
         String::from_utf8_lossy(&bytes[bytes.len().saturating_sub(CONSOLE_TAIL_BYTES)..]).replace('\r', "")
     }
 
-    /// The words with which the host's kernel died, if it did. No program of ours can do that: it is the emulated processor's fault.
+    /// The words with which the host's kernel died, if it did and no program can have made it. Where the processor is emulated, that is at fault (ADR 3).
     #[must_use]
     pub fn last_words(&self) -> Option<String> {
         let bytes = std::fs::read(self.console_log()).unwrap_or_default();
@@ -154,7 +156,8 @@ impl Host {
 }
 
 fn last_words(console: &str) -> Option<&str> {
-    console.lines().map(str::trim).find(|line| KERNEL_DIES.iter().any(|words| line.contains(words)))
+    let says = |line: &str, words: &[&str]| words.iter().any(|words| line.contains(words));
+    console.lines().map(str::trim).find(|line| says(line, &KERNEL_DIES) && !says(line, &BY_PROGRAMS))
 }
 
 /// The name of host `index`.
@@ -180,6 +183,8 @@ mod tests {
     fn a_kernel_that_died_is_seen() {
         let alive = "[ 1.0] kvm: already loaded vendor module 'kvm_amd'\r\nbasalt-lab: root is ready\r\n";
         assert_eq!(last_words(alive), None);
+        let killed = "[ 9.1] Kernel panic - not syncing: Attempted to kill init! exitcode=0x00000100";
+        assert_eq!(last_words(&format!("{alive}{killed}\r\n")), None);
         let end = "[ 108.9] Kernel panic - not syncing: corrupted stack end detected inside scheduler";
         assert_eq!(last_words(&format!("{alive}{end}\r\n[ 109.0] Rebooting\r\n")), Some(end));
     }
