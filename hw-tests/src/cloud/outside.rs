@@ -5,7 +5,7 @@
 //! ```
 //! Open vSwitch takes the tags off, for not every kernel has VLAN devices. All of it ends with the value.
 
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::process::Command;
 use std::time::Duration;
 
@@ -26,6 +26,7 @@ const CABLE: [&str; 2] = ["outside-w", "wire"];
 const BRIDGE: &str = "outside";
 const STATION: &str = "station";
 const COMMAND_LIMIT: Duration = Duration::from_secs(20);
+const CONNECT_LIMIT: Duration = Duration::from_secs(5);
 
 /// The machine and its switch.
 #[derive(Debug)]
@@ -77,6 +78,15 @@ impl Outside {
         let text = process::run(ping.args(["-c", &count_text, "-W", "10", address]), COMMAND_LIMIT)?;
         anyhow::ensure!(text.contains(" 0% packet loss"), "from outside: {text}");
         Ok(())
+    }
+
+    /// Whether a TCP connection to `address` comes about.
+    ///
+    /// # Errors
+    /// The address is none, or the machine is gone.
+    pub fn connects(&self, address: &str, port: u16) -> Result<bool> {
+        let target = SocketAddr::new(address.parse().with_context(|| format!("read the address {address}"))?, port);
+        self.switch.namespace().enter(|| TcpStream::connect_timeout(&target, CONNECT_LIMIT).is_ok())
     }
 
     fn ip(&self, words: &[&str]) -> Result<()> {

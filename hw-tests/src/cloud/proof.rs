@@ -3,6 +3,7 @@
 //! They ask guests, the underlay and the hosts, not the agent's own account of itself. A proof leaves the cloud as it
 //! found it, or says so in its name. [`examine`] runs all of them.
 
+mod floating;
 mod ipv6;
 mod memory;
 mod metadata;
@@ -10,6 +11,7 @@ mod network;
 mod provider;
 mod qos;
 mod restart;
+mod route;
 mod trace;
 mod volume;
 
@@ -119,6 +121,8 @@ pub fn examine(cloud: &Cloud, vms: &[Vm], examiner: &mut Examiner<'_>) {
     ipv6::examine(&machines, examiner);
     metadata::examine(&machines, examiner);
     qos::examine(cloud, &machines, examiner);
+    route::examine(cloud, &machines, examiner);
+    floating::examine(cloud, &machines, examiner);
     trace::examine(cloud, &machines, examiner);
     memory::examine(cloud, examiner);
     restart::examine(cloud, &machines, examiner);

@@ -1,6 +1,6 @@
-//! Proof that a machine reads about itself, and about nobody else, at the metadata service.
+//! Proof that a machine reads about itself, and about nobody else, at the metadata service, and finds its neighbours by name.
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 
 use super::{Machines, Occupied};
@@ -11,12 +11,30 @@ const SERVICE: &str = "169.254.169.254";
 /// Runs the proof of this module.
 pub(super) fn examine(machines: &Machines, examiner: &mut Examiner<'_>) {
     examiner.check("each machine reads its own metadata", || own(machines));
+    examiner.check("machines of a network find each other by name, and nobody else", || names(machines));
 }
 
 fn own(machines: &Machines) -> Result<String> {
     let names = ["web1", "web2", "db1"];
     let seen = names.into_iter().map(|name| read(machines.get(name)?)).collect::<Result<Vec<_>>>()?;
     Ok(format!("{SERVICE}: {}", seen.join(", ")))
+}
+
+/// Asks the resolver that DHCP has named.
+fn names(machines: &Machines) -> Result<String> {
+    let (one, two, database) = (machines.get("web1")?, machines.get("web2")?, machines.get("db1")?);
+    for (from, to) in [(one, two), (two, one)] {
+        let answer = from.ok(&format!("nslookup {}", to.vm.name))?;
+        for address in [&to.vm.address, &to.vm.address6] {
+            ensure!(
+                answer.lines().any(|line| line.trim_end().ends_with(&format!(" {address}"))),
+                "no {address}: {answer}"
+            );
+        }
+    }
+    let answer = one.ok(&format!("cat /etc/resolv.conf; nslookup {} || true", database.vm.name))?;
+    ensure!(answer.contains("NXDOMAIN") && !answer.contains(&database.vm.address), "another network's name: {answer}");
+    Ok(format!("web1 finds web2 at {} and {}, and not db1; web2 finds web1", two.vm.address, two.vm.address6))
 }
 
 fn read(machine: &Occupied) -> Result<String> {

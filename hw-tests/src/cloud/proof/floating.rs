@@ -1,0 +1,55 @@
+//! Proof that a machine on a tenant network is reached from outside by its floating IP, and goes out as that, in the kernel's data path.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+use basalt_tests::process;
+use serde_json::json;
+
+use super::{Machines, Occupied};
+use crate::cloud::Cloud;
+use crate::cloud::capture::Capture;
+use crate::cloud::evidence::Examiner;
+use crate::cloud::outside::{self, Outside};
+use crate::cloud::tenant::OUTSIDE;
+use crate::lab::network::PHYSICAL;
+
+const ROUTER: &str = "/v1/routers/router";
+const SEEN_LIMIT: Duration = Duration::from_secs(15);
+/// From a change of a router to its hosts doing so, and to the stations outside knowing the address.
+const CHANGE_LIMIT: Duration = Duration::from_secs(30);
+
+/// Runs the proof of this module.
+pub(super) fn examine(cloud: &Cloud, machines: &Machines, examiner: &mut Examiner<'_>) {
+    examiner.check("a floating IP leads in and out, and security groups hold behind it", || {
+        // What listens on web2 since the proof of ports is reached from outside now.
+        let machine = machines.get("web2")?;
+        cloud.centre().post(&format!("{ROUTER}/gateway"), &json!({"subnet": OUTSIDE}))?;
+        let router = cloud.centre().post(&format!("{ROUTER}/floating-ips"), &json!({"port": machine.vm.port}))?;
+        let address = router.pointer("/gateway/floating_ips/0/address").and_then(|address| address.as_str());
+        let address = address.with_context(|| format!("no floating IP in {router}"))?;
+        let seen = in_and_out(cloud, machine, address);
+        cloud.centre().delete(&format!("{ROUTER}/floating-ips/{address}"))?;
+        cloud.centre().delete(&format!("{ROUTER}/gateway"))?;
+        seen
+    });
+}
+
+fn in_and_out(cloud: &Cloud, machine: &Occupied, address: &str) -> Result<String> {
+    let network = cloud.lab().network();
+    let station = Outside::start(network)?;
+    process::wait_for("a ping to the floating IP", CHANGE_LIMIT, || Ok(station.ping(address, 1).ok()))?;
+    station.ping(address, 3)?;
+    ensure!(station.connects(address, 80)?, "port 80 is allowed and does not connect");
+    if station.connects(address, 81)? {
+        bail!("port 81 is not allowed and connects");
+    }
+    let capture = Capture::listen(network, PHYSICAL, &["vlan", &outside::VLAN.to_string(), "and", "icmp"])?;
+    machine.ok(&format!("ping -c 3 -W 10 {}", outside::ADDRESS))?;
+    let wanted = format!("{address} > {}: ICMP echo request", outside::ADDRESS);
+    capture.wait_line("the ping with the floating IP", SEEN_LIMIT, |line| line.contains(&wanted))?;
+    Ok(format!(
+        "{} is {address} outside: pinged and connected to on port 80, not on 81; out: {wanted}",
+        machine.vm.name
+    ))
+}

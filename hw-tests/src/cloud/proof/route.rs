@@ -1,0 +1,88 @@
+//! Proof that a static route with two next hops spreads flows over both, and keeps each with one, in the kernel's data path.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+use basalt_tests::process;
+use serde_json::json;
+
+use super::{Machines, Occupied};
+use crate::cloud::Cloud;
+use crate::cloud::evidence::Examiner;
+
+/// Where the route leads: for documentation (RFC 5737), so that nobody is there.
+const DESTINATION: &str = "198.51.100.0/24";
+const PREFIX: &str = "198.51.100.";
+/// One flow for each address: all of them on one of two hops is once in 32,768 runs.
+const FLOWS: u32 = 16;
+const PINGS_EACH: u32 = 2;
+/// From a change of a router to every host routing by it.
+const CHANGE_LIMIT: Duration = Duration::from_secs(30);
+
+/// Runs the proof of this module.
+pub(super) fn examine(cloud: &Cloud, machines: &Machines, examiner: &mut Examiner<'_>) {
+    examiner.check("a static route with two next hops spreads flows over both", || {
+        let hops = [machines.get("web1")?, machines.get("web2")?];
+        let seen = wire(cloud, hops).and_then(|()| spread(machines.get("db1")?, hops));
+        unwire(cloud, hops)?;
+        seen
+    });
+}
+
+/// Both hops take in whatever goes to the destination, and answer for it.
+fn wire(cloud: &Cloud, hops: [&Occupied; 2]) -> Result<()> {
+    for hop in hops {
+        let pairs = json!({"allowed_pairs": [{"addresses": DESTINATION}]});
+        cloud.centre().patch(&format!("/v1/ports/{}", hop.vm.port), &pairs)?;
+        hop.ok(&format!("ip route replace local {DESTINATION} dev lo"))?;
+        let route = json!({"destination": DESTINATION, "next_hop": hop.vm.address});
+        cloud.centre().post("/v1/routers/router/routes", &route)?;
+    }
+    Ok(())
+}
+
+fn unwire(cloud: &Cloud, hops: [&Occupied; 2]) -> Result<()> {
+    for hop in hops {
+        let route = format!("/v1/routers/router/routes/{}/{}", DESTINATION.replace('/', "%2F"), hop.vm.address);
+        cloud.centre().delete(&route)?;
+        cloud.centre().patch(&format!("/v1/ports/{}", hop.vm.port), &json!({"allowed_pairs": []}))?;
+        hop.ok(&format!("ip route del local {DESTINATION} dev lo"))?;
+    }
+    Ok(())
+}
+
+fn spread(from: &Occupied, hops: [&Occupied; 2]) -> Result<String> {
+    process::wait_for("pings to every address to be answered", CHANGE_LIMIT, || {
+        Ok((ping_all(from)? == FLOWS * PINGS_EACH).then_some(()))
+    })?;
+    let before = [taken(hops[0])?, taken(hops[1])?];
+    let answered = ping_all(from)?;
+    let counts = [taken(hops[0])? - before[0], taken(hops[1])? - before[1]];
+    ensure!(answered == FLOWS * PINGS_EACH, "{answered} of {} pings were answered", FLOWS * PINGS_EACH);
+    if counts.contains(&0) || counts.iter().any(|count| count % PINGS_EACH != 0) {
+        bail!("of {FLOWS} flows of {PINGS_EACH} pings the hops took {counts:?} pings");
+    }
+    let flows = counts.map(|count| count / PINGS_EACH);
+    Ok(format!("of {FLOWS} flows {} go by web1 and {} by web2; all pings answered", flows[0], flows[1]))
+}
+
+/// Pings every address at once and counts the answers.
+fn ping_all(from: &Occupied) -> Result<u32> {
+    let script = format!(
+        "sh -c 'for n in $(seq 1 {FLOWS}); do ping -c {PINGS_EACH} -W 10 {PREFIX}$n >/tmp/ping.$n 2>&1 & done; wait; \
+         cat /tmp/ping.* | grep -c \"bytes from\" || true'"
+    );
+    let text = from.ok(&script)?;
+    let count = text.lines().find_map(|line| line.trim().parse().ok());
+    count.with_context(|| format!("no count of answers: {text}"))
+}
+
+/// Echo requests that the machine has taken so far (`/proc/net/snmp`).
+fn taken(machine: &Occupied) -> Result<u32> {
+    let text = machine.ok("grep ^Icmp: /proc/net/snmp")?;
+    let mut lines = text.lines().map(str::split_whitespace);
+    let (names, values) = (lines.next(), lines.next());
+    let mut pairs = names.into_iter().flatten().zip(values.into_iter().flatten());
+    let found = pairs.find(|(name, _)| *name == "InEchos").and_then(|(_, value)| value.parse().ok());
+    found.with_context(|| format!("no count of echo requests: {text}"))
+}
