@@ -2,7 +2,7 @@
 //! told that those are here.
 //!
 //! Owns [`Finder`], which keeps no clock and sends nothing: it is told the time and says what to send. Never takes an answer to what was not asked.
-//! What it found is for [`compile`](crate::compile) to read, and is lost with the agent.
+//! What it found is for [`compile`](crate::compile()) to read, and is lost with the agent.
 //! Invariant: at most [`STATIONS_MAX`] stations beside gateways; each is asked at most once in [`RETRY`].
 //!
 //! ```text
