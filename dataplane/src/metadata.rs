@@ -7,6 +7,8 @@
 //! Source: EC2 "Instance metadata categories"; OpenStack Nova "Metadata service", "network_data.json"; cloud-init's DataSourceEc2 and
 //! DataSourceOpenStack.
 
+use std::collections::BTreeSet;
+
 use model::machine::Machine;
 use model::network::Port;
 use model::spec::HostNetwork;
@@ -93,9 +95,11 @@ impl Asker<'_> {
             (name.map_or_else(|| format!("key-{number}"), str::to_owned), key.as_str())
         });
         let mut keys: Vec<(String, &str)> = named.collect();
-        for number in 1..keys.len() {
-            if keys[..number].iter().any(|(name, _)| *name == keys[number].0) {
-                keys[number].0 = format!("key-{number}");
+        let mut taken = BTreeSet::new();
+        for (number, (name, _)) in keys.iter_mut().enumerate() {
+            // Each turn makes the name longer than any that is taken may be.
+            while !taken.insert(name.clone()) {
+                *name = format!("{name}-{number}");
             }
         }
         keys

@@ -110,6 +110,16 @@ fn a_crawler_finds_what_is_listed() {
     assert_eq!(world.page("/latest/user-data").unwrap().body, b"#!/bin/sh\n\xff");
 }
 
+/// The map of OpenStack's document has room for each key once only.
+#[test]
+fn no_key_takes_the_name_of_another() {
+    let mut world = world();
+    let keys = ["key-1", "", "ann@home", "ann@home", "ann@home-3", "key-1-1"];
+    world.machine.metadata.ssh_keys = keys.map(|comment| format!("{KEY} {comment}").trim().parse().unwrap()).to_vec();
+    let meta = world.json("/openstack/2018-08-27/meta_data.json");
+    assert_eq!(meta["public_keys"].as_object().unwrap().len(), keys.len(), "{meta:#}");
+}
+
 #[test]
 fn cloud_init_finds_openstack_and_its_documents() {
     let world = world();

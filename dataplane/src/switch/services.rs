@@ -5,6 +5,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::hash::{BuildHasher, Hasher, RandomState};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -69,8 +70,7 @@ impl Services {
             host,
             machines,
             names,
-            // The hasher's key is drawn by the operating system.
-            stack: Stack::new(RandomState::new().build_hasher().finish()),
+            stack: fresh_stack(),
             numbers: HashMap::new(),
             answers,
             start: Instant::now(),
@@ -87,7 +87,7 @@ impl Services {
     pub(super) async fn reply(&mut self) -> Reply {
         match self.replies.recv().await {
             Some(reply) => reply,
-            // The task ends with this value only.
+            // The task ends with this value only: a guest that makes it stumble is caught where its frames are read.
             None => std::future::pending().await,
         }
     }
@@ -97,6 +97,11 @@ impl Drop for Services {
     fn drop(&mut self) {
         self.task.abort();
     }
+}
+
+/// The hasher's key is drawn by the operating system.
+fn fresh_stack() -> Stack {
+    Stack::new(RandomState::new().build_hasher().finish())
 }
 
 struct Server {
@@ -137,19 +142,29 @@ impl Server {
         });
         let Some(mtu) = mtu else { return };
         self.numbers.insert(asked.key, asked.number);
+        self.with_stack(|stack, now, desk| stack.receive(asked.key, &asked.frame, mtu, now, desk));
+    }
+
+    /// Does something with the connections. They are read from what guests send: should that ever make the stack stumble, all connections of this host
+    /// are lost, and no service.
+    fn with_stack(&mut self, work: impl FnOnce(&mut Stack, Duration, &mut Counter<'_>) -> Vec<Sent>) {
         let now = self.start.elapsed();
         let machines = self.machines.get();
         let mut desk = Counter { host: &self.host, machines: &machines, names: &mut self.names };
-        let sent = self.stack.receive(asked.key, &asked.frame, mtu, now, &mut desk);
-        self.send(sent);
+        let stack = &mut self.stack;
+        match catch_unwind(AssertUnwindSafe(|| work(stack, now, &mut desk))) {
+            Ok(sent) => self.send(sent),
+            Err(_) => {
+                tracing::error!(
+                    "the services to machines lost their connections: a fault in the TCP stack, told above; they go on"
+                );
+                self.stack = fresh_stack();
+            }
+        }
     }
 
     fn tick(&mut self) {
-        let now = self.start.elapsed();
-        let machines = self.machines.get();
-        let mut desk = Counter { host: &self.host, machines: &machines, names: &mut self.names };
-        let sent = self.stack.tick(now, &mut desk);
-        self.send(sent);
+        self.with_stack(|stack, now, desk| stack.tick(now, desk));
         if self.stack.stations() == 0 {
             self.numbers.clear();
         }
@@ -159,11 +174,7 @@ impl Server {
         match outcome {
             Outcome::Frame(reply) => self.reply(reply),
             Outcome::Message(stream, message) => {
-                let now = self.start.elapsed();
-                let machines = self.machines.get();
-                let mut desk = Counter { host: &self.host, machines: &machines, names: &mut self.names };
-                let sent = self.stack.answer(stream, &message, now, &mut desk);
-                self.send(sent);
+                self.with_stack(|stack, now, desk| stack.answer(stream, &message, now, desk));
             }
         }
     }
