@@ -365,6 +365,12 @@ async fn a_router_has_routes() {
     }
     let (status, ..) = operator.refused(Method::DELETE, "/v1/routers/r/routes/172.16.0.0%2F12/10.1.0.6", None).await;
     assert_eq!(status, 404);
+    operator.make("/v1/subnets", json!({"name": "a6", "network": "blue", "cidr": "fd00:0:0:9::/64"})).await;
+    operator.make("/v1/routers/r/interfaces", json!({"subnet": "a6"})).await;
+    operator.make("/v1/routers/r/routes", route("FD16:0::/32", "fd00:0:0:9:0::5")).await;
+    let path = "/v1/routers/r/routes/FD16:0::%2F32/fd00:0:0:9:0::5";
+    assert_eq!(operator.call(Method::DELETE, path, None).await.0, StatusCode::OK, "as it was written to add it");
+    assert_eq!(operator.call(Method::DELETE, "/v1/routers/r/interfaces/a6", None).await.0, StatusCode::OK);
     assert_eq!(operator.call(Method::DELETE, "/v1/routers/r/interfaces/a", None).await.0, StatusCode::OK);
 }
 

@@ -161,10 +161,10 @@ impl Intent {
         let (id, router) = find(&self.routers, name, None)?;
         let mut router = (*router).clone();
         let before = router.routes.len();
-        let is_it = |route: &StaticRoute| {
-            route.destination.to_string() == destination && route.next_hop.to_string() == next_hop
-        };
-        router.routes.retain(|route| !is_it(route));
+        // What is written otherwise than it is shown means the same route.
+        let meant = destination.parse().ok().zip(next_hop.parse().ok());
+        let meant = meant.map(|(destination, next_hop)| StaticRoute { destination, next_hop });
+        router.routes.retain(|route| Some(route) != meant.as_ref());
         if router.routes.len() == before {
             let name = format!("{} by {}", super::clip(destination), super::clip(next_hop));
             return Err(Refusal::Missing { kind: "route of the router to", name, field: None });
