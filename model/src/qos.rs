@@ -11,6 +11,10 @@ use serde::{Deserialize, Serialize};
 pub const DSCP_MAX: u8 = 63;
 /// The part of a rate in percent that may come at once unless said otherwise (as in Neutron).
 const BURST_PERCENT: u64 = 80;
+/// Kilobits of a whole frame of an MTU of 1,500 octets: a bucket that holds less never lets one by.
+const KILOBITS_MIN: u32 = 13;
+/// The least that may come at once unless said otherwise, in kilobits: a frame of an MTU of 9,000 octets.
+const KILOBITS_USUAL_MIN: u32 = 80;
 
 /// Limits and mark of a port; none of them unless said.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -44,9 +48,9 @@ pub enum Limits {
 #[serde(deny_unknown_fields)]
 struct LimitsWire {
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    kbps: Option<Limit>,
+    kbps: Option<LimitWire>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pps: Option<Limit>,
+    pps: Option<LimitWire>,
 }
 
 /// So much in a second, and so much at once.
@@ -81,6 +85,9 @@ pub enum QosError {
         /// At once.
         burst: u32,
     },
+    /// A burst that no whole frame fits into.
+    #[error("take a burst of {0} kilobits: want {KILOBITS_MIN} and more, the size of one frame")]
+    Burst(u32),
     /// Two limits in one direction.
     #[error("limit kbps and pps in one direction: want one of them, for a flow of Open vSwitch takes one meter")]
     Both,
@@ -103,8 +110,8 @@ impl TryFrom<LimitsWire> for Limits {
     fn try_from(wire: LimitsWire) -> Result<Self, QosError> {
         match (wire.kbps, wire.pps) {
             (None, None) => Ok(Self::None),
-            (Some(limit), None) => Ok(Self::Kbps(limit)),
-            (None, Some(limit)) => Ok(Self::Pps(limit)),
+            (Some(limit), None) => Limit::of_kilobits(limit.rate, limit.burst).map(Self::Kbps),
+            (None, Some(limit)) => Limit::try_from(limit).map(Self::Pps),
             (Some(_), Some(_)) => Err(QosError::Both),
         }
     }
@@ -114,8 +121,8 @@ impl From<Limits> for LimitsWire {
     fn from(limits: Limits) -> Self {
         match limits {
             Limits::None => Self { kbps: None, pps: None },
-            Limits::Kbps(limit) => Self { kbps: Some(limit), pps: None },
-            Limits::Pps(limit) => Self { kbps: None, pps: Some(limit) },
+            Limits::Kbps(limit) => Self { kbps: Some(limit.into()), pps: None },
+            Limits::Pps(limit) => Self { kbps: None, pps: Some(limit.into()) },
         }
     }
 }
@@ -130,6 +137,19 @@ impl Limit {
         let burst = burst.unwrap_or(usual.max(1));
         let numbers = NonZeroU32::new(rate).zip(NonZeroU32::new(burst));
         numbers.map(|(rate, burst)| Self { rate, burst }).ok_or(QosError::Limit { rate, burst })
+    }
+
+    /// A limit in kilobits; the burst is four fifths of the rate and at least a large frame unless said.
+    ///
+    /// # Errors
+    /// [`QosError::Limit`] when one of them is 0, [`QosError::Burst`] when no frame fits into the burst.
+    pub fn of_kilobits(rate: u32, burst: Option<u32>) -> Result<Self, QosError> {
+        let limit = Self::new(rate, burst)?;
+        match burst {
+            Some(burst) if burst < KILOBITS_MIN => Err(QosError::Burst(burst)),
+            Some(_) => Ok(limit),
+            None => Self::new(rate, Some(limit.burst().max(KILOBITS_USUAL_MIN))),
+        }
     }
 
     /// How much in a second.
@@ -201,6 +221,16 @@ mod tests {
         let error = serde_json::from_str::<Qos>(r#"{"dscp_mark":64}"#).unwrap_err().to_string();
         assert!(error.starts_with("take 64 as a DSCP mark: want 0 to 63"), "{error}");
         assert!(serde_json::from_str::<Qos>(r#"{"egress":{"kbps":{"rate":0}}}"#).is_err());
+        let slow: Qos =
+            serde_json::from_str(r#"{"egress":{"kbps":{"rate":10}},"ingress":{"pps":{"rate":10}}}"#).unwrap();
+        assert_eq!(
+            (slow.egress, slow.ingress),
+            (Limits::Kbps(Limit::new(10, Some(80)).unwrap()), Limits::Pps(Limit::new(10, Some(8)).unwrap()),)
+        );
+        assert_eq!(serde_json::from_value::<Qos>(serde_json::to_value(slow).unwrap()).unwrap(), slow);
+        let small = r#"{"egress":{"kbps":{"rate":1000,"burst":12}}}"#;
+        let error = serde_json::from_str::<Qos>(small).unwrap_err().to_string();
+        assert!(error.starts_with("take a burst of 12 kilobits: want 13 and more"), "{error}");
         assert!(serde_json::from_str::<Qos>(r#"{"egres":{}}"#).is_err());
         let both = r#"{"ingress":{"kbps":{"rate":9},"pps":{"rate":9}}}"#;
         let error = serde_json::from_str::<Qos>(both).unwrap_err().to_string();
