@@ -33,7 +33,7 @@ pub const SERVICE_MAC: Mac = Mac::new([0x02, 0xba, 0x5a, 0x00, 0x00, 0x80]);
 const PACKETS_PER_SECOND: u32 = 200;
 const PACKETS_BURST: u32 = 200;
 
-/// Below the answers for ports and routers, which may have the addresses on a network of their own.
+/// Below the answers for ports and routers. A port that is given one of the addresses answers ARP with its own MAC address, and hears nothing else there.
 const ANSWER: u16 = 90;
 /// Above every MAC address.
 const SERVED: u16 = 310;

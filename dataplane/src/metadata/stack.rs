@@ -14,7 +14,7 @@ use smoltcp::iface::{Config, Interface, SocketHandle, SocketSet};
 use smoltcp::phy::{self, Checksum, Device, DeviceCapabilities, Medium};
 use smoltcp::socket::tcp::{Socket, SocketBuffer, State};
 use smoltcp::time::{Duration as Span, Instant};
-use smoltcp::wire::{HardwareAddress, IpAddress, IpCidr};
+use smoltcp::wire::{HardwareAddress, IpAddress, IpCidr, IpVersion, Ipv4Packet, Ipv6Packet, TcpOption, TcpPacket};
 
 use super::Found;
 use super::http::{self, HEAD_MAX, Reading};
@@ -40,6 +40,8 @@ const SILENCE: Span = Span::from_secs(8);
 const IDLE: Duration = Duration::from_secs(5);
 /// Turns of the stack for one packet: each takes what came, answers and sends.
 const TURNS_MAX: usize = 8;
+/// The least segment that a client may ask for (RFC 9293 §3.7.1): with smaller ones it would be sent many packets for each of its own.
+const SEGMENT_MIN: u16 = 536;
 /// Octets of an Ethernet header.
 const ETHERNET: usize = 14;
 /// What IPv4 takes at least (RFC 791 §3.1), and networks have at most.
@@ -97,11 +99,15 @@ impl Stack {
 
     /// Takes a frame that a port sent to a service address. `mtu` is that of its network.
     pub fn receive(&mut self, port: u32, frame: &[u8], mtu: u16, now: Duration, desk: &mut dyn Desk) -> Vec<Sent> {
-        let (Some(header), Some(packet)) = (frame.first_chunk::<ETHERNET>(), frame.get(ETHERNET..)) else {
+        let Some((header, packet)) = frame.split_first_chunk::<ETHERNET>().filter(|(_, packet)| !packet.is_empty())
+        else {
             return Vec::new();
         };
-        if !self.stations.contains_key(&port) && !self.make_room() {
+        if asks_for_crumbs(packet) {
             return Vec::new();
+        }
+        if !self.stations.contains_key(&port) {
+            self.make_room();
         }
         let seed = &mut self.seed;
         let station = self.stations.entry(port).or_insert_with(|| {
@@ -149,17 +155,34 @@ impl Stack {
         self.stations.len()
     }
 
-    /// Makes room for one more station, at the cost of one without a connection.
-    fn make_room(&mut self) -> bool {
+    /// Makes room for one more station, at the cost of one without a connection, or of the one that has had its connection for longest: what is asked
+    /// for takes a moment, and ports that hold connections open keep nobody else out.
+    fn make_room(&mut self) {
         if self.stations.len() >= STATIONS_MAX {
-            let idle = self.stations.iter().filter(|(_, station)| !station.is_busy());
-            let Some(oldest) = idle.min_by_key(|(_, station)| station.used).map(|(port, _)| *port) else {
-                return false;
-            };
-            self.stations.remove(&oldest);
+            let age = |station: &Station| station.since().map_or((false, station.used), |since| (true, since));
+            let oldest = self.stations.iter().min_by_key(|(_, station)| age(station)).map(|(port, _)| *port);
+            oldest.map(|port| self.stations.remove(&port));
         }
-        true
     }
+}
+
+/// Whether a packet begins a connection with segments smaller than [`SEGMENT_MIN`].
+fn asks_for_crumbs(packet: &[u8]) -> bool {
+    let segment = match IpVersion::of_packet(packet) {
+        Ok(IpVersion::Ipv4) => Ipv4Packet::new_checked(packet).ok().map(|ip| ip.payload()),
+        Ok(IpVersion::Ipv6) => Ipv6Packet::new_checked(packet).ok().map(|ip| ip.payload()),
+        Err(_) => None,
+    };
+    let Some(segment) = segment.and_then(|segment| TcpPacket::new_checked(segment).ok()) else { return false };
+    let mut options = segment.options();
+    while segment.syn() && !options.is_empty() {
+        match TcpOption::parse(options) {
+            Ok((_, TcpOption::MaxSegmentSize(size))) => return size < SEGMENT_MIN,
+            Ok((rest, _)) => options = rest,
+            Err(_) => return false,
+        }
+    }
+    false
 }
 
 /// The header that leads back.
@@ -273,6 +296,11 @@ impl Station {
         });
         let connections = connections.collect();
         Self { interface, sockets, connections, wire, header: [0; ETHERNET], used: now, count }
+    }
+
+    /// Since when it has had a connection.
+    fn since(&self) -> Option<Duration> {
+        self.connections.iter().filter_map(|connection| connection.since).min()
     }
 
     fn is_busy(&self) -> bool {
@@ -467,3 +495,6 @@ impl Device for Wire {
         capabilities
     }
 }
+
+#[cfg(test)]
+mod tests;
