@@ -26,6 +26,8 @@ const EXPIRED: u16 = 300;
 /// Priority of the default route; each bit of prefix length adds one.
 pub(crate) const ROUTE: u16 = 100;
 const NO_ROUTE: u16 = 50;
+/// What is said of a packet that no route of its router is for.
+pub(crate) const LOST: &str = "it has no route to this destination";
 const HOST: u16 = 100;
 
 const LINK_LOCAL: (Ipv6Addr, u8) = (Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 0), 10);
@@ -52,7 +54,7 @@ pub(crate) fn router(view: &View<'_>, router: &Router, part: &mut Part) {
     }
     let cookie = Cookie { feature: Feature::Router, object: Object::Router(router.key.into()) };
     let lost = Match::new().with(ROUTER.field, router.key);
-    let note = "it has no route to this destination".to_owned();
+    let note = LOST.to_owned();
     part.add_noted(Table::Route, NO_ROUTE, lost, Vec::new(), (cookie, note));
 }
 

@@ -16,6 +16,7 @@ use serde::{Deserialize, Serialize};
 use super::{Packet, PacketError, Path, Verdict};
 use crate::compile::PortNumbers;
 use crate::family::Family;
+use crate::feature::router::LOST;
 use crate::feature::security::rule;
 use crate::table::Table;
 
@@ -109,7 +110,15 @@ impl fmt::Display for Blame {
 pub fn blame(host: &HostNetwork, numbers: &PortNumbers, packet: &Packet, path: &Path) -> Option<Blame> {
     let Verdict::Dropped { table, why } = path.why_not()? else { return None };
     let seen = Seen::new(host, numbers, packet);
-    let found = match Table::by_name(table)? {
+    let table = Table::by_name(table)?;
+    // A flow that is there to drop says itself why, where only the lack of one is looked into.
+    let is_said = match table {
+        Table::Forward | Table::Host | Table::Beyond | Table::Output => why != table.info().miss,
+        Table::Route => seen.routers().any(|router| router.external.is_some()) && !why.ends_with(LOST),
+        _ => false,
+    };
+    let found = match table {
+        _ if is_said => None,
         Table::Classify | Table::Guard => seen.refused_at_the_door(),
         Table::Forward | Table::Host | Table::Output => seen.nobody_there(),
         Table::Route => seen.no_route(),
