@@ -190,8 +190,12 @@ pub enum MeterNumber {
     IngressBits(u32),
     /// Packets that it is sent.
     IngressPackets(u32),
-    /// What the agent is handed to find stations of a network outside, by its VNI.
+    /// Answers of stations of a network outside that the agent is handed, by its VNI.
     Stations(u32),
+    /// Packets to stations that it does not know yet.
+    Wanted(u32),
+    /// Answers of the network's gateways.
+    Gateways(u32),
 }
 
 impl MeterNumber {
@@ -206,6 +210,8 @@ impl MeterNumber {
             Self::IngressBits(key) => 0x5 << 28 | key & 0x0fff_ffff,
             Self::IngressPackets(key) => 0x6 << 28 | key & 0x0fff_ffff,
             Self::Stations(vni) => 0x7 << 28 | vni & 0x0fff_ffff,
+            Self::Wanted(vni) => 0x8 << 28 | vni & 0x0fff_ffff,
+            Self::Gateways(vni) => 0x9 << 28 | vni & 0x0fff_ffff,
         }
     }
 }

@@ -7,6 +7,7 @@ mod rig;
 #[cfg(test)]
 mod topology;
 
+use std::collections::BTreeSet;
 use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 use std::time::Duration;
 
@@ -16,14 +17,15 @@ use basalt_tests::ovs::Switch;
 use basalt_tests::require;
 use basalt_tests::skip::Need;
 use dataplane::compile::Stations;
+use dataplane::table::Table;
 use dataplane::trace::ofproto::{Report, arguments, compare};
-use dataplane::trace::{Connection, Packet, Path, Payload};
+use dataplane::trace::{Cause, Connection, Packet, Path, Payload, blame};
 use dataplane::{FlowSet, PortNumbers, compile, trace};
 use hosts::{Host, Machine};
 use model::Mac;
 use model::security::{Direction, Ethertype, Protocol, Remote};
 use model::spec::HostNetwork;
-use openflow::flow::{Field, PortNo};
+use openflow::flow::{Action, Field, PortNo};
 use proptest::prelude::{ProptestConfig, any, proptest};
 use rig::{BRIDGE, Rig};
 use topology::random::{self, HOSTS, Random};
@@ -170,6 +172,9 @@ fn what_does_not_leave_is_told_why() {
     let mut host = Host0::new();
     let none = host.says(&host.from(BLUE_3, FAR, ECHO));
     assert_eq!(none, "dropped in output: its address has no floating IP to leave by");
+    let packet = host.from(BLUE_3, FAR, ECHO);
+    let found = blame(&host.cloud.host(0), &host.numbers, &packet, &host.path(&packet)).unwrap();
+    assert_eq!((found.cause, found.line.as_str()), (Cause::Other, "its address has no floating IP to leave by"));
     assert_eq!(host.says(&host.from(BLUE_1, Ipv4Addr::new(203, 0, 113, 9), ECHO)), {
         "handed to the agent: who has 203.0.113.9 on network outer"
     });
@@ -191,6 +196,32 @@ fn what_does_not_leave_is_told_why() {
     assert!(host.says(&host.from(BLUE_1, FAR, ECHO)).contains("it has no route to this destination"));
 }
 
+/// Rules believe the source of what comes in, and so do the connections of those inside.
+#[test]
+fn outside_may_not_speak_as_inside() {
+    let host = Host0::new();
+    let (mac, address) = floating(50);
+    for source in [host.cloud.address(BLUE_3), address] {
+        let packet = Packet::ip(DC, (GATEWAY, mac), (source, address), ECHO).in_vlan(100);
+        let said = host.says(&packet);
+        assert!(said.contains("no sender outside has an address of"), "{said}");
+    }
+    assert!(host.says(&host.to(50, ECHO)).starts_with("delivered to"), "a stranger's ping");
+}
+
+/// What machines send to stations nobody knows takes nothing of what the agent hears of stations and gateways.
+#[test]
+fn no_flood_of_questions_drowns_the_answers() {
+    let host = Host0::new();
+    let meters = |table: Table| -> BTreeSet<u32> {
+        let flows = host.set.table(table.number()).flat_map(|entry| &entry.flow.actions);
+        flows.filter_map(|action| if let Action::Meter(meter) = action { Some(*meter) } else { None }).collect()
+    };
+    let (asked, heard) = (meters(Table::Beyond), meters(Table::Identity));
+    assert_eq!((asked.len(), heard.len()), (1, 2), "{asked:?} {heard:?}");
+    assert!(asked.is_disjoint(&heard));
+}
+
 /// Between machines by their floating IPs, of one tenant and of two, each sees the other's floating IP.
 #[test]
 fn machines_reach_each_other_by_floating_ips() {
@@ -203,7 +234,7 @@ fn machines_reach_each_other_by_floating_ips() {
     assert_eq!(seen(BLUE_1, 52), ("delivered to port blue-4".to_owned(), floating(50).1));
     assert_eq!(
         seen(BLUE_1, 50).0,
-        "dropped in output: port blue-1",
+        "dropped in forward: port blue-1: no sender outside has an address of 203.0.113.50/32",
         "its own: no switch sends back where it came from"
     );
     assert_eq!(seen(RED_1, 50), ("delivered to port blue-1".to_owned(), floating(53).1), "another tenant");

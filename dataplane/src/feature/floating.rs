@@ -16,6 +16,7 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 
+use ipnet::IpNet;
 use model::Mac;
 use model::network::{FloatingIp, Network, Port, Router, Subnet};
 use openflow::flow::{Action, Controller, Field, Match, Meter, MeterUnit, VLAN_PRESENT};
@@ -37,8 +38,10 @@ use crate::table::Table;
 
 /// Above what names senders by their address alone.
 const OWN: u16 = 130;
+const HEARD_OF_GATEWAY: u16 = 125;
 const HEARD: u16 = 120;
 const EXPIRED: u16 = 120;
+const PRETENDED: u16 = 115;
 const INWARD: u16 = 110;
 /// Above what the agent found out, which may be old.
 const KNOWN: u16 = 110;
@@ -49,7 +52,8 @@ const OUTWARD: u16 = 400;
 const NO_WAY_OUT: u16 = 390;
 const BACK_IN: u16 = 380;
 
-/// ARP replies and packets to unknown stations of one network that the agent is handed in a second, and at once.
+/// ARP replies of one network that the agent is handed in a second, and at once; the same for packets to stations that it does not know, and for
+/// replies of gateways: whoever sends too much of one keeps none of the others from it.
 const STATIONS_PER_SECOND: u32 = 100;
 const STATIONS_BURST: u32 = 200;
 
@@ -87,8 +91,8 @@ pub(crate) fn router<'a>(view: &View<'a>, router: &'a Router, part: &mut Part) {
         external.floating_ips.iter().filter_map(|floating| held(view, router, network, floating)).collect();
     add_routes(view, router, (subnet, network), held.is_empty(), part);
     for held in &held {
-        held.add_arp(part);
-        held.add_inward(view, part);
+        held.add_arp(subnet, part);
+        held.add_inward(view, router, part);
         held.add_outward(part);
     }
 }
@@ -159,7 +163,7 @@ impl Held<'_> {
     }
 
     /// It is asked for, and hears answers to what the agent asked in its name.
-    fn add_arp(&self, part: &mut Part) {
+    fn add_arp(&self, subnet: &Subnet, part: &mut Part) {
         let FloatingIp { address, mac, .. } = *self.floating;
         let arp = || self.outside().arp();
         let own = arp().with(Field::ArpSpa, address);
@@ -177,24 +181,33 @@ impl Held<'_> {
         let vlan = self.outside.network.provider.as_ref().and_then(|provider| provider.segmentation.vlan());
         arp::answer_floating(self.outside, address, mac, vlan, self.cookie, part);
         let told = arp().with(Field::ArpOp, REPLY).with(Field::ArpTpa, address).eth_dst(mac.bytes());
-        let punt = ask(self.outside.vni());
-        part.add_noted(
-            Table::Identity,
-            HEARD,
-            told,
-            punt,
-            (self.cookie, format!("floating IP {address} is told of a station")),
-        );
+        let vni = self.outside.vni();
+        if let Some(IpAddr::V4(gateway)) = subnet.gateway {
+            let of_gateway = told.clone().with(Field::ArpSpa, gateway);
+            let note = format!("floating IP {address} is told of gateway {gateway}");
+            let punt = hand_over(vni, MeterNumber::Gateways(vni));
+            part.add_noted(Table::Identity, HEARD_OF_GATEWAY, of_gateway, punt, (self.cookie, note));
+        }
+        let note = format!("floating IP {address} is told of a station");
+        let punt = hand_over(vni, MeterNumber::Stations(vni));
+        part.add_noted(Table::Identity, HEARD, told, punt, (self.cookie, note));
     }
 
     /// From outside to the port.
-    fn add_inward(&self, view: &View<'_>, part: &mut Part) {
+    fn add_inward(&self, view: &View<'_>, router: &Router, part: &mut Part) {
         let FloatingIp { address, mac, fixed, .. } = *self.floating;
         let from_wire = || self.outside().with_masked(FLAG_BITS.field, FROM_PHYSICAL.mask, FROM_PHYSICAL.mask);
         let to = || from_wire().eth_dst(mac.bytes()).ip().with(Field::Ipv4Dst, address);
         for ttl in [0_u8, 1] {
             let note = "its time to live ran out".to_owned();
             part.add_noted(Table::Forward, EXPIRED, to().with(Field::IpTtl, ttl), Vec::new(), (self.cookie, note));
+        }
+        // Rules that name a range of addresses, and the connections inside, believe the source.
+        let feet = router.interfaces.iter().filter_map(|foot| view.subnet(foot.subnet)).map(|subnet| subnet.cidr);
+        let inside = feet.filter(|range| matches!(range, IpNet::V4(_))).chain([IpNet::from(IpAddr::V4(address))]);
+        for range in inside {
+            let note = format!("no sender outside has an address of {range}");
+            part.add_noted(Table::Forward, PRETENDED, family::from_net(to(), range), Vec::new(), (self.cookie, note));
         }
         let mut steps = vec![
             Action::set(Field::Ipv4Dst, fixed),
@@ -244,8 +257,11 @@ pub(crate) fn network(view: &View<'_>, segment: Segment<'_>, part: &mut Part) {
         return;
     }
     let cookie = Cookie { feature: Feature::Floating, object: Object::Network(segment.vni()) };
-    let meter = MeterNumber::Stations(segment.vni()).to_wire();
-    part.add_meter(Meter::drop_above(meter, MeterUnit::Packets, STATIONS_PER_SECOND, STATIONS_BURST));
+    let vni = segment.vni();
+    for meter in [MeterNumber::Stations(vni), MeterNumber::Wanted(vni), MeterNumber::Gateways(vni)] {
+        let meter = Meter::drop_above(meter.to_wire(), MeterUnit::Packets, STATIONS_PER_SECOND, STATIONS_BURST);
+        part.add_meter(meter);
+    }
     let on_it = || Match::new().with(NETWORK.field, segment.vni()).ip();
     for (address, mac) in view.stations(segment.network.id) {
         let steps = vec![Action::set(Field::EthDst, mac.bytes()), Action::GotoTable(Table::Track.number())];
@@ -253,7 +269,7 @@ pub(crate) fn network(view: &View<'_>, segment: Segment<'_>, part: &mut Part) {
         part.add_noted(Table::Beyond, STATION, to, steps, (cookie, format!("{address} is at {mac}, as it told")));
     }
     let note = "the agent asks who has this address".to_owned();
-    part.add_noted(Table::Beyond, ASK, on_it(), ask(segment.vni()), (cookie, note));
+    part.add_noted(Table::Beyond, ASK, on_it(), hand_over(vni, MeterNumber::Wanted(vni)), (cookie, note));
 }
 
 /// A port of a network outside, as a station there.
@@ -275,9 +291,9 @@ pub(crate) fn port(view: &View<'_>, spot: Spot<'_>, part: &mut Part) {
 }
 
 /// Hands a packet to the agent, which finds a station by it.
-fn ask(vni: u32) -> Vec<Action> {
+fn hand_over(vni: u32, meter: MeterNumber) -> Vec<Action> {
     let controller = Controller::new().with_userdata(Punt::Station { network: vni }.to_user_data());
-    vec![Action::Meter(MeterNumber::Stations(vni).to_wire()), Action::Controller(controller)]
+    vec![Action::Meter(meter.to_wire()), Action::Controller(controller)]
 }
 
 /// Looks a packet up on its network once more, with these flags and no destination yet.
