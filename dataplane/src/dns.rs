@@ -6,7 +6,7 @@
 //!
 //! A machine is known to the machines of its own network, by its host name alone and under the domain of its subnets, as Neutron has it: whoever is on
 //! a network learns of its neighbours anyway, while a router may join networks of different owners. Names in a domain of the network, single labels and
-//! addresses of the network's subnets are answered here and never asked elsewhere, so that no name of a tenant leaves the host; all else is forwarded.
+//! addresses of the network's subnets are answered here and never asked elsewhere; all else is forwarded, names of a tenant's other networks with it.
 //! Which port asks is the switch's word, so that two tenants with the same names never meet. Nothing is remembered between questions.
 //! Never reads a clock, never panics on what a guest or a resolver sends.
 //! Source: RFC 1034 §4.3.1, RFC 1035 §4.1, RFC 2308 (answers that say no), RFC 6891 (EDNS), RFC 8482 (any type), RFC 8906 (what to refuse how).

@@ -14,6 +14,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
+use basalt_tests::loopback;
 use basalt_tests::process::Daemon;
 use basalt_tests::require;
 use basalt_tests::skip::Need;
@@ -148,21 +149,14 @@ async fn start(cloud: &Cloud) -> Result<(Host, Vec<Machine>)> {
 /// dnsmasq as the host's resolver, with names of its own, at a port of the loopback.
 #[cfg(test)]
 fn dnsmasq(directory: &std::path::Path) -> Result<(Daemon, SocketAddr)> {
-    let free = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?;
+    let free = SocketAddr::from(loopback::address());
+    let at = format!("--listen-address={}", free.ip());
     let big = format!("--txt-record=big.example.org,{}", vec!["x".repeat(200); 4].join(","));
     let huge = format!("--txt-record=huge.example.org,{}", vec!["x".repeat(200); 100].join(","));
     let port = format!("--port={}", free.port());
     let mut command = Command::new("dnsmasq");
     command.args(["--keep-in-foreground", "--conf-file=/dev/null", "--no-resolv", "--no-hosts", "--user=root"]);
-    command.args([
-        "--bind-interfaces",
-        "--listen-address=127.0.0.1",
-        "--pid-file=",
-        "--log-facility=-",
-        &port,
-        &big,
-        &huge,
-    ]);
+    command.args(["--bind-interfaces", &at, "--pid-file=", "--log-facility=-", &port, &big, &huge]);
     command.args(["--address=/www.example.org/192.0.2.80", "--address=/www.example.org/2001:db8::80"]);
     command.args(["--ptr-record=80.2.0.192.in-addr.arpa,www.example.org", "--local=/example.org/"]);
     let daemon = Daemon::start("dnsmasq", &command, &directory.join("dnsmasq.log"))?;

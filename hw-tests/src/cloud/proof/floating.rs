@@ -25,14 +25,17 @@ pub(super) fn examine(cloud: &Cloud, machines: &Machines, examiner: &mut Examine
         // What listens on web2 since the proof of ports is reached from outside now.
         let machine = machines.get("web2")?;
         cloud.centre().post(&format!("{ROUTER}/gateway"), &json!({"subnet": OUTSIDE}))?;
-        let router = cloud.centre().post(&format!("{ROUTER}/floating-ips"), &json!({"port": machine.vm.port}))?;
-        let address = router.pointer("/gateway/floating_ips/0/address").and_then(|address| address.as_str());
-        let address = address.with_context(|| format!("no floating IP in {router}"))?;
-        let seen = in_and_out(cloud, machine, address);
-        cloud.centre().delete(&format!("{ROUTER}/floating-ips/{address}"))?;
-        cloud.centre().delete(&format!("{ROUTER}/gateway"))?;
-        seen
+        let seen = with_floating(cloud, machine);
+        cloud.centre().delete(&format!("{ROUTER}/gateway")).and(seen)
     });
+}
+
+fn with_floating(cloud: &Cloud, machine: &Occupied) -> Result<String> {
+    let router = cloud.centre().post(&format!("{ROUTER}/floating-ips"), &json!({"port": machine.vm.port}))?;
+    let address = router.pointer("/gateway/floating_ips/0/address").and_then(|address| address.as_str());
+    let address = address.with_context(|| format!("no floating IP in {router}"))?;
+    let seen = in_and_out(cloud, machine, address);
+    cloud.centre().delete(&format!("{ROUTER}/floating-ips/{address}")).and(seen)
 }
 
 fn in_and_out(cloud: &Cloud, machine: &Occupied, address: &str) -> Result<String> {

@@ -36,6 +36,9 @@ fn limited(cloud: &Cloud, machines: &Machines) -> Result<String> {
         wait("pings to be dropped above the limit", || answered(one, two), |count| count <= PASS_MAX)
     };
     let packets = held(json!({"egress": {"pps": {"rate": RATE, "burst": RATE}}}));
+    // Only what is free again shows that the next limit is another one.
+    set(json!({}))?;
+    wait("all pings to be answered between two limits", || answered(one, two), |count| count == PINGS)?;
     let bits = held(json!({"ingress": {"kbps": {"rate": KBPS, "burst": KBPS}}}));
     set(json!({}))?;
     let (packets, bits) = (packets?, bits?);
