@@ -31,6 +31,8 @@ pub const STATIONS_MAX: usize = 1024;
 pub const RETRY: Duration = Duration::from_secs(1);
 /// How long an answer is taken for true before it is asked again.
 pub const FRESH: Duration = Duration::from_secs(30);
+/// The same of a gateway: everybody leaves by it, and another router may take its address over.
+pub const GATEWAY_FRESH: Duration = Duration::from_secs(5);
 /// Questions without an answer after which a station is not known any more.
 pub const TRIES_MAX: u32 = 3;
 /// How often the arrival of a floating IP is announced: switches may lose one.
@@ -78,6 +80,7 @@ pub enum Heard {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 struct Station {
     mac: Option<Mac>,
+    /// Since when it is so: it answered, or was looked for first.
     heard: Duration,
     asked: Option<Duration>,
     tries: u32,
@@ -152,8 +155,9 @@ impl Finder {
         match heard {
             Heard::Wanted(address) => {
                 let has_asker = outlets.get(&network).is_some_and(|outlet| outlet.asker(address).is_some());
-                if has_asker && self.stations.len() < STATIONS_MAX {
-                    self.stations.entry((network, address)).or_default();
+                if has_asker && !self.stations.contains_key(&(network, address)) {
+                    self.make_room(outlets);
+                    self.stations.insert((network, address), Station { heard: now, ..Station::default() });
                 }
             }
             Heard::Told(address, mac) => {
@@ -162,6 +166,19 @@ impl Finder {
                     *station = Station { mac: Some(mac), heard: now, asked: None, tries: 0 };
                 }
             }
+        }
+    }
+
+    /// Forgets a station where there are too many: of those that have not answered the one that was looked for first, else the one whose answer is
+    /// oldest. Whoever looks for many makes others be asked for again, and keeps nobody from being found.
+    fn make_room(&mut self, outlets: &Outlets) {
+        let is_gateway = |(network, address): &(NetworkId, Ipv4Addr)| {
+            outlets.get(network).is_some_and(|outlet| outlet.gateways.contains(address))
+        };
+        if self.stations.len() >= STATIONS_MAX {
+            let others = self.stations.iter().filter(|(key, _)| !is_gateway(key));
+            let oldest = others.min_by_key(|(_, station)| (station.mac.is_some(), station.heard)).map(|(key, _)| *key);
+            oldest.map(|key| self.stations.remove(&key));
         }
     }
 
@@ -179,7 +196,8 @@ impl Finder {
         self.stations.retain(|(network, address), station| {
             let Some(outlet) = outlets.get(network) else { return false };
             let is_quiet = station.asked.is_none_or(|asked| now >= asked + RETRY);
-            if !is_quiet || station.mac.is_some() && now < station.heard + FRESH {
+            let fresh = if outlet.gateways.contains(address) { GATEWAY_FRESH } else { FRESH };
+            if !is_quiet || station.mac.is_some() && now < station.heard + fresh {
                 return true;
             }
             if station.tries >= TRIES_MAX {
@@ -281,15 +299,15 @@ mod tests {
         }
         finder.hear(network(), Heard::Told(GATEWAY, THEIRS), &outlets, at(9));
         assert_eq!(finder.known(), Stations::from([((network(), GATEWAY), THEIRS)]));
-        assert!(finder.tick(&outlets, at(38)).is_empty(), "fresh");
-        for second in 39..42 {
+        assert!(finder.tick(&outlets, at(13)).is_empty(), "fresh");
+        for second in 14..17 {
             assert_eq!(targets(&finder.tick(&outlets, at(second))), [GATEWAY]);
             assert!(!finder.known().is_empty(), "still taken for true");
         }
-        assert_eq!(targets(&finder.tick(&outlets, at(42))), [GATEWAY]);
+        assert_eq!(targets(&finder.tick(&outlets, at(17))), [GATEWAY]);
         assert!(finder.known().is_empty(), "it did not answer");
-        assert!(finder.tick(&Outlets::new(), at(43)).is_empty());
-        assert_eq!(targets(&finder.tick(&outlets, at(44))), [HELD, GATEWAY], "it came back");
+        assert!(finder.tick(&Outlets::new(), at(18)).is_empty());
+        assert_eq!(targets(&finder.tick(&outlets, at(19))), [HELD, GATEWAY], "it came back");
     }
 
     #[test]
@@ -310,11 +328,20 @@ mod tests {
         let mut wide = outlets;
         let held = wide.get_mut(&network()).unwrap().held.get_mut(&HELD).unwrap();
         held.1 = "203.0.0.0/16".parse().unwrap();
-        for number in 0..=u16::MAX {
+        for number in 0..4 * u16::try_from(STATIONS_MAX).unwrap() {
             let address = Ipv4Addr::from_bits(u32::from_be_bytes([203, 0, 0, 0]) + u32::from(number));
             finder.hear(network(), Heard::Wanted(address), &wide, at(5));
         }
         assert_eq!(finder.stations.len(), STATIONS_MAX);
+        finder.hear(network(), Heard::Wanted(NEAR), &wide, at(6));
+        let asked = targets(&finder.tick(&wide, at(6)));
+        assert!(asked.contains(&NEAR) && asked.contains(&GATEWAY), "a flood keeps nobody from being looked for");
+        finder.hear(network(), Heard::Told(NEAR, THEIRS), &wide, at(6));
+        for number in 0..4 * u16::try_from(STATIONS_MAX).unwrap() {
+            let address = Ipv4Addr::from_bits(u32::from_be_bytes([203, 0, 0, 0]) + u32::from(number));
+            finder.hear(network(), Heard::Wanted(address), &wide, at(7));
+        }
+        assert_eq!((finder.stations.len(), finder.known().len()), (STATIONS_MAX, 1), "nor from being known");
     }
 
     #[test]
