@@ -95,17 +95,24 @@ async fn take_machine_step(machines: &impl Machines, ledger: &Ledger, step: Step
             machines.launch(&record).await
         }
         Step::ConfigureMachine(parts) => {
-            let taps = parts.nets.iter().map(|net| net.tap.clone()).collect();
+            let taps: Vec<String> = parts.nets.iter().map(|net| net.tap.clone()).collect();
             let machine = parts.machine.clone();
             remember_launch(ledger, machine.id, |launch| {
                 launch.machine = machine;
-                launch.taps = taps;
+                // Until it is configured the process may have those that it was launched with.
+                let earlier = std::mem::replace(&mut launch.taps, taps);
+                let left = earlier.into_iter().filter(|tap| !launch.taps.contains(tap)).collect::<Vec<_>>();
+                launch.taps.extend(left);
             })
             .await?;
             machines.configure(&parts).await
         }
         Step::StartMachine(id) => {
-            remember_launch(ledger, id, |launch| launch.started = true).await?;
+            remember_launch(ledger, id, |launch| {
+                launch.started = true;
+                launch.taps.truncate(launch.machine.ports.len());
+            })
+            .await?;
             machines.start(id).await
         }
         Step::AskShutdown(id) => {

@@ -33,7 +33,7 @@ impl MachineRecord {
 pub struct Launch {
     /// The machine as it was launched; its `starts` numbers the launch.
     pub machine: Machine,
-    /// The taps it was launched with, in the order of its ports.
+    /// The taps that it has, in the order of its ports; until it is started, those behind them that it was launched with and may have still.
     pub taps: Vec<String>,
     /// Which boot of the host it was in (`/proc/sys/kernel/random/boot_id`).
     pub boot_id: String,
