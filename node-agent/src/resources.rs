@@ -1,5 +1,6 @@
 //! What the host can give: counted anew at each look, the host's own share taken off.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 
 use model::observed::Resources;
@@ -18,7 +19,10 @@ pub fn sample(config: &Config, seen: Option<&Seen>) -> Resources {
         kvm: std::fs::File::options().read(true).write(true).open("/dev/kvm").is_ok(),
         rbd: config.ceph.is_some() && crate::driver::volumes::cluster_answered(),
         switch: seen.is_some_and(|seen| matches!(seen.switch, Look::Known(_))),
-        physical_networks: config.physical.iter().map(|physical| physical.name.clone()).collect(),
+        physical_networks: match seen.map(|seen| &seen.switch) {
+            Some(Look::Known(bridge)) => bridge.physical.clone(),
+            _ => BTreeSet::new(),
+        },
         version: env!("CARGO_PKG_VERSION").to_owned(),
     }
 }

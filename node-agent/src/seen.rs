@@ -5,6 +5,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use model::observed::Problem;
+use model::provider::PhysicalNetwork;
 use model::volume::VolumeBackend;
 use model::{ImageId, MachineId, VolumeId};
 use serde::Serialize;
@@ -97,6 +98,8 @@ pub struct Bridge {
     pub changes_pending: usize,
     /// How many flows are installed.
     pub flows: usize,
+    /// The physical networks whose interface is plugged in and works.
+    pub physical: BTreeSet<PhysicalNetwork>,
 }
 
 /// A machine as seen.

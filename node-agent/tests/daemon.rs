@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use agent::{Agent, spec};
 use basalt_tests::ovs::Switch;
+use basalt_tests::process::wait_for;
 use basalt_tests::require;
 use basalt_tests::skip::Need;
 
@@ -131,6 +132,25 @@ fn a_sender_on_another_host_is_asked_about_as_its_packets_arrive_here() {
     assert!(away["line"].as_str().unwrap().contains("192.0.2.2"), "{away:#}");
     let error = agent.post("/v1/why", r#"{"vm":"vm2","dst":"10.9.0.99","proto":"icmp"}"#).unwrap_err();
     assert!(error.contains("elsewhere") && error.contains("192.0.2.2"), "{error}");
+}
+
+/// Machines are placed by what a host is wired to: what works, not what is configured.
+#[test]
+fn a_host_is_wired_to_what_is_plugged_in() {
+    require!(Need::Root, Need::OpenVswitch, Need::File("/dev/net/tun"));
+    let switch = Switch::start().unwrap();
+    switch.namespace().add_tap("eth5").unwrap();
+    let mut agent = Agent::new(Some(&switch));
+    let wired = |name: &str, interface: &str| format!("[[physical]]\nname = \"{name}\"\ninterface = \"{interface}\"\n");
+    agent.add_config(&(wired("dc", "absent0") + &wired("lab", "eth5")));
+    agent.start();
+    agent.put(&spec(1, 0, false)).unwrap();
+    let look = || {
+        // There is none before the first look.
+        let report = agent.get("/v1/report").unwrap_or_default();
+        Ok((report["resources"]["physical_networks"] == serde_json::json!(["lab"])).then_some(()))
+    };
+    wait_for("the one that is there to be reported", SETTLE, look).unwrap();
 }
 
 /// A switch that is down is named with the way out, the rest goes on, and the host settles by itself once the switch is back.

@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use dataplane::switch::bridge::{BridgeError, Datapath, Settings, TapPort};
+use dataplane::switch::bridge::{BridgeError, Datapath, PortState, Settings, TapPort};
 use dataplane::switch::channel::Connector;
 use dataplane::switch::driver::DriverSettings;
 use dataplane::switch::host::{HostSwitch, SwitchError};
@@ -120,7 +120,9 @@ impl Network for HostNetworking {
         // DHCP answers come from the network, so another network counts as a change even where its flows are the same.
         let stale = self.programmed().as_ref() != Some(network);
         let changes_pending = look.changes.steps().count().max(usize::from(stale));
-        Ok(Bridge { ports, changes_pending, flows })
+        let works = |state: &PortState| state.physical.clone().filter(|_| state.number.is_some());
+        let physical = look.ports.values().filter_map(works).collect();
+        Ok(Bridge { ports, changes_pending, flows, physical })
     }
 
     async fn set_tap(&self, tap: &str, port: PortId, want: Tap) -> Result<(), Failure> {
