@@ -48,10 +48,15 @@ pub enum Limits {
 #[serde(deny_unknown_fields)]
 struct LimitsWire {
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    kbps: Option<LimitWire>,
+    kbps: Option<Kilobits>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pps: Option<LimitWire>,
+    pps: Option<Limit>,
 }
+
+/// A limit that is checked as one in kilobits.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+#[serde(try_from = "LimitWire", into = "LimitWire")]
+struct Kilobits(Limit);
 
 /// So much in a second, and so much at once.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -110,8 +115,8 @@ impl TryFrom<LimitsWire> for Limits {
     fn try_from(wire: LimitsWire) -> Result<Self, QosError> {
         match (wire.kbps, wire.pps) {
             (None, None) => Ok(Self::None),
-            (Some(limit), None) => Limit::of_kilobits(limit.rate, limit.burst).map(Self::Kbps),
-            (None, Some(limit)) => Limit::try_from(limit).map(Self::Pps),
+            (Some(Kilobits(limit)), None) => Ok(Self::Kbps(limit)),
+            (None, Some(limit)) => Ok(Self::Pps(limit)),
             (Some(_), Some(_)) => Err(QosError::Both),
         }
     }
@@ -121,8 +126,8 @@ impl From<Limits> for LimitsWire {
     fn from(limits: Limits) -> Self {
         match limits {
             Limits::None => Self { kbps: None, pps: None },
-            Limits::Kbps(limit) => Self { kbps: Some(limit.into()), pps: None },
-            Limits::Pps(limit) => Self { kbps: None, pps: Some(limit.into()) },
+            Limits::Kbps(limit) => Self { kbps: Some(Kilobits(limit)), pps: None },
+            Limits::Pps(limit) => Self { kbps: None, pps: Some(limit) },
         }
     }
 }
@@ -170,6 +175,20 @@ impl TryFrom<LimitWire> for Limit {
 
     fn try_from(wire: LimitWire) -> Result<Self, QosError> {
         Self::new(wire.rate, wire.burst)
+    }
+}
+
+impl TryFrom<LimitWire> for Kilobits {
+    type Error = QosError;
+
+    fn try_from(wire: LimitWire) -> Result<Self, QosError> {
+        Limit::of_kilobits(wire.rate, wire.burst).map(Self)
+    }
+}
+
+impl From<Kilobits> for LimitWire {
+    fn from(Kilobits(limit): Kilobits) -> Self {
+        limit.into()
     }
 }
 

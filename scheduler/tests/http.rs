@@ -174,6 +174,13 @@ fn refused_services() -> Vec<Refused> {
             "qos.ingress.pps",
         ),
         (
+            "/v1/ports",
+            json!({"network": "blue", "qos": {"egress": {"kbps": {"rate": 1000, "burst": 5}}}}),
+            400,
+            "invalid",
+            "qos.egress.kbps",
+        ),
+        (
             "/v1/vms",
             json!({"name": "a", "flavor": "tiny", "image": "disk", "user_data": "no base64!"}),
             400,
