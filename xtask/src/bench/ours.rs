@@ -121,7 +121,9 @@ impl Host {
 
     /// Everything but packets.
     pub(super) fn measure(&mut self, topology: &Topology) -> Result<Side> {
-        let switch = Process::watch_file("ovs-vswitchd", &self.switch.dir().join("ovs-vswitchd.pid"))?;
+        let pid = self.switch.dir().join("ovs-vswitchd.pid");
+        Process::watch_file("ovs-vswitchd", &pid)?.rest()?;
+        let switch = Process::watch_file("ovs-vswitchd", &pid)?;
         let processes = [Process::watch("agent", self.agent.pid())?, switch];
         let start = Instant::now();
         let all = self.agent.ask(&json!({ "spec": self.spec }))?;

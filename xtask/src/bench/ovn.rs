@@ -95,6 +95,7 @@ impl Host {
     /// Everything but packets.
     pub(super) fn measure(&mut self, topology: &Topology) -> Result<Side> {
         let file = |name: &'static str, file: &str| Process::watch_file(name, &self.switch.dir().join(file));
+        file("ovs-vswitchd", "ovs-vswitchd.pid")?.rest()?;
         let processes = [
             file("ovn-controller", "ovn-controller.pid")?,
             file("ovs-vswitchd", "ovs-vswitchd.pid")?,

@@ -56,7 +56,7 @@ pub(super) fn write(root: &Path, runs: &[Run]) -> Result<()> {
     let mut text = String::from(
         "# Measured: the network\n\nWritten by `cargo xtask bench net --write`; every number is from one run, OVN is Debian's. Both sides get the same \
          topology: ports on networks of 50, one router, one security group of ten rules, one of them for its own members, on every port; every \
-         other port is on this host, the rest on another. Ports of the host exist in the switch before the clock starts.\n\n",
+         other port is on this host, the rest on another. Ports of the host exist in the switch, and the switch rests, before the clock starts.\n\n",
     );
     text += &table(runs);
     text += "\n![Time for one port more, by number of ports](bench.svg)\n\n## How it was measured\n\n";

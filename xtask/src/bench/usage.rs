@@ -4,12 +4,19 @@
 
 use std::fs;
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
+use basalt_tests::process;
 use serde::Serialize;
 
 /// Clock ticks a second in /proc: `USER_HZ`, the same on every Linux that runs this.
 const TICKS: f64 = 100.0;
+/// A process rests that spent no more than [`REST_CPU_S`] in this time.
+const REST_TIME: Duration = Duration::from_millis(500);
+/// A switch looks at the counters of thousands of ports now and then.
+const REST_CPU_S: f64 = 0.05;
+const REST_LIMIT: Duration = Duration::from_secs(120);
 
 /// A process that is watched.
 #[derive(Debug, Clone)]
@@ -37,6 +44,20 @@ impl Process {
     pub(super) fn watch_file(name: &'static str, path: &Path) -> Result<Self> {
         let text = fs::read_to_string(path).with_context(|| format!("read the process id in {}", path.display()))?;
         Self::watch(name, text.trim().parse().with_context(|| format!("{}: {text:?}", path.display()))?)
+    }
+
+    /// Waits until the process rests: what it was given before is done.
+    pub(super) fn rest(&self) -> Result<()> {
+        let mut before = cpu_s(self.pid)?;
+        let mut since = Instant::now();
+        process::wait_for(&format!("{} to rest", self.name), REST_LIMIT, || {
+            if since.elapsed() < REST_TIME {
+                return Ok(None);
+            }
+            let spent = cpu_s(self.pid)? - before;
+            (before, since) = (before + spent, Instant::now());
+            Ok((spent <= REST_CPU_S).then_some(()))
+        })
     }
 
     pub(super) fn spent(&self) -> Result<Spent> {
@@ -81,7 +102,7 @@ impl Conditions {
         };
         let mut date = std::process::Command::new("date");
         date.args(["-u", "+%Y-%m-%d %H:%M UTC"]);
-        let date = basalt_tests::process::run(&mut date, basalt_tests::process::COMMAND_TIMEOUT)?.trim().to_owned();
+        let date = process::run(&mut date, process::COMMAND_TIMEOUT)?.trim().to_owned();
         let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
         Ok(Self { cores, load: first("/proc/loadavg", 3)?, date, kernel: first("/proc/sys/kernel/osrelease", 1)? })
     }
