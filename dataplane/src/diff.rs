@@ -6,6 +6,7 @@
 //! bridge is: nothing but our flows can use one.
 
 use std::collections::{BTreeMap, HashSet};
+use std::sync::Arc;
 
 use openflow::flow::{Flow, FlowKey, Group};
 use openflow::wire::Meter;
@@ -56,7 +57,7 @@ pub struct Changes {
     /// Groups with other buckets than they should have.
     pub modify_groups: Vec<Group>,
     /// Flows that are missing, or say something else. Adding a flow replaces the one at its place.
-    pub add_flows: Vec<Flow>,
+    pub add_flows: Vec<Arc<Flow>>,
     /// Flows of ours that should not exist.
     pub delete_flows: Vec<FlowKey>,
     /// Groups of ours that should not exist.
@@ -119,7 +120,8 @@ impl Changes {
     pub fn steps(&self) -> impl Iterator<Item = Step<'_>> {
         let meters = self.add_meters.iter().map(Step::AddMeter).chain(self.modify_meters.iter().map(Step::ModifyMeter));
         let groups = self.add_groups.iter().map(Step::AddGroup).chain(self.modify_groups.iter().map(Step::ModifyGroup));
-        let flows = self.add_flows.iter().map(Step::AddFlow).chain(self.delete_flows.iter().map(Step::DeleteFlow));
+        let flows =
+            self.add_flows.iter().map(|flow| Step::AddFlow(flow)).chain(self.delete_flows.iter().map(Step::DeleteFlow));
         let groups_after = self.delete_groups.iter().copied().map(Step::DeleteGroup);
         let meters_after = self.delete_meters.iter().copied().map(Step::DeleteMeter);
         meters.chain(groups).chain(flows).chain(groups_after).chain(meters_after)
@@ -168,14 +170,14 @@ pub fn diff(desired: &FlowSet, installed: &Installed) -> Changes {
     let mut changes = Changes::default();
     diff_groups(desired, installed, &mut changes);
     diff_meters(desired, installed, &mut changes);
-    // Entries of a set do not move while it is borrowed, so where one stands in memory is its name, and no match is hashed.
+    // Flows of a set do not move, so where one stands in memory is its name, and no match is hashed.
     let mut right: HashSet<usize> = HashSet::with_capacity(installed.flows.len());
     for flow in &installed.flows {
         let key = flow.key();
         match desired.entry(&key) {
-            Some(entry) if entry.flow == *flow => {
+            Some(entry) if *entry.flow == *flow => {
                 changes.unchanged_flows += 1;
-                right.insert(std::ptr::from_ref(&entry.flow).addr());
+                right.insert(Arc::as_ptr(&entry.flow).addr());
             }
             // A flow at a place of ours is replaced whoever made it: both cannot stand.
             Some(_) => changes.replaced_flows += 1,
@@ -183,8 +185,8 @@ pub fn diff(desired: &FlowSet, installed: &Installed) -> Changes {
             None => changes.foreign.flows.push(flow.clone()),
         }
     }
-    let is_right = |flow: &Flow| right.contains(&std::ptr::from_ref(flow).addr());
-    changes.add_flows = desired.flows().filter(|flow| !is_right(flow)).cloned().collect();
+    let wrong = desired.shared_flows().filter(|flow| !right.contains(&Arc::as_ptr(flow).addr()));
+    changes.add_flows = wrong.cloned().collect();
     changes.delete_flows.sort_unstable();
     changes.foreign.flows.sort_unstable();
     changes
@@ -202,7 +204,7 @@ pub fn between(before: &FlowSet, after: &FlowSet, touched: &Touched) -> Changes 
             (Some(old), Some(new)) if old.flow == new.flow => {}
             (old, Some(new)) => {
                 changes.replaced_flows += usize::from(old.is_some());
-                changes.add_flows.push(new.flow.clone());
+                changes.add_flows.push(Arc::clone(&new.flow));
             }
             (Some(_), None) => changes.delete_flows.push(key.clone()),
             (None, None) => {}

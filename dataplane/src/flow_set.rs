@@ -88,7 +88,7 @@ impl Touched {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Entry {
     /// The flow, as the switch should have it.
-    pub flow: Flow,
+    pub flow: Arc<Flow>,
     /// What it means to a user, beyond what its table and its cookie say.
     pub note: Option<String>,
 }
@@ -98,10 +98,11 @@ impl Entry {
     fn join(&mut self, other: &Self) {
         let is_clause = |action: &Action| matches!(action, Action::Conjunction { .. });
         if self.flow.actions.iter().all(is_clause) && other.flow.actions.iter().all(is_clause) {
-            self.flow.actions.extend(other.flow.actions.iter().cloned());
-            self.flow.actions.sort_unstable();
-            self.flow.actions.dedup();
-            self.flow.cookie = self.flow.cookie.min(other.flow.cookie);
+            let flow = Arc::make_mut(&mut self.flow);
+            flow.actions.extend(other.flow.actions.iter().cloned());
+            flow.actions.sort_unstable();
+            flow.actions.dedup();
+            flow.cookie = flow.cookie.min(other.flow.cookie);
         } else {
             debug_assert_eq!(self.flow.actions, other.flow.actions, "two meanings for {}", self.flow);
         }
@@ -243,6 +244,11 @@ impl Eq for FlowSet {}
 impl FlowSet {
     /// The flows, by table, then priority, then match.
     pub fn flows(&self) -> impl ExactSizeIterator<Item = &Flow> {
+        self.shared_flows().map(|flow| &**flow)
+    }
+
+    /// The same, for who keeps some of them.
+    pub(crate) fn shared_flows(&self) -> impl ExactSizeIterator<Item = &Arc<Flow>> {
         self.flows.keys().map(|place| &place.0.flow)
     }
 

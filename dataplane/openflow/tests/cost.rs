@@ -36,7 +36,7 @@ static ALLOCATOR: Counting = Counting;
 const FLOWS: u32 = 100_000;
 /// What was measured, as the ratchet: the buffer.
 const ENCODE_ALLOCATIONS_MAX: usize = 1;
-/// What was measured, as the ratchet: the match's tree, the applied actions, the instructions after them, and one growth.
+/// What was measured, as the ratchet: the match's fields, the applied actions, the instructions after them, and one growth.
 const DECODE_ALLOCATIONS_MAX: usize = 4;
 /// What the test harness's own threads may allocate meanwhile.
 const SLACK: usize = 1000;

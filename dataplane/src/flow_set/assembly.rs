@@ -202,7 +202,9 @@ fn exchange(old: Piece, part: &mut Part) -> (Piece, Vec<Arc<Entry>>, Vec<Arc<Ent
             other => {
                 gone.extend(other);
                 // Thousands of these stay for long.
-                entry.flow.actions.shrink_to_fit();
+                let flow = Arc::make_mut(&mut entry.flow);
+                flow.actions.shrink_to_fit();
+                flow.matching.shrink_to_fit();
                 let entry = Arc::new(entry);
                 came.push(Arc::clone(&entry));
                 flows.push(entry);

@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry as Slot;
 use std::net::Ipv4Addr;
+use std::sync::Arc;
 
 use model::HostId;
 use openflow::flow::{Action, Flow, FlowKey, Group, GroupKind, Match, PortNo, Selection};
@@ -39,11 +40,13 @@ impl Part {
         cookie: Cookie,
     ) -> &mut Entry {
         let flow = Flow::new(table.number(), priority, matching, actions).with_cookie(cookie.to_wire());
-        match self.flows.entry(flow.key()) {
-            Slot::Vacant(slot) => slot.insert(Entry { flow, note: None }),
+        let key = flow.key();
+        let wanted = Entry { flow: Arc::new(flow), note: None };
+        match self.flows.entry(key) {
+            Slot::Vacant(slot) => slot.insert(wanted),
             Slot::Occupied(slot) => {
                 let entry = slot.into_mut();
-                entry.join(&Entry { flow, note: None });
+                entry.join(&wanted);
                 entry
             }
         }

@@ -127,8 +127,8 @@ impl OpenFlowChannel {
 fn bundled(changes: Changes) -> Vec<Change> {
     let added = changes.add_groups.into_iter().map(GroupMod::Add);
     let groups = added.chain(changes.modify_groups.into_iter().map(GroupMod::Modify)).map(Change::from);
-    let flows = changes.add_flows.into_iter().map(FlowMod::add);
-    let flows = flows.chain(changes.delete_flows.into_iter().map(FlowMod::delete_strict)).map(Change::from);
+    let flows = changes.add_flows.into_iter().map(Change::Add);
+    let flows = flows.chain(changes.delete_flows.into_iter().map(FlowMod::delete_strict).map(Change::from));
     let after = changes.delete_groups.into_iter().map(GroupMod::Delete).map(Change::from);
     groups.chain(flows).chain(after).collect()
 }

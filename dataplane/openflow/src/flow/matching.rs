@@ -7,7 +7,7 @@
 //! Source: OpenFlow 1.5.1 §7.2.3, ovs-fields(7).
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeSet,
     net::{Ipv4Addr, Ipv6Addr},
 };
 
@@ -75,7 +75,8 @@ pub struct Masked {
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct Match {
-    fields: BTreeMap<Field, Masked>,
+    /// In the order of fields, each once: a few lie closer together than a tree would have them.
+    fields: Vec<(Field, Masked)>,
     /// Whole OXM TLVs of fields that we do not know, kept so that a foreign flow can still be named and deleted.
     unknown: BTreeSet<Vec<u8>>,
 }
@@ -118,6 +119,11 @@ impl Match {
     #[must_use]
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// The same, with memory for some fields set aside.
+    pub(crate) fn with_room(fields: usize) -> Self {
+        Self { fields: Vec::with_capacity(fields), unknown: BTreeSet::new() }
     }
 
     /// Also matches `field` exactly; replaces what was said of it before.
@@ -164,18 +170,29 @@ impl Match {
     }
 
     fn put(&mut self, field: Field, value: u128, mask: u128) {
-        if mask == 0 {
-            self.fields.remove(&field);
-        } else {
-            // Bits above the field stay, for `check` to refuse.
-            self.fields.insert(field, Masked { value: value & (mask | !field.full_mask()), mask });
+        // Bits above the field stay, for `check` to refuse.
+        let masked = Masked { value: value & (mask | !field.full_mask()), mask };
+        match (self.place(field), mask) {
+            (Ok(at), 0) => drop(self.fields.remove(at)),
+            (Ok(at), _) => self.fields[at].1 = masked,
+            (Err(_), 0) => {}
+            (Err(at), _) => self.fields.insert(at, (field, masked)),
         }
+    }
+
+    fn place(&self, field: Field) -> Result<usize, usize> {
+        self.fields.binary_search_by_key(&field, |(other, _)| *other)
+    }
+
+    /// Gives back the memory that it does not need, for who keeps thousands.
+    pub fn shrink_to_fit(&mut self) {
+        self.fields.shrink_to_fit();
     }
 
     /// What the match says of `field`, in canonical form (a wide register is always absent: ask for the plain ones).
     #[must_use]
     pub fn get(&self, field: Field) -> Option<Masked> {
-        self.fields.get(&field).copied()
+        self.place(field).ok().map(|at| self.fields[at].1)
     }
 
     /// The value of `field` where it is matched exactly.
@@ -186,7 +203,7 @@ impl Match {
 
     /// The fields in the order in which they are sent.
     pub fn iter(&self) -> impl Iterator<Item = (Field, Masked)> + '_ {
-        self.fields.iter().map(|(field, masked)| (*field, *masked))
+        self.fields.iter().copied()
     }
 
     /// OXM TLVs of fields that this crate does not know, as received.
@@ -215,7 +232,7 @@ impl Match {
     /// # Errors
     /// Names the first field that a switch would refuse.
     pub fn check(&self) -> Result<(), MatchError> {
-        for (&field, &Masked { value, mask }) in &self.fields {
+        for &(field, Masked { value, mask }) in &self.fields {
             let info = field.info();
             let full = field.full_mask();
             if (mask | value) & !full != 0 || matches!(field, Field::NwTos) {

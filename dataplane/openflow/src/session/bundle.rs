@@ -12,12 +12,13 @@
 //! Source: OpenFlow 1.5.1 §6.9 and §7.3.9.
 
 use std::fmt;
+use std::sync::Arc;
 
 use thiserror::Error;
 
 use super::{Event, Session};
 use crate::{
-    flow::Match,
+    flow::{Flow, Match},
     wire::{
         BundleAdd, BundleControl, BundleFlags, BundleStep, EncodeError, FlowCommand, FlowMod, GroupMod, Message,
         SwitchError, Xid,
@@ -27,15 +28,17 @@ use crate::{
 /// A change that a bundle can hold.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Change {
+    /// Adds a flow that its owner keeps as well: a bundle of many of them holds no copies.
+    Add(Arc<Flow>),
     /// Of flows.
-    Flow(FlowMod),
+    Flow(Box<FlowMod>),
     /// Of groups.
     Group(GroupMod),
 }
 
 impl From<FlowMod> for Change {
     fn from(change: FlowMod) -> Self {
-        Self::Flow(change)
+        Self::Flow(Box::new(change))
     }
 }
 
@@ -48,6 +51,7 @@ impl From<GroupMod> for Change {
 impl fmt::Display for Change {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Self::Add(flow) => write!(f, "add flow {flow}"),
             Self::Flow(change) => match change.command {
                 FlowCommand::Add => write!(f, "add flow {}", change.flow),
                 FlowCommand::Modify | FlowCommand::ModifyStrict => write!(f, "modify flow {}", change.flow),
@@ -68,7 +72,8 @@ impl fmt::Display for Change {
 impl From<Change> for Message {
     fn from(change: Change) -> Self {
         match change {
-            Change::Flow(change) => Self::FlowMod(change),
+            Change::Add(flow) => Self::FlowMod(FlowMod::add(Arc::unwrap_or_clone(flow))),
+            Change::Flow(change) => Self::FlowMod(*change),
             Change::Group(change) => Self::GroupMod(change),
         }
     }

@@ -83,7 +83,8 @@ pub(super) fn take<'a>(from: &mut Reader<'a>) -> Result<Oxm<'a>, DecodeError> {
 
 /// Reads TLVs up to the end.
 pub(super) fn take_all(mut from: Reader<'_>) -> Result<Match, DecodeError> {
-    let mut matching = Match::new();
+    // A field takes five octets at least with its header, and few flows match more than eight.
+    let mut matching = Match::with_room((from.left() / 5).min(8));
     while !from.is_empty() {
         match take(&mut from)? {
             Oxm::Known(field, Masked { value, mask }) => matching = matching.with_masked(field, value, mask),
