@@ -244,6 +244,11 @@ fn part(unit: &Unit, view: &View<'_>, index: &Index) -> Option<Part> {
             part.name(Object::Group(group.key), format!("security group {}", group.name));
             security::group(view, group, &mut part);
         }
+        Unit::Addresses(id) => {
+            let group = view.addresses(*id)?;
+            part.name(Object::Addresses(group.key), format!("address group {}", group.name));
+            security::address::addresses(view, group, &mut part);
+        }
         Unit::Port(id) => port(view, *id, &mut part)?,
         Unit::Identity(groups) => set_of_groups(groups, view, index, &mut part)?,
         Unit::Endpoint(endpoint) => part.name_host(*endpoint, view.host_of(*endpoint)?),

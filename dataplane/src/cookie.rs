@@ -30,6 +30,8 @@ pub enum Object {
     Group(u32),
     /// A set of security groups, by its identity.
     Identity(u32),
+    /// An address group, by its key.
+    Addresses(u32),
 }
 
 impl Object {
@@ -41,6 +43,7 @@ impl Object {
             Self::Router(key) => (3, key),
             Self::Group(key) => (4, key),
             Self::Identity(key) => (5, key),
+            Self::Addresses(key) => (6, key),
         }
     }
 
@@ -52,6 +55,7 @@ impl Object {
             3 => Some(Self::Router(key)),
             4 => Some(Self::Group(key)),
             5 => Some(Self::Identity(key)),
+            6 => Some(Self::Addresses(key)),
             _ => None,
         }
     }
@@ -101,6 +105,7 @@ impl fmt::Display for Object {
             Self::Router(key) => write!(f, "router {key}"),
             Self::Group(key) => write!(f, "security group {key}"),
             Self::Identity(key) => write!(f, "identity {key:#x}"),
+            Self::Addresses(key) => write!(f, "address group {key}"),
         }
     }
 }
@@ -118,6 +123,7 @@ mod tests {
             Object::Router(7),
             Object::Group(9),
             Object::Identity(0x8000_0001),
+            Object::Addresses(3),
         ];
         for object in objects {
             let cookie = Cookie { feature: Feature::Security, object };

@@ -217,6 +217,14 @@ proptest! {
         assert_eq!(installed.flows, after.flows().cloned().collect::<Vec<_>>());
         for flow in after.flows() {
             flow.check().unwrap_or_else(|error| panic!("{flow}: {error}"));
+            let clauses = flow.actions.iter().filter_map(|action| match action {
+                openflow::flow::Action::Conjunction { id, .. } => Some(*id),
+                _ => None,
+            });
+            let clauses: Vec<u32> = clauses.collect();
+            let mut once = clauses.clone();
+            once.dedup();
+            assert_eq!(clauses, once, "the switch counts {flow} as one clause met");
         }
     }
 }

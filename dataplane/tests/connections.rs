@@ -113,6 +113,7 @@ fn a_revoked_rule_cuts_live_connections_and_no_others() -> Result<()> {
     let rules = cloud.groups[1].rules.clone();
     cloud.groups[1].rules.retain(|rule| rule.direction == Direction::Egress);
     host.rig.install(&cloud)?;
+    host.rig.switch.settle()?;
     sql.client.write_all(b"x")?;
     assert!(!arrives(&mut sql.server, b'x', SILENCE)?, "the rule is gone");
     sql.server.write_all(b"y")?;

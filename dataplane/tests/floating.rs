@@ -381,6 +381,9 @@ fn lets(cloud: &Cloud, port: usize, direction: Direction, payload: Payload) -> b
             Remote::Any => true,
             Remote::Prefix(prefix) => prefix.contains(&ipnet::IpNet::from(std::net::IpAddr::V4(FAR))),
             Remote::Group(_) => false,
+            Remote::Addresses(id) => {
+                cloud.address_groups.iter().any(|group| group.id == id && group.holds(std::net::IpAddr::V4(FAR)))
+            }
         };
         let carries = match (rule.protocol, payload) {
             (Protocol::Any, _)

@@ -11,7 +11,7 @@ use dataplane::{PortNumbers, compile};
 use model::network::{Port, Router, StaticRoute};
 use model::spec::HostNetwork;
 use model::{Mac, PortId, Vni};
-use openflow::flow::{FlowKey, PortNo};
+use openflow::flow::{Action, FlowKey, PortNo};
 use proptest::prelude::{ProptestConfig, any, proptest};
 use topology::random::{self, HOSTS, Random};
 use topology::{Cloud, PING, endpoint, host_id, tcp, two_subnets};
@@ -58,7 +58,7 @@ impl World {
             self.cloud.port("first", 0, 0, 200, &[]);
             return "a first port";
         }
-        match self.random.below(23) {
+        match self.random.below(27) {
             0 | 1 => self.add_port(port),
             2 => {
                 self.cloud.ports.remove(port);
@@ -105,6 +105,7 @@ impl World {
                 "the wires of hosts"
             }
             17..=19 => self.float(port),
+            23..=25 => self.change_addresses(),
             20 => {
                 let key = (self.cloud.networks[self.outer].id, Ipv4Addr::new(203, 0, 113, *self.random.pick(&[1, 9])));
                 if self.stations.remove(&key).is_none() {
@@ -200,6 +201,28 @@ impl World {
             }
         }
         "rules"
+    }
+
+    /// An address more or less in an address group, another name or key of it, or a rule that names it.
+    fn change_addresses(&mut self) -> &'static str {
+        let number = self.random.below(self.cloud.address_groups.len());
+        let prefix = *self.random.pick(&["10.0.0.0/8", "10.0.1.0/28", "fd00:0:0:1::/72", "0.0.0.0/0", "::/0"]);
+        let Ok(prefix) = prefix.parse() else { return "no prefix" };
+        let list = &mut self.cloud.address_groups[number];
+        match self.random.below(6) {
+            0 => list.name += "x",
+            1 => list.key += 1000,
+            2 => {
+                let (within, group) = (self.cloud.within(number), self.random.below(self.cloud.groups.len()));
+                self.cloud.allow(group, if self.random.once_in(2) { tcp(1000, 1999) } else { PING }, within);
+            }
+            _ if list.addresses.contains(&prefix) && list.addresses.len() > 1 => {
+                list.addresses.retain(|other| *other != prefix);
+            }
+            _ if list.addresses.contains(&prefix) => {}
+            _ => list.addresses.push(prefix),
+        }
+        "an address group"
     }
 
     fn change_feet(&mut self) -> &'static str {
@@ -334,4 +357,40 @@ fn an_edit_costs_what_it_changes() {
     assert_eq!(*compiler.flows(), compile(&cloud.host(0), &cloud.numbers(0)));
     assert!(touched.groups.is_empty() && !touched.flows.is_empty());
     assert!(touched.flows.iter().all(|key| key.table == 23), "{touched:#?}");
+}
+
+/// N addresses and M rules are N + M flows, and an address more is one flow more, whatever else there is.
+#[test]
+fn an_address_of_an_address_group_is_one_flow() {
+    let mut cloud = two_subnets();
+    let office = cloud.addresses("office", &["192.0.2.0/24", "192.0.2.128/25", "2001:db8::/32"]);
+    let flows = |cloud: &Cloud| compile(&cloud.host(0), &cloud.numbers(0)).flows().len();
+    let without = flows(&cloud);
+    let office_addresses = cloud.within(office);
+    for number in 0..10 {
+        cloud.allow(0, tcp(2000 + number, 2000 + number), office_addresses);
+    }
+    // One own identity, ten selectors, the end of the conjunction, three addresses.
+    assert_eq!(flows(&cloud) - without, 1 + 10 + 1 + 3);
+
+    let mut compiler = Compiler::new(nothing(0));
+    compiler.update(cloud.host(0), &cloud.numbers(0));
+    for (change, prefix) in [("added", "198.51.100.7/32"), ("removed", "192.0.2.0/24")] {
+        let Ok(prefix) = prefix.parse() else { panic!("{prefix}") };
+        let addresses = &mut cloud.address_groups[office].addresses;
+        if change == "added" {
+            addresses.push(prefix)
+        } else {
+            addresses.retain(|other| *other != prefix)
+        }
+        let before = compiler.flows().clone();
+        let put = Edit::PutAddresses(Box::new(cloud.address_groups[office].clone()));
+        let touched = compiler.edit(vec![put]);
+        assert_eq!(*compiler.flows(), compile(&cloud.host(0), &cloud.numbers(0)));
+        let keys: Vec<&FlowKey> = touched.flows.iter().collect();
+        assert_eq!((keys.len(), touched.groups.len()), (1, 0), "{change}: {touched:#?}");
+        let entry = compiler.flows().entry(keys[0]).or_else(|| before.entry(keys[0]));
+        let is_clause = |action: &Action| matches!(action, Action::Conjunction { clause: 2, clauses: 3, .. });
+        assert!(entry.is_some_and(|entry| entry.flow.actions.iter().all(is_clause)), "{change}: {entry:?}");
+    }
 }

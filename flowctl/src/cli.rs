@@ -9,6 +9,7 @@ use clap_complete::Shell;
 use crate::agent::{self, Agent};
 use crate::failure::{EXIT_CODES, Failure};
 use crate::manual;
+use crate::noun::address_group::AddressGroupVerb;
 use crate::noun::compute::{FlavorVerb, HostVerb, VmVerb};
 use crate::noun::network::{GroupVerb, NetworkVerb, PortVerb, SubnetVerb};
 use crate::noun::router::RouterVerb;
@@ -61,6 +62,9 @@ pub enum Noun {
     /// Security groups and their rules.
     #[command(subcommand)]
     Group(GroupVerb),
+    /// Lists of addresses that rules of security groups name.
+    #[command(subcommand)]
+    AddressGroup(AddressGroupVerb),
     /// Routers between subnets.
     #[command(subcommand)]
     Router(RouterVerb),
@@ -139,6 +143,7 @@ async fn of_the_cloud(cli: &Cli, noun: &Noun) -> Result<(), Failure> {
         Noun::Subnet(verb) => session.subnet(verb).await,
         Noun::Port(verb) => session.port(verb).await,
         Noun::Group(verb) => session.group(verb).await,
+        Noun::AddressGroup(verb) => session.address_group(verb).await,
         Noun::Router(verb) => session.router(verb).await,
         Noun::Host(verb) => session.host(verb).await,
         Noun::Flavor(verb) => session.flavor(verb).await,

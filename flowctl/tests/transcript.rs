@@ -154,6 +154,8 @@ const BUILD: &str = "
     group create bare --empty
     group allow web ingress --protocol tcp --port 80-81
     group allow web ingress --protocol icmp --remote-group web
+    address-group create office 192.0.2.0/24 2001:db8::7
+    group allow web ingress --protocol tcp --port 443 --remote-address-group office
     group allow bare egress --protocol 112 --prefix 10.10.1.0/24
     router create edge
     router attach edge blue4
@@ -170,6 +172,7 @@ const LISTS: &str = "
     subnet list
     group list
     group rules web
+    address-group list
     router list
     port list
     flavor list
@@ -185,6 +188,10 @@ fn a_cloud_in_tables() {
     let cloud = Cloud::start();
     let shows = "
         network show blue
+        address-group add office 198.51.100.7 198.51.100.0/24
+        address-group remove office 192.0.2.0/24
+        address-group show office
+        address-group delete office
         router show edge
         network create outside --provider-network-type vlan --provider-physical-network dc --provider-segment 100
         subnet create out4 --network outside --cidr 203.0.113.0/24
@@ -229,6 +236,16 @@ fn failures_and_their_codes() {
         port create p3 --network none
         group allow web ingress --protocol tcp --port 90-80
         group allow web ingress --remote-group none
+        group allow web ingress --remote-address-group none
+        group allow web ingress --remote-address-group office --remote-group web
+        address-group create empty
+        address-group create off 192.0.2.1/24
+        address-group create twice 192.0.2.0/24 192.0.2.0/24
+        address-group create words everywhere
+        address-group add office 192.0.2.0/24
+        address-group remove office 10.0.0.0/8
+        address-group remove office 192.0.2.0/24 2001:db8::7
+        address-group delete office
         network show none
         network delete blue
         vm launch v2 --flavor micro

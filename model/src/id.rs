@@ -89,6 +89,8 @@ id_types! {
     SecurityGroupId = "security group";
     /// One rule of a security group.
     RuleId = "security group rule";
+    /// A set of addresses that rules name.
+    AddressGroupId = "address group";
     /// A block volume.
     VolumeId = "volume";
     /// A disk, kernel or initrd image.

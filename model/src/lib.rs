@@ -7,6 +7,7 @@
 #![forbid(unsafe_code)]
 
 pub mod address;
+pub mod address_group;
 pub mod agent;
 pub mod domain;
 pub mod id;
@@ -24,6 +25,7 @@ pub mod volume;
 
 pub use address::{Mac, Vni};
 pub use id::{
-    FlavorId, HostId, ImageId, MachineId, NetworkId, PortId, RouterId, RuleId, SecurityGroupId, SubnetId, VolumeId,
+    AddressGroupId, FlavorId, HostId, ImageId, MachineId, NetworkId, PortId, RouterId, RuleId, SecurityGroupId,
+    SubnetId, VolumeId,
 };
 pub use units::{Mib, Vcpus};

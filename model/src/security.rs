@@ -5,7 +5,7 @@
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
-use crate::id::{RuleId, SecurityGroupId};
+use crate::id::{AddressGroupId, RuleId, SecurityGroupId};
 
 /// A named set of rules.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -183,6 +183,8 @@ pub enum Remote {
     Prefix(IpNet),
     /// A port that is in this group.
     Group(SecurityGroupId),
+    /// An address in this address group.
+    Addresses(AddressGroupId),
 }
 
 #[cfg(test)]

@@ -9,7 +9,10 @@ use std::net::{IpAddr, Ipv4Addr};
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
-use crate::id::{HostId, ImageId, MachineId, NetworkId, PortId, RouterId, SecurityGroupId, SubnetId, VolumeId};
+use crate::address_group::AddressGroup;
+use crate::id::{
+    AddressGroupId, HostId, ImageId, MachineId, NetworkId, PortId, RouterId, SecurityGroupId, SubnetId, VolumeId,
+};
 use crate::image::{Image, ImageKind};
 use crate::machine::Machine;
 use crate::metadata::SSH_KEYS_MAX;
@@ -62,7 +65,9 @@ pub struct HostNetwork {
     pub subnets: BTreeMap<SubnetId, Subnet>,
     /// Routers; each foot's subnet is among `subnets`, and no two feet of a router overlap.
     pub routers: BTreeMap<RouterId, Router>,
-    /// Security groups; each remote group is among them.
+    /// Address groups that rules of the security groups name.
+    pub address_groups: BTreeMap<AddressGroupId, AddressGroup>,
+    /// Security groups; each remote group is among them, each remote address group among those above.
     pub groups: BTreeMap<SecurityGroupId, SecurityGroup>,
     /// Ports, here and elsewhere; each one's network, subnets and groups are above.
     pub ports: BTreeMap<PortId, Port>,
@@ -78,6 +83,7 @@ impl HostNetwork {
             networks: BTreeMap::new(),
             subnets: BTreeMap::new(),
             routers: BTreeMap::new(),
+            address_groups: BTreeMap::new(),
             groups: BTreeMap::new(),
             ports: BTreeMap::new(),
         }
@@ -104,6 +110,8 @@ pub struct SpecParts {
     pub subnets: Vec<Subnet>,
     /// Routers.
     pub routers: Vec<Router>,
+    /// Address groups that rules of the security groups name.
+    pub address_groups: Vec<AddressGroup>,
     /// Security groups.
     pub groups: Vec<SecurityGroup>,
     /// Ports, here and elsewhere.
@@ -167,6 +175,7 @@ impl NodeSpec {
             networks: by_id(parts.networks, |network| network.id)?,
             subnets: by_id(parts.subnets, |subnet| subnet.id)?,
             routers: by_id(parts.routers, |router| router.id)?,
+            address_groups: by_id(parts.address_groups, |group| group.id)?,
             groups: by_id(parts.groups, |group| group.id)?,
             ports: by_id(parts.ports, |port| port.id)?,
         };
@@ -296,6 +305,7 @@ impl HostNetwork {
     pub fn check(&self) -> Result<(), SpecError> {
         self.check_networks()?;
         self.check_routers()?;
+        self.check_address_groups()?;
         self.check_groups()?;
         self.check_ports()?;
         external::check(self)
@@ -365,6 +375,16 @@ impl HostNetwork {
         Ok(())
     }
 
+    fn check_address_groups(&self) -> Result<(), SpecError> {
+        let mut keys = BTreeMap::new();
+        for group in self.address_groups.values() {
+            let object = format!("{:?}", group.id);
+            unique(&mut keys, group.key, &object, || format!("address group key {}", group.key))?;
+            group.check().map_err(|error| SpecError::Unfit { object, problem: error.to_string() })?;
+        }
+        Ok(())
+    }
+
     fn check_groups(&self) -> Result<(), SpecError> {
         let mut keys = BTreeMap::new();
         for group in self.groups.values() {
@@ -375,6 +395,9 @@ impl HostNetwork {
                     Remote::Any => {}
                     Remote::Group(remote) => {
                         refer(&self.groups, &object, remote)?;
+                    }
+                    Remote::Addresses(remote) => {
+                        refer(&self.address_groups, &object, remote)?;
                     }
                     Remote::Prefix(prefix) if rule.ethertype.holds(prefix) => {}
                     Remote::Prefix(prefix) => {

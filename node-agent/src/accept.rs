@@ -118,6 +118,7 @@ mod tests {
             networks: vec![],
             subnets: vec![],
             routers: vec![],
+            address_groups: vec![],
             groups: vec![],
             ports: vec![],
             images: vec![],

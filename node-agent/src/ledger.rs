@@ -246,6 +246,7 @@ mod tests {
             networks: vec![],
             subnets: vec![],
             routers: vec![],
+            address_groups: vec![],
             groups: vec![],
             ports: vec![],
             images: vec![],

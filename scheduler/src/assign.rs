@@ -2,7 +2,7 @@
 //!
 //! A host gets its machines with their volumes and images; the networks of its ports and, through the routers that stand in them, the networks
 //! one hop further, outside as well, because routing is done where a packet is sent; every port of those networks with where it is plugged in; and the security
-//! groups of those ports with the groups that their rules name. Pure: the same intent gives the same parts.
+//! groups of those ports with the groups and address groups that their rules name. Pure: the same intent gives the same parts.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
@@ -11,7 +11,7 @@ use model::network::Binding;
 use model::security::Remote;
 use model::spec::{Generation, SpecParts};
 use model::volume::VolumeSource;
-use model::{HostId, ImageId, NetworkId, PortId, RouterId, SecurityGroupId};
+use model::{AddressGroupId, HostId, ImageId, NetworkId, PortId, RouterId, SecurityGroupId};
 
 use crate::intent::Intent;
 
@@ -64,6 +64,12 @@ pub(crate) fn assign(intent: &Intent, bindings: &BTreeMap<PortId, Binding>, host
             .map(|subnet| subnet.subnet.clone())
             .collect(),
         routers: reach.routers.iter().filter_map(|id| intent.routers.get(id)).map(|it| (**it).clone()).collect(),
+        address_groups: reach
+            .address_groups
+            .iter()
+            .filter_map(|id| intent.address_groups.get(id))
+            .map(|it| (**it).clone())
+            .collect(),
         groups: reach.groups.iter().filter_map(|id| intent.groups.get(id)).map(|it| (**it).clone()).collect(),
         ports: reach.ports,
         images: images.iter().filter_map(|id| intent.images.get(id)).filter_map(|image| image.image()).collect(),
@@ -78,6 +84,7 @@ struct Reach {
     networks: BTreeSet<NetworkId>,
     routers: BTreeSet<RouterId>,
     groups: BTreeSet<SecurityGroupId>,
+    address_groups: BTreeSet<AddressGroupId>,
     ports: Vec<model::network::Port>,
 }
 
@@ -107,7 +114,13 @@ impl Reach {
             .map(|port| model::network::Port { binding: bindings.get(&port.port.id).cloned(), ..port.port.clone() })
             .collect();
         let groups = with_remotes(intent, ports.iter().flat_map(|port| port.groups.iter().copied()).collect());
-        Self { networks, routers, groups, ports }
+        let rules = groups.iter().filter_map(|id| intent.groups.get(id)).flat_map(|group| &group.rules);
+        let address_groups = rules.filter_map(|rule| match rule.remote {
+            Remote::Addresses(id) => Some(id),
+            Remote::Any | Remote::Prefix(_) | Remote::Group(_) => None,
+        });
+        let address_groups = address_groups.collect();
+        Self { networks, routers, groups, address_groups, ports }
     }
 }
 
@@ -119,7 +132,7 @@ fn with_remotes(intent: &Intent, mut open: Vec<SecurityGroupId>) -> BTreeSet<Sec
             let rules = intent.groups.get(&id).into_iter().flat_map(|group| &group.rules);
             open.extend(rules.filter_map(|rule| match rule.remote {
                 Remote::Group(remote) => Some(remote),
-                Remote::Any | Remote::Prefix(_) => None,
+                Remote::Any | Remote::Prefix(_) | Remote::Addresses(_) => None,
             }));
         }
     }

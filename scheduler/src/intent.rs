@@ -12,7 +12,8 @@ use std::str::FromStr;
 use std::sync::Arc;
 
 use model::{
-    FlavorId, HostId, ImageId, MachineId, NetworkId, PortId, RouterId, SecurityGroupId, SubnetId, Vni, VolumeId,
+    AddressGroupId, FlavorId, HostId, ImageId, MachineId, NetworkId, PortId, RouterId, SecurityGroupId, SubnetId, Vni,
+    VolumeId,
 };
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
@@ -21,6 +22,7 @@ use crate::config::Defaults;
 use crate::refusal::Refusal;
 
 pub(crate) mod address;
+pub(crate) mod address_group;
 pub(crate) mod flavor;
 pub(crate) mod floating;
 pub(crate) mod host;
@@ -51,6 +53,7 @@ pub(crate) struct Intent {
     pub(crate) networks: Table<NetworkId, model::network::Network>,
     pub(crate) subnets: Table<SubnetId, SubnetIntent>,
     pub(crate) ports: Table<PortId, PortIntent>,
+    pub(crate) address_groups: Table<AddressGroupId, model::address_group::AddressGroup>,
     pub(crate) groups: Table<SecurityGroupId, model::security::SecurityGroup>,
     pub(crate) routers: Table<RouterId, model::network::Router>,
     pub(crate) images: Table<ImageId, ImageIntent>,
@@ -68,6 +71,8 @@ pub(crate) struct Counters {
     pub(crate) vni: u32,
     pub(crate) port_key: u32,
     pub(crate) group_key: u32,
+    #[serde(default)]
+    pub(crate) address_group_key: u32,
     pub(crate) router_key: u16,
     pub(crate) mac: u32,
 }
@@ -86,6 +91,11 @@ impl Counters {
     pub(crate) fn next_group_key(&mut self) -> Result<u32, Refusal> {
         self.group_key = next(self.group_key, u32::MAX, "security group key")?;
         Ok(self.group_key)
+    }
+
+    pub(crate) fn next_address_group_key(&mut self) -> Result<u32, Refusal> {
+        self.address_group_key = next(self.address_group_key, u32::MAX, "address group key")?;
+        Ok(self.address_group_key)
     }
 
     pub(crate) fn next_router_key(&mut self) -> Result<u16, Refusal> {
@@ -134,6 +144,7 @@ named! {
     model::network::Network = "network", name;
     SubnetIntent = "subnet", subnet.name;
     PortIntent = "port", port.name;
+    model::address_group::AddressGroup = "address group", name;
     model::security::SecurityGroup = "security group", name;
     model::network::Router = "router", name;
     ImageIntent = "image", name;

@@ -50,6 +50,7 @@ impl Metrics {
             ("subnet", intent.subnets.len()),
             ("port", intent.ports.len()),
             ("security_group", intent.groups.len()),
+            ("address_group", intent.address_groups.len()),
             ("router", intent.routers.len()),
             ("image", intent.images.len()),
             ("volume", intent.volumes.len()),

@@ -87,6 +87,7 @@ macro_rules! each_table {
         $each!("subnets", subnets);
         $each!("ports", ports);
         $each!("groups", groups);
+        $each!("address_groups", address_groups);
         $each!("routers", routers);
         $each!("images", images);
         $each!("volumes", volumes);
@@ -192,8 +193,13 @@ where
     I: FromStr<Err = model::id::IdError> + Ord,
     T: DeserializeOwned,
 {
-    let rows = transaction.open_table(TableDefinition::<&str, &[u8]>::new(name)).map_err(reading)?;
     let mut table = BTreeMap::new();
+    let rows = match transaction.open_table(TableDefinition::<&str, &[u8]>::new(name)) {
+        Ok(rows) => rows,
+        // A store from before there were objects of this kind.
+        Err(redb::TableError::TableDoesNotExist(_)) => return Ok(table),
+        Err(error) => return Err(reading(error)),
+    };
     for row in rows.iter().map_err(reading)? {
         let (key, value) = row.map_err(reading)?;
         let id = key.value().parse().map_err(|source: model::id::IdError| StoreError::Row {
@@ -254,6 +260,10 @@ mod tests {
             store.save(&intent, &less).unwrap();
             let database = store.database.as_ref().unwrap();
             assert_eq!(load(database).unwrap(), less);
+            let transaction = database.begin_write().unwrap();
+            transaction.delete_table(TableDefinition::<&str, &[u8]>::new("address_groups")).unwrap();
+            transaction.commit().unwrap();
+            assert_eq!(load(database).unwrap(), less, "a store from before there were address groups");
             let transaction = database.begin_write().unwrap();
             transaction.open_table(META).unwrap().insert(SCHEMA_KEY, b"99".as_slice()).unwrap();
             transaction.commit().unwrap();

@@ -147,6 +147,15 @@ impl Switch {
         process::run(self.command("ovs-ofctl").args(["-O", "OpenFlow15", "--timeout=20"]).args(words), COMMAND_TIMEOUT)
     }
 
+    /// Waits until the data path has taken up the flow tables as they are: what it cached before is gone then. A barrier does not wait for that. Three
+    /// rounds of the revalidators, for the first may have begun before the change, and the second before the main loop has told them of it.
+    ///
+    /// # Errors
+    /// When `ovs-appctl` refuses.
+    pub fn settle(&self) -> Result<()> {
+        (0..3).try_for_each(|_| self.appctl(&["revalidator/wait"]).map(drop))
+    }
+
     /// Runs `ovs-appctl` on the switch daemon, for example `&["ofproto/trace", "br-int", "in_port=1"]`.
     ///
     /// # Errors

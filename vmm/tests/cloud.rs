@@ -70,6 +70,7 @@ fn nothing() -> HostNetwork {
         networks: [].into(),
         subnets: [].into(),
         routers: [].into(),
+        address_groups: [].into(),
         groups: [].into(),
         ports: [].into(),
     }

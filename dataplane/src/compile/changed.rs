@@ -4,11 +4,12 @@
 
 use std::collections::BTreeMap;
 
+use model::address_group::AddressGroup;
 use model::network::{Network, Port, Router, Subnet};
 use model::provider::PhysicalNetwork;
 use model::security::SecurityGroup;
 use model::spec::HostNetwork;
-use model::{NetworkId, PortId, RouterId, SecurityGroupId, SubnetId};
+use model::{AddressGroupId, NetworkId, PortId, RouterId, SecurityGroupId, SubnetId};
 use openflow::flow::PortNo;
 
 use super::index::{Index, Moved};
@@ -34,6 +35,10 @@ pub enum Edit {
     PutGroup(Box<SecurityGroup>),
     /// Takes a security group away.
     RemoveGroup(SecurityGroupId),
+    /// Adds an address group, or puts it in the place of the one with its identity.
+    PutAddresses(Box<AddressGroup>),
+    /// Takes an address group away.
+    RemoveAddresses(AddressGroupId),
 }
 
 /// What an edit replaced.
@@ -45,6 +50,7 @@ pub(super) enum Before {
     Physical,
     Stations,
     Group(SecurityGroupId, Option<Box<SecurityGroup>>),
+    Addresses(AddressGroupId, Option<Box<AddressGroup>>),
 }
 
 impl Edit {
@@ -74,6 +80,10 @@ impl Edit {
             }
             Self::PutGroup(group) => Before::Group(group.id, network.groups.insert(group.id, *group).map(Box::new)),
             Self::RemoveGroup(id) => Before::Group(id, network.groups.remove(&id).map(Box::new)),
+            Self::PutAddresses(group) => {
+                Before::Addresses(group.id, network.address_groups.insert(group.id, *group).map(Box::new))
+            }
+            Self::RemoveAddresses(id) => Before::Addresses(id, network.address_groups.remove(&id).map(Box::new)),
         }
     }
 }
@@ -88,6 +98,7 @@ pub(super) struct Changed<'a> {
     subnets: Vec<(SubnetId, Change<'a, Subnet>)>,
     routers: Vec<(RouterId, Change<'a, Router>)>,
     groups: Vec<(SecurityGroupId, Change<'a, SecurityGroup>)>,
+    address_groups: Vec<(AddressGroupId, Change<'a, AddressGroup>)>,
     ports: Vec<(PortId, Change<'a, Port>)>,
     numbers: Vec<PortId>,
     tunnel: bool,
@@ -102,6 +113,7 @@ impl<'a> Changed<'a> {
             subnets: differing(&before.subnets, &after.subnets),
             routers: differing(&before.routers, &after.routers),
             groups: differing(&before.groups, &after.groups),
+            address_groups: differing(&before.address_groups, &after.address_groups),
             ports: differing(&before.ports, &after.ports),
             ..Self::default()
         }
@@ -120,6 +132,10 @@ impl<'a> Changed<'a> {
                 Before::Stations => changed.stations = true,
                 Before::Group(id, _) if changed.groups.iter().any(|(other, _)| other == id) => {}
                 Before::Group(id, before) => changed.groups.push((*id, (before.as_deref(), after.groups.get(id)))),
+                Before::Addresses(id, _) if changed.address_groups.iter().any(|(other, _)| other == id) => {}
+                Before::Addresses(id, before) => {
+                    changed.address_groups.push((*id, (before.as_deref(), after.address_groups.get(id))));
+                }
             }
         }
         changed
@@ -153,6 +169,16 @@ impl<'a> Changed<'a> {
             }
             if before.zip(*after).is_some_and(|(before, after)| before.key != after.key) {
                 moved.keys();
+            }
+        }
+        for (id, (before, after)) in &self.address_groups {
+            moved.facts.insert(Fact::Addresses(*id));
+            let is_same = |(before, after): (&AddressGroup, &&AddressGroup)| {
+                (&before.name, before.key) == (&after.name, after.key)
+            };
+            if !before.zip(after.as_ref()).is_some_and(is_same) {
+                moved.facts.insert(Fact::Named(*id));
+                moved.rules();
             }
         }
         for (id, (before, _)) in &self.ports {

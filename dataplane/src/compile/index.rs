@@ -10,18 +10,46 @@ use std::net::{IpAddr, Ipv4Addr};
 use model::network::Port;
 use model::security::{Direction, Remote};
 use model::spec::HostNetwork;
-use model::{HostId, NetworkId, PortId, RouterId, SecurityGroupId};
+use model::{AddressGroupId, HostId, NetworkId, PortId, RouterId, SecurityGroupId};
 
 use super::unit::{Fact, Unit};
 use super::view::{Place, place};
 use crate::identity::{Groups, Identities, groups};
 use crate::zone::zones;
 
-/// The rules of one group that name one other, in one direction.
+/// The other side of rules that share a conjunction.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Other {
+    /// Members of a security group.
+    Group(SecurityGroupId),
+    /// Addresses of an address group.
+    Addresses(AddressGroupId),
+}
+
+impl Other {
+    /// What a rule names, if it is one of these.
+    pub(crate) const fn of(remote: Remote) -> Option<Self> {
+        match remote {
+            Remote::Group(id) => Some(Self::Group(id)),
+            Remote::Addresses(id) => Some(Self::Addresses(id)),
+            Remote::Any | Remote::Prefix(_) => None,
+        }
+    }
+
+    /// The key in flows, and how its kind is told from the other.
+    fn key(self, host: &HostNetwork) -> Option<(u32, u8)> {
+        match self {
+            Self::Group(id) => host.groups.get(&id).map(|group| (group.key, 0)),
+            Self::Addresses(id) => host.address_groups.get(&id).map(|group| (group.key, 2)),
+        }
+    }
+}
+
+/// The rules of one group that name one other side, in one direction.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Pair {
     pub(super) group: SecurityGroupId,
-    pub(super) remote: SecurityGroupId,
+    pub(super) remote: Other,
     pub(super) direction: Direction,
 }
 
@@ -60,6 +88,7 @@ pub(super) struct Index {
     with: BTreeMap<SecurityGroupId, BTreeSet<u32>>,
     asked: BTreeSet<SecurityGroupId>,
     conjunctions: BTreeMap<Pair, u32>,
+    users: BTreeMap<AddressGroupId, BTreeSet<(SecurityGroupId, Direction)>>,
     structure: Structure,
 }
 
@@ -155,6 +184,10 @@ impl Index {
 
     pub(super) fn is_asked(&self, group: SecurityGroupId) -> bool {
         self.asked.contains(&group)
+    }
+
+    pub(super) fn users(&self, group: AddressGroupId) -> BTreeSet<(SecurityGroupId, Direction)> {
+        self.users.get(&group).cloned().unwrap_or_default()
     }
 
     pub(super) fn conjunction(&self, pair: Pair) -> u32 {
@@ -356,17 +389,22 @@ impl Index {
     fn settle_security(&mut self, host: &HostNetwork, moved: &mut Moved) {
         let mut asked = BTreeSet::new();
         let mut pairs = BTreeSet::new();
+        let mut users: BTreeMap<AddressGroupId, BTreeSet<(SecurityGroupId, Direction)>> = BTreeMap::new();
         for group in self.own.keys().filter_map(|id| host.groups.get(id)) {
             for rule in &group.rules {
-                let Remote::Group(remote) = rule.remote else { continue };
+                let Some(remote) = Other::of(rule.remote) else { continue };
                 pairs.insert(Pair { group: group.id, remote, direction: rule.direction });
-                if rule.direction == Direction::Ingress {
-                    asked.insert(remote);
+                match remote {
+                    Other::Group(id) if rule.direction == Direction::Ingress => drop(asked.insert(id)),
+                    Other::Group(_) => {}
+                    Other::Addresses(id) => drop(users.entry(id).or_default().insert((group.id, rule.direction))),
                 }
             }
         }
         moved.facts.extend(self.asked.symmetric_difference(&asked).copied().map(Fact::Asked));
         self.asked = asked;
+        moved.facts.extend(differing(&self.users, &users).map(Fact::Users));
+        self.users = users;
         let conjunctions = conjunctions(host, &pairs);
         if conjunctions.iter().any(|(pair, id)| self.conjunctions.get(pair).is_some_and(|before| before != id)) {
             moved.facts.insert(Fact::Conjunctions);
@@ -425,9 +463,10 @@ fn conjunctions(host: &HostNetwork, pairs: &BTreeSet<Pair>) -> BTreeMap<Pair, u3
     let mut taken = BTreeSet::from([0]);
     let mut numbers = BTreeMap::new();
     for pair in pairs {
-        let direction = [u8::from(pair.direction == Direction::Ingress)];
-        let keys = [pair.group, pair.remote].into_iter().filter_map(|id| host.groups.get(&id)).map(|group| group.key);
-        let octets = keys.flat_map(u32::to_be_bytes).chain(direction);
+        let key = host.groups.get(&pair.group).map_or(0, |group| group.key);
+        let (other, kind) = pair.remote.key(host).unwrap_or_default();
+        let direction = [kind | u8::from(pair.direction == Direction::Ingress)];
+        let octets = [key, other].into_iter().flat_map(u32::to_be_bytes).chain(direction);
         let mut id = octets.fold(0x811c_9dc5_u32, |hash, octet| (hash ^ u32::from(octet)).wrapping_mul(0x0100_0193));
         while !taken.insert(id) {
             id = id.wrapping_add(1);

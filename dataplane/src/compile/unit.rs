@@ -6,7 +6,7 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 
-use model::{NetworkId, PortId, RouterId, SecurityGroupId, SubnetId};
+use model::{AddressGroupId, NetworkId, PortId, RouterId, SecurityGroupId, SubnetId};
 
 use crate::identity::Groups;
 
@@ -21,6 +21,8 @@ pub(crate) enum Unit {
     Router(RouterId),
     /// A security group.
     Group(SecurityGroupId),
+    /// An address group.
+    Addresses(AddressGroupId),
     /// A port, here or elsewhere.
     Port(PortId),
     /// A set of security groups that some port is in.
@@ -40,6 +42,12 @@ pub(crate) enum Fact {
     Router(RouterId),
     /// A security group as it was given.
     Group(SecurityGroupId),
+    /// An address group as it was given.
+    Addresses(AddressGroupId),
+    /// What an address group is called.
+    Named(AddressGroupId),
+    /// Which rules that hold here name an address group.
+    Users(AddressGroupId),
     /// A port as it was given.
     Port(PortId),
     /// The OpenFlow port of a port.
@@ -93,6 +101,7 @@ impl Fact {
             Self::Network(id) => Some(Unit::Network(id)),
             Self::Router(id) => Some(Unit::Router(id)),
             Self::Group(id) => Some(Unit::Group(id)),
+            Self::Addresses(id) => Some(Unit::Addresses(id)),
             Self::Port(id) | Self::Number(id) => Some(Unit::Port(id)),
             Self::HostOf(endpoint) => Some(Unit::Endpoint(endpoint)),
             _ => None,

@@ -8,14 +8,16 @@ use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
 
+use model::address_group::AddressGroup;
 use model::network::{Network, Port, Router, RouterInterface, Subnet};
 use model::provider::PhysicalNetwork;
 use model::security::{Direction, SecurityGroup};
 use model::spec::HostNetwork;
-use model::{HostId, Mac, NetworkId, PortId, RouterId, SecurityGroupId, SubnetId};
+use model::{AddressGroupId, HostId, Mac, NetworkId, PortId, RouterId, SecurityGroupId, SubnetId};
 use openflow::flow::PortNo;
 
 use super::PortNumbers;
+pub(crate) use super::index::Other;
 use super::index::{Index, Pair};
 use super::unit::Fact;
 use crate::identity::{self, NOBODY};
@@ -98,6 +100,23 @@ impl<'a> View<'a> {
     pub(crate) fn group(&self, id: SecurityGroupId) -> Option<&'a SecurityGroup> {
         self.read(Fact::Group(id));
         self.host.groups.get(&id)
+    }
+
+    pub(crate) fn addresses(&self, id: AddressGroupId) -> Option<&'a AddressGroup> {
+        self.read(Fact::Addresses(id));
+        self.host.address_groups.get(&id)
+    }
+
+    /// What an address group is called. Reads none of its addresses.
+    pub(crate) fn name_of_addresses(&self, id: AddressGroupId) -> Option<&'a str> {
+        self.read(Fact::Named(id));
+        self.host.address_groups.get(&id).map(|group| group.name.as_str())
+    }
+
+    /// The groups whose rules hold here and name an address group, with the direction.
+    pub(crate) fn users(&self, id: AddressGroupId) -> BTreeSet<(SecurityGroupId, Direction)> {
+        self.read(Fact::Users(id));
+        self.index.users(id)
     }
 
     pub(crate) fn port(&self, id: PortId) -> Option<&'a Port> {
@@ -270,8 +289,8 @@ impl<'a> View<'a> {
         self.index.is_asked(group)
     }
 
-    /// The number for the rules of one group towards another.
-    pub(crate) fn conjunction(&self, group: SecurityGroupId, remote: SecurityGroupId, direction: Direction) -> u32 {
+    /// The number for the rules of one group towards another side.
+    pub(crate) fn conjunction(&self, group: SecurityGroupId, remote: Other, direction: Direction) -> u32 {
         self.read(Fact::Conjunctions);
         self.index.conjunction(Pair { group, remote, direction })
     }

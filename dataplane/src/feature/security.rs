@@ -13,14 +13,15 @@
 //! Ports whose groups are all stateless go round the tracker, straight to the rules, in both directions.
 //!
 //! A rule is one flow per identity of a port here and per mask of its port range. Rules whose other side is a group share a conjunction per pair
-//! of groups where that takes fewer flows than the product of members and masks. No NAT here, ever (Open vSwitch 3.1 aborts).
+//! of groups where that takes fewer flows than the product of members and masks. Where it is an address group they always do, and the addresses are
+//! flows of their own (see [`address`]): N addresses and M rules are N + M flows. No NAT here, ever (Open vSwitch 3.1 aborts).
 
 use std::collections::BTreeSet;
 
 use model::security::{Direction, SecurityGroup};
 use openflow::flow::{Action, Ct, CtZone, Field, Match, Subfield, ct_state};
 
-use crate::compile::view::View;
+use crate::compile::view::{Other, View};
 use crate::cookie::{Cookie, Object};
 use crate::family::FAMILIES;
 use crate::feature::Feature;
@@ -31,6 +32,7 @@ use crate::register::{
 };
 use crate::table::Table;
 
+pub(crate) mod address;
 pub(crate) mod rule;
 
 use rule::{RemoteRule, plain_rules, remote_rules};
@@ -191,25 +193,29 @@ fn add_plain(side: &Side, group: &SecurityGroup, own: &BTreeSet<u32>, part: &mut
     }
 }
 
-/// Rules of one group whose other side is one other group.
+/// Rules of one group whose other side is one other group, or one address group.
 struct Pair<'a> {
     side: &'a Side,
     group: &'a SecurityGroup,
     /// Identities of the guarded ports here that are in the group.
     own: &'a BTreeSet<u32>,
-    remote: &'a RemoteRule<'a>,
+    remote: &'a RemoteRule,
 }
 
 impl Pair<'_> {
-    /// Adds the product of own identities, other identities and selectors, or a conjunction of the three where that is fewer flows.
+    /// Adds the product of own identities, other identities and selectors, or a conjunction of the three where that is fewer flows; for an address
+    /// group the conjunction without the addresses.
     fn add(&self, view: &View<'_>, part: &mut Part) {
-        let others: Vec<u32> = view.identities_with(self.remote.group.id).into_iter().collect();
+        let id = || view.conjunction(self.group.id, self.remote.other, self.side.direction);
+        let others: Vec<u32> = match self.remote.other {
+            Other::Group(group) => view.identities_with(group).into_iter().collect(),
+            Other::Addresses(_) => return self.add_conjunction(&[], id(), part),
+        };
         let (own, selectors) = (self.own.len(), self.remote.selectors.len());
         if own * others.len() * selectors <= own + others.len() + selectors + 1 {
             self.add_product(&others, part);
         } else {
-            let id = view.conjunction(self.group.id, self.remote.group.id, self.side.direction);
-            self.add_conjunction(&others, id, part);
+            self.add_conjunction(&others, id(), part);
         }
     }
 
@@ -235,7 +241,7 @@ impl Pair<'_> {
             part.add_noted(table, CONJUNCTION, selector.clone(), clause(3), (cookie, note.clone()));
         }
         let met = Match::new().with(Field::ConjId, id);
-        let note = format!("a rule between it and {}", self.remote.group.name);
+        let note = format!("a rule between it and {}", self.remote.name);
         part.add_noted(table, CONJUNCTION, met, self.allow(), (cookie, note));
     }
 

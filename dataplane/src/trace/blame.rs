@@ -6,10 +6,10 @@
 use std::fmt;
 use std::net::IpAddr;
 
-use model::Mac;
 use model::network::{Port, Router};
 use model::security::{Direction, Protocol, Remote, Rule, SecurityGroup};
 use model::spec::HostNetwork;
+use model::{AddressGroupId, Mac};
 use openflow::flow::{Field, eth_type, ip_proto};
 use serde::{Deserialize, Serialize};
 
@@ -265,11 +265,14 @@ impl<'a> Seen<'a> {
         let is_for_it = |rule: &&&Rule| self.likeness(rule.protocol) == Likeness::Carries;
         if let Some(rule) = rules.iter().find(is_for_it) {
             let line = format!("{} does not have this other side (port {}: {names})", self.words(rule), port.name);
-            return Blame::new(
-                Cause::WrongRemote,
-                line,
-                "put the other side in that group or prefix, or add a rule for it",
-            );
+            let remedy = match rule.remote {
+                Remote::Addresses(id) => {
+                    let name = self.name_of_addresses(id);
+                    format!("flowctl address-group add {name} PREFIX, or add a rule for the other side")
+                }
+                _ => "put the other side in that group or prefix, or add a rule for it".to_owned(),
+            };
+            return Blame::new(Cause::WrongRemote, line, remedy);
         }
         let closest: Vec<String> = rules.iter().take(RULES_MAX).map(|rule| self.words(rule)).collect();
         let has = if closest.is_empty() { format!("no {verb} rule at all") } else { closest.join("; ") };
@@ -285,8 +288,13 @@ impl<'a> Seen<'a> {
                 let name = self.host.groups.get(&id).map_or_else(|| id.to_string(), |group| group.name.clone());
                 format!("members of {name}")
             }
+            Remote::Addresses(id) => format!("addresses of {}", self.name_of_addresses(id)),
         };
         rule::words(rule, &other)
+    }
+
+    fn name_of_addresses(&self, id: AddressGroupId) -> String {
+        self.host.address_groups.get(&id).map_or_else(|| id.to_string(), |group| group.name.clone())
     }
 
     /// How near a rule comes to what the packet carries.

@@ -10,13 +10,16 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 pub mod random;
 
 use dataplane::PortNumbers;
+use model::address_group::AddressGroup;
 use model::network::{
     Binding, ExternalGateway, FixedIp, FloatingIp, Network, Port, Router, RouterInterface, StaticRoute, Subnet,
 };
 use model::provider::{Provider, Segmentation};
 use model::security::{Direction, Ethertype, PortRange, Protocol, Remote, Rule, SecurityGroup};
 use model::spec::HostNetwork;
-use model::{HostId, Mac, MachineId, NetworkId, PortId, RouterId, RuleId, SecurityGroupId, SubnetId, Vni};
+use model::{
+    AddressGroupId, HostId, Mac, MachineId, NetworkId, PortId, RouterId, RuleId, SecurityGroupId, SubnetId, Vni,
+};
 use openflow::flow::PortNo;
 use uuid::Uuid;
 
@@ -32,6 +35,7 @@ pub struct Cloud {
     /// The IPv6 subnets of those networks that have one.
     pub subnets6: Vec<Subnet>,
     pub routers: Vec<Router>,
+    pub address_groups: Vec<AddressGroup>,
     pub groups: Vec<SecurityGroup>,
     pub ports: Vec<Port>,
 }
@@ -159,6 +163,21 @@ impl Cloud {
         number
     }
 
+    /// Adds an address group.
+    pub fn addresses(&mut self, name: &str, prefixes: &[&str]) -> usize {
+        let number = self.address_groups.len();
+        let id = AddressGroupId::from_uuid(id(8, number));
+        let addresses = prefixes.iter().map(|prefix| prefix.parse().unwrap()).collect();
+        let key = u32::try_from(number + 1).unwrap();
+        self.address_groups.push(AddressGroup { id, name: name.to_owned(), key, addresses });
+        number
+    }
+
+    /// The remote side "addresses of this address group".
+    pub fn within(&self, group: usize) -> Remote {
+        Remote::Addresses(self.address_groups[group].id)
+    }
+
     /// Adds an IPv4 rule to a group.
     pub fn rule(&mut self, group: usize, direction: Direction, protocol: Protocol, remote: Remote) {
         self.rule_of(Ethertype::IPv4, group, direction, protocol, remote);
@@ -232,6 +251,7 @@ impl Cloud {
             networks: self.networks.iter().map(|network| (network.id, network.clone())).collect(),
             subnets: self.subnets.iter().chain(&self.subnets6).map(|subnet| (subnet.id, subnet.clone())).collect(),
             routers: self.routers.iter().map(|router| (router.id, router.clone())).collect(),
+            address_groups: self.address_groups.iter().map(|group| (group.id, group.clone())).collect(),
             groups: self.groups.iter().map(|group| (group.id, group.clone())).collect(),
             ports: self.ports.iter().map(|port| (port.id, port.clone())).collect(),
         };

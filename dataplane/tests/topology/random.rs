@@ -15,6 +15,13 @@ use super::Cloud;
 /// Hosts of a random cloud.
 pub const HOSTS: usize = 3;
 
+/// What address groups hold: addresses of ports, prefixes around them and within one another, both versions of IP, everyone.
+const ADDRESSES: [&[&str]; 3] = [
+    &["10.0.1.11/32", "10.0.2.11/32", "10.0.2.0/28", "fd00:0:0:2::b/128"],
+    &["fd00:0:0:1::/64", "10.0.0.0/16", "10.0.1.0/24", "10.0.1.12/30", "fd00::/16"],
+    &["192.0.2.0/24", "0.0.0.0/0", "::/0"],
+];
+
 /// A xorshift generator: the same seed, the same cloud.
 #[derive(Debug, Clone)]
 pub struct Random(u64);
@@ -95,6 +102,11 @@ pub fn cloud(random: &mut Random) -> Cloud {
             cloud.router(tenant, &networks);
         }
         let groups: Vec<usize> = (0..3).map(|number| cloud.group(&format!("{tenant}-{number}"))).collect();
+        let lists = ADDRESSES.map(|list| {
+            let mut mine: Vec<&str> = list[1..].iter().copied().filter(|_| random.once_in(2)).collect();
+            mine.push(list[0]);
+            cloud.addresses(&format!("{tenant}-{}", list[0]), &mine)
+        });
         for group in &groups {
             if random.once_in(3) {
                 cloud.groups[*group].rules.clear();
@@ -107,8 +119,9 @@ pub fn cloud(random: &mut Random) -> Cloud {
                     Ethertype::IPv4 => ["10.0.1.0/24", "10.0.0.0/16", "10.0.2.11/32"],
                     Ethertype::IPv6 => ["fd00:0:0:1::/64", "fd00::/16", "fd00:0:0:2::b/128"],
                 };
-                let remote = match random.below(4) {
+                let remote = match random.below(6) {
                     0 => Remote::Any,
+                    4 | 5 => cloud.within(*random.pick(&lists)),
                     1 => Remote::Prefix(random.pick(&prefixes).parse().unwrap()),
                     _ => cloud.members(*random.pick(&groups)),
                 };
@@ -167,14 +180,15 @@ fn lets(cloud: &Cloud, mine: &Port, other: (&Port, IpAddr), direction: Direction
     let groups = cloud.groups.iter().filter(|group| mine.groups.contains(&group.id));
     let rules = groups.flat_map(|group| &group.rules).filter(|rule| rule.direction == direction);
     let mut rules = rules.filter(|rule| rule.ethertype == version(other.1));
-    rules.any(|rule| carries(rule.protocol, payload) && is_remote(rule.remote, other))
+    rules.any(|rule| carries(rule.protocol, payload) && is_remote(cloud, rule.remote, other))
 }
 
-fn is_remote(remote: Remote, (other, at): (&Port, IpAddr)) -> bool {
+fn is_remote(cloud: &Cloud, remote: Remote, (other, at): (&Port, IpAddr)) -> bool {
     match remote {
         Remote::Any => true,
         Remote::Prefix(prefix) => prefix.contains(&IpNet::from(at)),
         Remote::Group(group) => other.groups.contains(&group),
+        Remote::Addresses(id) => cloud.address_groups.iter().any(|group| group.id == id && group.holds(at)),
     }
 }
 

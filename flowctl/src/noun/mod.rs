@@ -7,6 +7,7 @@ use crate::failure::Failure;
 use crate::output::{self, Column, Format};
 use crate::scheduler::Scheduler;
 
+pub mod address_group;
 pub mod compute;
 pub mod console;
 pub mod network;

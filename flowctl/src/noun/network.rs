@@ -61,6 +61,7 @@ const RULES: Kind = Kind {
         ("TO PORT", "/port_max"),
         ("PREFIX", "/remote_prefix"),
         ("GROUP", "/remote_group/name"),
+        ("ADDRESS GROUP", "/remote_address_group/name"),
         ("ID", "/id"),
     ],
 };
@@ -263,6 +264,9 @@ pub enum GroupVerb {
         /// The other side is in this group.
         #[arg(long)]
         remote_group: Option<String>,
+        /// The other side is in this address group.
+        #[arg(long, conflicts_with_all = ["prefix", "remote_group"])]
+        remote_address_group: Option<String>,
     },
     /// Take a rule out of a group.
     Revoke {
@@ -393,7 +397,16 @@ impl Session<'_> {
                 let rules = group.pointer("/rules").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
                 super::written(crate::output::list(self.format, RULES.columns, rules))
             }
-            GroupVerb::Allow { group, direction, protocol, port, ethertype, prefix, remote_group } => {
+            GroupVerb::Allow {
+                group,
+                direction,
+                protocol,
+                port,
+                ethertype,
+                prefix,
+                remote_group,
+                remote_address_group,
+            } => {
                 let fields = [
                     ("direction", json!(direction)),
                     ("ethertype", json!(ethertype)),
@@ -402,6 +415,7 @@ impl Session<'_> {
                     ("port_max", json!(port.map(|(_, last)| last))),
                     ("remote_prefix", json!(prefix)),
                     ("remote_group", json!(remote_group)),
+                    ("remote_address_group", json!(remote_address_group)),
                 ];
                 self.show(&self.scheduler.post(&format!("{}/rules", GROUPS.of(group)), &body(fields)).await?)
             }

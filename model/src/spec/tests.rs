@@ -98,6 +98,7 @@ fn parts() -> SpecParts {
             routes: vec![route("172.16.0.0/12", "10.0.0.5")],
             external: None,
         }],
+        address_groups: Vec::new(),
         groups: vec![SecurityGroup {
             id: group,
             name: "default".to_owned(),
@@ -313,4 +314,43 @@ fn a_floating_ip_stands_for_one_address_behind_its_router() {
     assert!(overlap.contains("its external subnet 10.0.0.0/8 overlaps its subnet 10.0.0.0/24"), "{overlap}");
     let shadow = wrong(&|parts| parts.routers[0].routes.push(route("0.0.0.0/0", "10.0.0.5")));
     assert!(shadow.contains("its route to 0.0.0.0/0 contradicts its external gateway"), "{shadow}");
+}
+
+#[test]
+fn an_address_group_is_held_and_its_list_is_sound() {
+    let with = |parts: &mut SpecParts, addresses: &[&str]| {
+        let id = crate::AddressGroupId::from_uuid(uuid(70));
+        let addresses = addresses.iter().map(|text| text.parse().unwrap()).collect();
+        let name = "office".to_owned();
+        parts.address_groups.push(crate::address_group::AddressGroup { id, name, key: 1, addresses });
+        parts.groups[0].rules[0].remote = Remote::Addresses(id);
+    };
+    let mut good = parts();
+    with(&mut good, &["192.0.2.0/24", "fd00::/8"]);
+    let good = NodeSpec::check(good).unwrap();
+    assert_eq!(wire::decode(&wire::encode(&good).unwrap()).unwrap(), good);
+    let unknown = refused(|parts| {
+        with(parts, &["192.0.2.0/24"]);
+        parts.address_groups.clear();
+    });
+    assert!(unknown.starts_with("security group(") && unknown.contains("refers to address group("), "{unknown}");
+    for (addresses, problem) in [
+        (vec![], "it has no address"),
+        (vec!["192.0.2.1/24"], "has host bits set"),
+        (vec!["192.0.2.0/24", "192.0.2.0/24"], "is given twice"),
+    ] {
+        let refused = refused(|parts| with(parts, &addresses));
+        assert!(refused.starts_with("address group(") && refused.contains(problem), "{refused}");
+    }
+    let shared = refused(|parts| {
+        with(parts, &["192.0.2.0/24"]);
+        let id = crate::AddressGroupId::from_uuid(uuid(71));
+        let other = crate::address_group::AddressGroup { id, ..parts.address_groups[0].clone() };
+        parts.address_groups.push(other);
+    });
+    assert!(shared.contains("share address group key 1"), "{shared}");
+    let old = String::from_utf8(wire::encode(&NodeSpec::check(parts()).unwrap()).unwrap()).unwrap();
+    let older = old.replace("\"address_groups\":[],", "");
+    assert_ne!(old, older);
+    assert!(wire::decode(older.as_bytes()).is_ok(), "a specification from before there were address groups");
 }

@@ -5,6 +5,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::{Generation, NodeSpec, SpecError, SpecParts};
+use crate::address_group::AddressGroup;
 use crate::id::HostId;
 use crate::image::Image;
 use crate::machine::Machine;
@@ -48,6 +49,8 @@ pub struct V1 {
     networks: Vec<Network>,
     subnets: Vec<Subnet>,
     routers: Vec<Router>,
+    #[serde(default)]
+    address_groups: Vec<AddressGroup>,
     groups: Vec<SecurityGroup>,
     ports: Vec<Port>,
     images: Vec<Image>,
@@ -66,6 +69,7 @@ impl From<&NodeSpec> for Envelope {
             networks: network.networks.values().cloned().collect(),
             subnets: network.subnets.values().cloned().collect(),
             routers: network.routers.values().cloned().collect(),
+            address_groups: network.address_groups.values().cloned().collect(),
             groups: network.groups.values().cloned().collect(),
             ports: network.ports.values().cloned().collect(),
             images: spec.images().values().cloned().collect(),
@@ -87,6 +91,7 @@ impl TryFrom<Envelope> for NodeSpec {
             networks: wire.networks,
             subnets: wire.subnets,
             routers: wire.routers,
+            address_groups: wire.address_groups,
             groups: wire.groups,
             ports: wire.ports,
             images: wire.images,

@@ -9,7 +9,9 @@ use utoipa::openapi::{ContentBuilder, HttpMethod, PathItem, Ref, RefOr, Required
 use super::routes::{ROUTES, Route, Shape, Verb};
 use super::view;
 use crate::caller::Role;
-use crate::intent::{address, flavor, floating, host, image, machine, network, port, router, security, volume};
+use crate::intent::{
+    address, address_group, flavor, floating, host, image, machine, network, port, router, security, volume,
+};
 use crate::{evacuate, place};
 
 #[derive(OpenApi)]
@@ -22,6 +24,8 @@ use crate::{evacuate, place};
     ),
     components(schemas(
         address::Pool,
+        address_group::AddressGroupChange,
+        address_group::NewAddressGroup,
         evacuate::Evacuated,
         evacuate::Evacuation,
         evacuate::Left,
@@ -56,6 +60,7 @@ use crate::{evacuate, place};
         view::SubnetView,
         view::PortView,
         view::AddressView,
+        view::AddressGroupView,
         view::GroupView,
         view::RuleView,
         view::RouterView,

@@ -9,11 +9,12 @@ use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 
 use super::view::{
-    FlavorKind, GroupKind, HostKind, ImageKind, Kind, MachineKind, NetworkKind, PlacementView, PortKind, RouterKind,
-    SubnetKind, VolumeKind,
+    AddressGroupKind, FlavorKind, GroupKind, HostKind, ImageKind, Kind, MachineKind, NetworkKind, PlacementView,
+    PortKind, RouterKind, SubnetKind, VolumeKind,
 };
 use super::{Answer, App, Read};
 use crate::evacuate::Evacuation;
+use crate::intent::address_group::{AddressGroupChange, NewAddressGroup};
 use crate::intent::find;
 use crate::intent::flavor::NewFlavor;
 use crate::intent::floating::{NewFloatingIp, NewGateway};
@@ -92,6 +93,22 @@ pub(crate) async fn change_port(State(app): Here, Path(name): Path<String>, Read
 
 pub(crate) async fn delete_port(State(app): Here, Path(name): Path<String>) -> Answer {
     app.delete(|intent| intent.delete_port(&name))
+}
+
+pub(crate) async fn create_address_group(State(app): Here, Read(new): Read<NewAddressGroup>) -> Answer {
+    app.create::<AddressGroupKind>(|intent, context| intent.create_address_group(context, &new))
+}
+
+pub(crate) async fn change_address_group(
+    State(app): Here,
+    Path(name): Path<String>,
+    Read(change): Read<AddressGroupChange>,
+) -> Answer {
+    app.update::<AddressGroupKind>(|intent, _| intent.change_address_group(&name, &change))
+}
+
+pub(crate) async fn delete_address_group(State(app): Here, Path(name): Path<String>) -> Answer {
+    app.delete(|intent| intent.delete_address_group(&name))
 }
 
 pub(crate) async fn create_group(State(app): Here, Read(new): Read<NewGroup>) -> Answer {

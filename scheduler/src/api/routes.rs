@@ -12,7 +12,8 @@ use model::agent::{JOIN_PATH, RENEW_PATH, REPORT_PATH, SPEC_PATH};
 
 use super::operator as op;
 use super::view::{
-    FlavorKind, GroupKind, HostKind, ImageKind, MachineKind, NetworkKind, PortKind, RouterKind, SubnetKind, VolumeKind,
+    AddressGroupKind, FlavorKind, GroupKind, HostKind, ImageKind, MachineKind, NetworkKind, PortKind, RouterKind,
+    SubnetKind, VolumeKind,
 };
 use super::{App, agent};
 use crate::caller::{Caller, Role};
@@ -127,6 +128,12 @@ pub(crate) const ROUTES: &[Route] = &[
     show("/v1/ports/{port}", "One port.", "PortView", handler!(op::show::<PortKind>)),
     Route::new(Patch, "/v1/ports/{port}", "Change a port's security or quality of service.", handler!(op::change_port)).takes(One("PortChange")).gives(200, One("PortView")),
     delete("/v1/ports/{port}", "Delete a port that no machine has.", handler!(op::delete_port)),
+
+    list("/v1/address-groups", "All address groups.", "AddressGroupView", handler!(op::list::<AddressGroupKind>)),
+    make("/v1/address-groups", "Make an address group.", ["NewAddressGroup", "AddressGroupView"], handler!(op::create_address_group)),
+    show("/v1/address-groups/{group}", "One address group.", "AddressGroupView", handler!(op::show::<AddressGroupKind>)),
+    Route::new(Patch, "/v1/address-groups/{group}", "Add addresses to an address group, and take others away.", handler!(op::change_address_group)).takes(One("AddressGroupChange")).gives(200, One("AddressGroupView")),
+    delete("/v1/address-groups/{group}", "Delete an address group that no rule names.", handler!(op::delete_address_group)),
 
     list("/v1/security-groups", "All security groups.", "GroupView", handler!(op::list::<GroupKind>)),
     make("/v1/security-groups", "Make a security group.", ["NewGroup", "GroupView"], handler!(op::create_group)),

@@ -2,13 +2,17 @@
 //!
 //! Views are the API's own types: the model can change behind them.
 
+use model::address_group::AddressGroup;
 use model::image::ImageKind as Content;
 use model::network::{AllowedPair, Network, Router};
 use model::observed::{PortState, Problem, VolumeState};
 use model::provider::{Provider, VlanId};
 use model::security::{Protocol, Remote, Rule, SecurityGroup};
 use model::volume::{VolumeBackend, VolumeSource};
-use model::{FlavorId, HostId, ImageId, MachineId, NetworkId, PortId, RouterId, SecurityGroupId, SubnetId, VolumeId};
+use model::{
+    AddressGroupId, FlavorId, HostId, ImageId, MachineId, NetworkId, PortId, RouterId, SecurityGroupId, SubnetId,
+    VolumeId,
+};
 use serde::Serialize;
 use utoipa::ToSchema;
 
@@ -24,9 +28,11 @@ use crate::intent::port::PortIntent;
 use crate::intent::volume::VolumeIntent;
 use crate::intent::{Intent, Named, Table};
 
+mod address_group;
 mod machine;
 mod router;
 
+pub(crate) use address_group::AddressGroupView;
 pub(crate) use machine::{FlavorView, MachinePortView, MachineView, PlacementView};
 pub(crate) use router::{FloatingIpView, GatewayView, InterfaceView, RouteView, RouterView};
 
@@ -66,6 +72,7 @@ kinds! {
     SubnetKind: SubnetId, SubnetIntent, SubnetView, subnets;
     PortKind: PortId, PortIntent, PortView, ports;
     GroupKind: SecurityGroupId, SecurityGroup, GroupView, groups;
+    AddressGroupKind: AddressGroupId, AddressGroup, AddressGroupView, address_groups;
     RouterKind: RouterId, Router, RouterView, routers;
     ImageKind: ImageId, ImageIntent, ImageView, images;
     VolumeKind: VolumeId, VolumeIntent, VolumeView, volumes;
@@ -387,6 +394,7 @@ pub(crate) struct RuleView {
     icmp_code: Option<u8>,
     remote_prefix: Option<String>,
     remote_group: Option<NamedRef>,
+    remote_address_group: Option<NamedRef>,
 }
 
 impl GroupView {
@@ -411,10 +419,11 @@ impl RuleView {
             Protocol::Icmp { kind, code } => ("icmp".to_owned(), None, (kind, code)),
             Protocol::Number(number) => (number.to_string(), None, (None, None)),
         };
-        let (prefix, group) = match rule.remote {
-            Remote::Any => (None, None),
-            Remote::Prefix(prefix) => (Some(prefix.to_string()), None),
-            Remote::Group(group) => (None, Some(named(&world.intent.groups, &group))),
+        let (prefix, group, addresses) = match rule.remote {
+            Remote::Any => (None, None, None),
+            Remote::Prefix(prefix) => (Some(prefix.to_string()), None, None),
+            Remote::Group(group) => (None, Some(named(&world.intent.groups, &group)), None),
+            Remote::Addresses(group) => (None, None, Some(named(&world.intent.address_groups, &group))),
         };
         Self {
             id: rule.id.to_string(),
@@ -427,6 +436,7 @@ impl RuleView {
             icmp_code: icmp.1,
             remote_prefix: prefix,
             remote_group: group,
+            remote_address_group: addresses,
         }
     }
 }

@@ -55,6 +55,8 @@ pub(crate) struct NewRule {
     remote_prefix: Option<IpNet>,
     /// The other side is a port in this group, by name or id.
     remote_group: Option<String>,
+    /// The other side is in this address group, by name or id.
+    remote_address_group: Option<String>,
 }
 
 impl Intent {
@@ -157,6 +159,13 @@ impl Intent {
     }
 
     fn check_remote(&self, new: &NewRule, ethertype: Ethertype) -> Result<Remote, Refusal> {
+        if let Some(name) = &new.remote_address_group {
+            let others = [("remote_prefix", new.remote_prefix.is_some()), ("remote_group", new.remote_group.is_some())];
+            if let Some((other, _)) = others.iter().find(|(_, is_given)| *is_given) {
+                return Err(Refusal::invalid("remote_address_group", format!("it is given, and {other} too")));
+            }
+            return Ok(Remote::Addresses(find(&self.address_groups, name, Some("remote_address_group"))?.0));
+        }
         match (new.remote_prefix, &new.remote_group) {
             (Some(_), Some(_)) => Err(Refusal::invalid("remote_group", "it is given, and remote_prefix too")),
             (None, None) => Ok(Remote::Any),

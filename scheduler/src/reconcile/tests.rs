@@ -419,12 +419,54 @@ fn a_dead_host_is_evacuated_by_force_alone_and_only_of_what_can_go() {
     cloud.change(|intent, _| intent.delete_host("one")).unwrap();
 }
 
+/// An address group goes to the hosts that have a rule that names it, and stays while one does.
+#[test]
+fn address_groups_go_where_their_rules_do() {
+    let mut cloud = Cloud::new();
+    cloud.images();
+    let hosts = [cloud.join("host0", 1), cloud.join("host1", 2)];
+    for (number, host) in hosts.into_iter().enumerate() {
+        cloud.appear(host);
+        cloud.network(&format!("net{number}"), &format!("10.{number}.0.0/24")).unwrap();
+        let group = format!("group{number}");
+        cloud.change(|intent, context| intent.create_group(context, read(json!({"name": group})))).unwrap();
+        let port = json!({"name": format!("p{number}"), "network": format!("net{number}"), "groups": [group]});
+        cloud.change(|intent, context| intent.create_port(context, read(port))).unwrap();
+        cloud
+            .launch(json!({"name": format!("vm{number}"), "flavor": "tiny", "image": "debian", "volume_backend": "rbd",
+                "ports": [format!("p{number}")], "host": format!("host{number}")}))
+            .unwrap();
+    }
+    let list = json!({"name": "office", "addresses": ["192.0.2.0/24", "2001:db8::7"]});
+    cloud.change(|intent, context| intent.create_address_group(context, &read(list))).unwrap();
+    let told = |cloud: &Cloud| hosts.map(|host| cloud.intent.assigned[&host].spec.network().address_groups.len());
+    assert_eq!(told(&cloud), [0, 0], "no rule names it");
+    let before = hosts.map(|host| cloud.intent.generation(host));
+    let rule = json!({"direction": "ingress", "protocol": "tcp", "port_min": 443, "remote_address_group": "office"});
+    cloud.change(|intent, context| intent.add_rule(context, "group0", &read(rule))).unwrap();
+    assert_eq!(told(&cloud), [1, 0]);
+    let refused = cloud.change(|intent, _| intent.delete_address_group("office")).unwrap_err();
+    assert_eq!(refused.to_string(), "address group office is in use by a rule of security group group0");
+    let change = json!({"add": ["198.51.100.7"], "remove": ["192.0.2.0/24"]});
+    cloud.change(|intent, _| intent.change_address_group("office", &read(change))).unwrap();
+    let spec = &cloud.intent.assigned[&hosts[0]].spec;
+    let addresses: Vec<String> =
+        spec.network().address_groups.values().flat_map(|group| &group.addresses).map(ToString::to_string).collect();
+    assert_eq!(addresses, ["2001:db8::7/128", "198.51.100.7/32"]);
+    assert!(cloud.intent.generation(hosts[0]) > before[0] && cloud.intent.generation(hosts[1]) == before[1]);
+    let rule = cloud.intent.groups.values().find(|group| group.name == "group0").unwrap().rules.last().unwrap().id;
+    cloud.change(|intent, _| intent.remove_rule("group0", &rule.to_string())).unwrap();
+    cloud.change(|intent, _| intent.delete_address_group("office")).unwrap();
+    assert_eq!(told(&cloud), [0, 0]);
+}
+
 #[derive(Debug, Clone)]
 enum Step {
     Network(u8),
     Port(u8, u8),
     Group(u8),
     Rule(u8, u8),
+    Addresses(u8, u8),
     Router(u8),
     Foot(u8, u8),
     Launch { name: u8, network: u8, host: Option<u8>, local: bool },
@@ -443,6 +485,7 @@ fn any_step() -> impl Strategy<Value = Step> {
         (small.clone(), small.clone()).prop_map(|(a, b)| Step::Port(a, b)),
         small.clone().prop_map(Step::Group),
         (small.clone(), small.clone()).prop_map(|(a, b)| Step::Rule(a, b)),
+        (small.clone(), small.clone()).prop_map(|(a, b)| Step::Addresses(a, b)),
         small.clone().prop_map(Step::Router),
         (small.clone(), small.clone()).prop_map(|(a, b)| Step::Foot(a, b)),
         (small.clone(), small.clone(), prop::option::of(0_u8..2), any::<bool>())
@@ -450,7 +493,7 @@ fn any_step() -> impl Strategy<Value = Step> {
         small.clone().prop_map(Step::Volume),
         (small.clone(), small.clone()).prop_map(|(name, volume)| Step::Attach { name, volume }),
         (small.clone(), any::<bool>()).prop_map(|(name, on)| Step::Power(name, on)),
-        (0_u8..8, small).prop_map(|(kind, name)| Step::Delete(kind, name)),
+        (0_u8..9, small).prop_map(|(kind, name)| Step::Delete(kind, name)),
         (0_u8..2).prop_map(Step::Settle),
         (0_u8..2).prop_map(Step::Settle),
         (0_u8..2, any::<bool>()).prop_map(|(host, on)| Step::Enable(host, on)),
@@ -476,6 +519,21 @@ fn take(cloud: &mut Cloud, hosts: &[HostId], step: &Step) {
                 json!({"direction": "ingress", "protocol": "tcp", "port_min": 80, "remote_group": name("group", b)});
             cloud.change(|intent, context| intent.add_rule(context, &name("group", a), &read(rule))).map(|_| ())
         }
+        // A list, other addresses of it, a rule that names it: whichever can be done.
+        Step::Addresses(a, b) => cloud
+            .change(|intent, context| {
+                let list = json!({"name": name("list", b), "addresses": [format!("192.0.{a}.0/24")]});
+                intent.create_address_group(context, &read(list))
+            })
+            .or_else(|_| {
+                let change = json!({"add": [format!("198.51.{a}.0/24")]});
+                cloud.change(|intent, _| intent.change_address_group(&name("list", b), &read(change)))
+            })
+            .map(|_| ())
+            .or_else(|_| {
+                let rule = json!({"direction": "egress", "remote_address_group": name("list", b)});
+                cloud.change(|intent, context| intent.add_rule(context, &name("group", a), &read(rule))).map(|_| ())
+            }),
         Step::Router(n) => cloud
             .change(|intent, context| intent.create_router(context, read(json!({"name": name("router", n)}))))
             .map(|_| ()),
@@ -505,6 +563,7 @@ fn take(cloud: &mut Cloud, hosts: &[HostId], step: &Step) {
             2 => intent.delete_group(&name("group", n)),
             3 => intent.delete_router(&name("router", n)),
             4 => intent.delete_volume(&name("volume", n)),
+            6 => intent.delete_address_group(&name("list", n)),
             5 => intent.remove_interface(&name("router", n), &format!("net{n}-a")).map(|_| ()),
             _ => intent.delete_machine(&name("vm", n)).map(|_| ()),
         }),

@@ -203,6 +203,7 @@ impl Topology {
             networks,
             subnets,
             routers: vec![router],
+            address_groups: Vec::new(),
             groups: vec![Self::group(&[])?],
             ports: (0..self.ports).map(|port| self.port(port)).collect(),
             images: Vec::new(),

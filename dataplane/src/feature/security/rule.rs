@@ -4,16 +4,17 @@
 
 use std::collections::BTreeMap;
 
-use model::SecurityGroupId;
 use model::security::{Direction, PortRange, Protocol, Remote, Rule, SecurityGroup};
 use openflow::flow::{Field, Match, ip_proto};
 
-use crate::compile::view::View;
+use crate::compile::view::{Other, View};
 use crate::family::{self, Family};
 
-/// All rules of a group whose other side is one other group.
-pub(super) struct RemoteRule<'a> {
-    pub(super) group: &'a SecurityGroup,
+/// All rules of a group whose other side is one other group, or one address group.
+pub(super) struct RemoteRule {
+    pub(super) other: Other,
+    /// The other side in the users' words.
+    pub(super) name: String,
     pub(super) selectors: Vec<(Match, String)>,
 }
 
@@ -24,7 +25,7 @@ pub(super) fn plain_rules(group: &SecurityGroup, direction: Direction) -> Vec<(M
         let prefix = match rule.remote {
             Remote::Any => None,
             Remote::Prefix(prefix) if rule.ethertype.holds(prefix) => Some(prefix.trunc()),
-            Remote::Prefix(_) | Remote::Group(_) => continue,
+            Remote::Prefix(_) | Remote::Group(_) | Remote::Addresses(_) => continue,
         };
         let prefix = prefix.filter(|prefix| prefix.prefix_len() > 0);
         let note = words(rule, &prefix.map_or_else(|| "anyone".to_owned(), |prefix| prefix.to_string()));
@@ -40,14 +41,19 @@ pub(super) fn plain_rules(group: &SecurityGroup, direction: Direction) -> Vec<(M
     matches
 }
 
-/// The rules whose other side is a group, by that group.
-pub(super) fn remote_rules<'a>(view: &View<'a>, group: &SecurityGroup, direction: Direction) -> Vec<RemoteRule<'a>> {
-    let mut remotes: BTreeMap<SecurityGroupId, RemoteRule<'a>> = BTreeMap::new();
+/// The rules whose other side is a group or an address group, by that.
+pub(super) fn remote_rules(view: &View<'_>, group: &SecurityGroup, direction: Direction) -> Vec<RemoteRule> {
+    let mut remotes: BTreeMap<Other, RemoteRule> = BTreeMap::new();
     for rule in rules(group, direction) {
-        let Remote::Group(id) = rule.remote else { continue };
-        let Some(other) = view.group(id) else { continue };
-        let note = words(rule, &format!("members of {}", other.name));
-        let remote = remotes.entry(id).or_insert_with(|| RemoteRule { group: other, selectors: Vec::new() });
+        let Some(other) = Other::of(rule.remote) else { continue };
+        let (name, sides) = match other {
+            Other::Group(id) => (view.group(id).map(|group| group.name.as_str()), "members"),
+            Other::Addresses(id) => (view.name_of_addresses(id), "addresses"),
+        };
+        let Some(name) = name else { continue };
+        let note = words(rule, &format!("{sides} of {name}"));
+        let remote =
+            remotes.entry(other).or_insert_with(|| RemoteRule { other, name: name.to_owned(), selectors: Vec::new() });
         for selector in selectors(rule) {
             if !remote.selectors.iter().any(|(other, _)| *other == selector) {
                 remote.selectors.push((selector, note.clone()));
