@@ -209,12 +209,17 @@ impl World {
         let prefix = *self.random.pick(&["10.0.0.0/8", "10.0.1.0/28", "fd00:0:0:1::/72", "0.0.0.0/0", "::/0"]);
         let Ok(prefix) = prefix.parse() else { return "no prefix" };
         let list = &mut self.cloud.address_groups[number];
-        match self.random.below(6) {
+        match self.random.below(7) {
             0 => list.name += "x",
             1 => list.key += 1000,
             2 => {
                 let (within, group) = (self.cloud.within(number), self.random.below(self.cloud.groups.len()));
                 self.cloud.allow(group, if self.random.once_in(2) { tcp(1000, 1999) } else { PING }, within);
+            }
+            6 if number > 0 => {
+                let gone = self.cloud.within(number);
+                self.cloud.groups.iter_mut().for_each(|group| group.rules.retain(|rule| rule.remote != gone));
+                self.cloud.address_groups.remove(number);
             }
             _ if list.addresses.contains(&prefix) && list.addresses.len() > 1 => {
                 list.addresses.retain(|other| *other != prefix);
@@ -393,4 +398,10 @@ fn an_address_of_an_address_group_is_one_flow() {
         let is_clause = |action: &Action| matches!(action, Action::Conjunction { clause: 2, clauses: 3, .. });
         assert!(entry.is_some_and(|entry| entry.flow.actions.iter().all(is_clause)), "{change}: {entry:?}");
     }
+    cloud.groups[0].rules.retain(|rule| rule.remote != office_addresses);
+    let list = cloud.address_groups.remove(office);
+    let edits = vec![Edit::PutGroup(Box::new(cloud.groups[0].clone())), Edit::RemoveAddresses(list.id)];
+    compiler.edit(edits);
+    assert_eq!(*compiler.flows(), compile(&cloud.host(0), &cloud.numbers(0)));
+    assert_eq!(flows(&cloud), without);
 }

@@ -27,7 +27,7 @@ receiver's groups.
 
 The examples are of one host with two networks, blue and green, that have both versions of IP and a router between them: web-1 and open-1 (no port
 security) on blue and db-1 on green are here, web-2 and db-2 on another host, cam-1 on a VLAN of a physical network, where web-1 has a floating IP.
-Group web lets in TCP 80 and pings, group db TCP 5432 from members of web.
+Group web lets in TCP 80 and pings, and TCP 8443 from the addresses of office, which are 10.0.3.192/26; group db TCP 5432 from members of web.
 ";
 
 /// A packet of which the page shows the way.
@@ -44,6 +44,9 @@ fn cloud() -> Cloud {
     let web = 0;
     cloud.port("cam-1", lot, 0, 31, &[web]);
     cloud.lead_out(0, lot);
+    cloud.addresses("office", &["10.0.3.192/26", "2001:db8::/32"]);
+    let office = cloud.within(0);
+    cloud.allow(web, topology::tcp(8443, 8443), office);
     cloud.float(0, port(&cloud, "web-1"), 50);
     cloud
 }
@@ -65,6 +68,11 @@ fn examples(cloud: &Cloud) -> Vec<Example> {
     let mac = |name: &str| cloud.mac(at(name));
     let link_local = |name: &str| mac(name).link_local();
     let new = |name, packet| Example { name, packet, connection: Connection::New };
+    let outside = |target| {
+        let macs = (mac("web-2"), model::Mac::new([2, 3, 0, 0, 0, 50]));
+        let addresses = (std::net::Ipv4Addr::new(10, 0, 3, 200), std::net::Ipv4Addr::new(10, 0, 3, 50));
+        Packet::ip(openflow::flow::PortNo(2), macs, addresses, tcp(target)).in_vlan(100)
+    };
     let (away, plugged) = (cloud.host(1), cloud.numbers(1));
     let sent = Packet::from_port(&away, &plugged, &cloud.ports[at("web-2")], v4("web-1"), tcp(80)).unwrap();
     let way = trace::trace(&compile(&away, &plugged), &sent, Connection::New);
@@ -110,17 +118,9 @@ fn examples(cloud: &Cloud) -> Vec<Example> {
                 .with(openflow::flow::Field::Ipv4Src, std::net::Ipv4Addr::new(10, 0, 1, 99)),
         ),
         new("web-1 connects to cam-1 by its floating IP", from("web-1", v4("cam-1"), tcp(80))),
-        new(
-            "somebody on that VLAN connects to the floating IP of web-1",
-            Packet::ip(
-                openflow::flow::PortNo(2),
-                (mac("web-2"), model::Mac::new([2, 3, 0, 0, 0, 50])),
-                (std::net::Ipv4Addr::new(10, 0, 3, 200), std::net::Ipv4Addr::new(10, 0, 3, 50)),
-                tcp(80),
-            )
-            .in_vlan(100),
-        ),
+        new("somebody on that VLAN connects to the floating IP of web-1", outside(80)),
         new("cam-1 speaks to somebody on its VLAN", from("cam-1", "10.0.3.200".parse().unwrap(), tcp(80))),
+        new("somebody in the office connects to what only the office may", outside(8443)),
     ]
 }
 
