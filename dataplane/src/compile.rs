@@ -23,8 +23,8 @@ use openflow::flow::PortNo;
 
 use crate::cookie::Object;
 use crate::feature::{
-    arp, canary, classify, deliver, dhcp, floating, forward, identity, neighbour, provider, qos, router, security,
-    service, static_route, tunnel,
+    arp, canary, classify, deliver, dhcp, floating, forward, identity, neighbour, path_mtu, provider, qos, router,
+    security, service, static_route, tunnel,
 };
 use crate::flow_set::{Assembly, FlowSet, Part, Touched};
 use crate::identity::{Groups, NOBODY};
@@ -235,6 +235,7 @@ fn part(unit: &Unit, view: &View<'_>, index: &Index) -> Option<Part> {
                 neighbour::router(view, router, &mut part);
                 forward::router(view, router, &mut part);
                 router::router(view, router, &mut part);
+                path_mtu::router(view, router, &mut part);
                 static_route::router(view, router, &mut part);
                 floating::router(view, router, &mut part);
             }

@@ -13,6 +13,7 @@ pub(crate) mod floating;
 pub(crate) mod forward;
 pub(crate) mod identity;
 pub(crate) mod neighbour;
+pub(crate) mod path_mtu;
 pub(crate) mod provider;
 pub(crate) mod qos;
 pub(crate) mod router;
@@ -54,6 +55,8 @@ pub enum Feature {
     Provider,
     /// Addresses of those that stand for ports behind routers.
     Floating,
+    /// What is too large for the network it is routed to.
+    PathMtu,
 }
 
 /// What is known of a feature.
@@ -84,6 +87,7 @@ pub const FEATURES: &[FeatureInfo] = &[
     FeatureInfo { feature: Feature::StaticRoute, number: 16, name: "static route" },
     FeatureInfo { feature: Feature::Provider, number: 17, name: "provider" },
     FeatureInfo { feature: Feature::Floating, number: 18, name: "floating ip" },
+    FeatureInfo { feature: Feature::PathMtu, number: 21, name: "path mtu" },
 ];
 
 impl Feature {

@@ -197,6 +197,8 @@ pub enum MeterNumber {
     Wanted(u32),
     /// Answers of the network's gateways.
     Gateways(u32),
+    /// Packets that a router would not send into a smaller network, by its key.
+    TooLarge(u32),
 }
 
 impl MeterNumber {
@@ -213,6 +215,7 @@ impl MeterNumber {
             Self::Stations(vni) => 0x7 << 28 | vni & 0x0fff_ffff,
             Self::Wanted(vni) => 0x8 << 28 | vni & 0x0fff_ffff,
             Self::Gateways(vni) => 0x9 << 28 | vni & 0x0fff_ffff,
+            Self::TooLarge(key) => 0xc << 28 | key & 0x0fff_ffff,
         }
     }
 }

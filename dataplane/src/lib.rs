@@ -26,6 +26,7 @@ pub mod router_advert;
 pub mod station;
 pub mod switch;
 pub mod table;
+pub mod too_large;
 pub mod trace;
 pub mod zone;
 

@@ -76,6 +76,9 @@ pub const TO_PHYSICAL: Flag = Flag { mask: 1 << 8, name: "to physical network" }
 /// It goes out of the cloud, by the floating IP of its sender.
 pub const LEAVING: Flag = Flag { mask: 1 << 9, name: "leaves by floating IP" };
 
+/// It is larger than what the network that it is routed to carries.
+pub const TOO_LARGE: Flag = Flag { mask: 1 << 12, name: "too large" };
+
 /// All flags.
 pub const FLAGS: &[Flag] = &[
     FROM_OUTSIDE,
@@ -88,6 +91,7 @@ pub const FLAGS: &[Flag] = &[
     FROM_PHYSICAL,
     TO_PHYSICAL,
     LEAVING,
+    TOO_LARGE,
 ];
 
 /// The bit of a connection's mark that says that it was allowed once and is not any more.

@@ -78,6 +78,9 @@ pub struct Outcome {
     pub copy: usize,
     /// What became of it.
     pub verdict: Verdict,
+    /// It becomes that only of packets with more octets than this, Ethernet header included; none: of packets of any size, or of smaller ones.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub larger_than: Option<u16>,
     /// The copy as it ended, in ovs-ofctl's syntax.
     pub packet: String,
     /// The same as values: what a question at the next host takes.
@@ -144,10 +147,10 @@ pub fn trace(set: &FlowSet, packet: &Packet, connection: Connection) -> Path {
 }
 
 impl Path {
-    /// The verdicts in order, each once.
+    /// The verdicts on a packet of ordinary size in order, each once.
     #[must_use]
     pub fn verdicts(&self) -> Vec<Verdict> {
-        let mut verdicts: Vec<Verdict> = self.outcomes.iter().map(|outcome| outcome.verdict.clone()).collect();
+        let mut verdicts: Vec<Verdict> = self.ordinary().map(|outcome| outcome.verdict.clone()).collect();
         verdicts.sort_unstable();
         verdicts.dedup();
         verdicts
@@ -156,9 +159,18 @@ impl Path {
     /// Why no copy of it leaves the switch: the first drop, when there is nothing but drops.
     #[must_use]
     pub fn why_not(&self) -> Option<&Verdict> {
-        let is_drop = |outcome: &&Outcome| matches!(outcome.verdict, Verdict::Dropped { .. });
-        let all = self.outcomes.iter().all(|outcome| is_drop(&outcome));
-        self.outcomes.first().filter(|_| all).map(|outcome| &outcome.verdict)
+        let all = self.ordinary().all(|outcome| matches!(outcome.verdict, Verdict::Dropped { .. }));
+        self.ordinary().next().filter(|_| all).map(|outcome| &outcome.verdict)
+    }
+
+    /// What becomes of a packet that is large enough to be told so, with the octets that it must not exceed; Ethernet header included.
+    #[must_use]
+    pub fn too_large(&self) -> Option<(u16, &Verdict)> {
+        self.outcomes.iter().find_map(|outcome| Some((outcome.larger_than?, &outcome.verdict)))
+    }
+
+    fn ordinary(&self) -> impl Iterator<Item = &Outcome> {
+        self.outcomes.iter().filter(|outcome| outcome.larger_than.is_none())
     }
 
     /// Whether a copy reaches the port with this key on this host.
@@ -199,7 +211,10 @@ impl fmt::Display for Path {
             }
         }
         for outcome in &self.outcomes {
-            writeln!(f, "=> {}", outcome.verdict)?;
+            match outcome.larger_than {
+                None => writeln!(f, "=> {}", outcome.verdict)?,
+                Some(octets) => writeln!(f, "=> {}, when it has more than {octets} octets", outcome.verdict)?,
+            }
         }
         Ok(())
     }

@@ -122,6 +122,7 @@ impl Asked<'_> {
     ) -> Option<Blame> {
         let too_large = self.octets.and_then(|octets| Blame::of_size(flows.network, self.sender, octets));
         let refused = || blame(flows.network, flows.numbers, packet, &traced.path);
+        let too_large = too_large.or_else(|| Blame::of_way(&traced.path, self.octets?));
         too_large.or_else(refused).or_else(|| of_switch(traced)).or_else(|| of_receiver(spec, snapshot, traced))
     }
 

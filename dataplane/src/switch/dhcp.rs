@@ -1,4 +1,5 @@
-//! Answers the packets that our flows hand over: DHCP requests and router solicitations of local ports at once, what is for services later.
+//! Answers the packets that our flows hand over: DHCP requests and router solicitations of local ports at once, what is for services later. Tells
+//! senders of packets that are too large.
 //!
 //! Thin: [`crate::punt`] reads what the flow said, [`crate::respond`] makes the answer. Never answers anybody but the port
 //! that asked.
@@ -14,6 +15,7 @@ use super::stations::Search;
 use crate::punt::Punt;
 use crate::respond;
 use crate::router_advert::advertise;
+use crate::too_large::{self, Handed};
 
 /// Answers, and advertises routers, from the newest networks of the host.
 #[derive(Debug)]
@@ -30,6 +32,20 @@ impl DhcpResponder {
     }
 }
 
+impl DhcpResponder {
+    /// Tells the sender that a router would not send its packet on.
+    fn tell(&self, packet: &Punted, network: u32, router: u16) -> Option<Reply> {
+        let handed = Handed { in_port: packet.in_port, network, router, frame: &packet.frame };
+        match self.host.read_ports(|host, ports| too_large::tell(host, ports, &handed)) {
+            Ok(frame) => Some(Reply { port: packet.in_port, frame }),
+            Err(error) => {
+                debug!(in_port = %packet.in_port, %error, "sender not told");
+                None
+            }
+        }
+    }
+}
+
 impl Responder for DhcpResponder {
     fn respond(&mut self, packet: &Punted) -> Option<Reply> {
         let port = match Punt::from_user_data(&packet.user_data) {
@@ -38,6 +54,7 @@ impl Responder for DhcpResponder {
                 self.search.take(network, packet.frame.clone());
                 return None;
             }
+            Ok(Punt::TooLarge { network, router }) => return self.tell(packet, network, router),
             Err(error) => {
                 debug!(in_port = %packet.in_port, %error, "packet-in not understood");
                 return None;

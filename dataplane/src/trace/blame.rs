@@ -16,6 +16,7 @@ use serde::{Deserialize, Serialize};
 use super::{Packet, PacketError, Path, Verdict};
 use crate::compile::PortNumbers;
 use crate::family::Family;
+use crate::feature::path_mtu;
 use crate::feature::router::LOST;
 use crate::feature::security::rule;
 use crate::table::Table;
@@ -96,6 +97,22 @@ impl Blame {
             || format!("a packet of {octets} octets is larger than the {mtu} that network {} carries", network.name);
         let remedy = "have the guest take its MTU from DHCP or router advertisements, or give the network a larger one";
         (octets > u32::from(mtu)).then(|| Self::new(Cause::TooLarge, line(), remedy))
+    }
+
+    /// What is to blame when a packet of `octets` (IP header included) is more than a network on its way carries; none when it is not, or when a
+    /// smaller one would not get there either.
+    #[must_use]
+    pub fn of_way(path: &Path, octets: u32) -> Option<Self> {
+        let (limit, _) = path.too_large()?;
+        let limit = u32::from(limit.saturating_sub(path_mtu::ETHERNET));
+        let line = || {
+            format!(
+                "a packet of {octets} octets is larger than the {limit} that its way carries, and its router tells the sender so"
+            )
+        };
+        let remedy =
+            "have the guest heed what ICMP says of the path's MTU, or give all networks of the router the same one";
+        (octets > limit && path.why_not().is_none()).then(|| Self::new(Cause::TooLarge, line(), remedy))
     }
 }
 

@@ -13,7 +13,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 
-use openflow::flow::{Action, Ct, Field, PortNo, SetField, ct_state};
+use openflow::flow::{Action, Ct, Field, PortNo, SetField, Subfield, ct_state};
 
 use super::words;
 use super::{Connection, Hop, Outcome, Packet, Path, Verdict};
@@ -42,12 +42,15 @@ struct Traveller {
     blame: Option<(u8, String)>,
     /// Who owns the last flow it met that is somebody's.
     owner: Option<String>,
+    /// It stands for packets of more octets than this, Ethernet header included.
+    larger_than: Option<u16>,
 }
 
 pub(super) fn walk(set: &FlowSet, packet: &Packet, connection: Connection) -> Path {
     let path = Path { packet: packet.to_text(), connection, hops: Vec::new(), outcomes: Vec::new() };
     let mut walk = Walk { set, connection, path, copies: 0, steps: 0 };
-    let mut traveller = Traveller { copy: 0, packet: packet.clone(), stack: Vec::new(), blame: None, owner: None };
+    let mut traveller =
+        Traveller { copy: 0, packet: packet.clone(), stack: Vec::new(), blame: None, owner: None, larger_than: None };
     walk.enter(Table::Classify.number(), &mut traveller);
     walk.path
 }
@@ -93,11 +96,14 @@ impl Walk<'_> {
     /// Runs actions; says whether they came to any outcome.
     fn run(&mut self, actions: &[Action], traveller: &mut Traveller, hop: usize, by: &str) -> bool {
         let mut settled = false;
-        for action in actions {
+        for (at, action) in actions.iter().enumerate() {
             if let Some(effect) = words::effect(self.set, action, &traveller.packet) {
                 self.path.hops[hop].effects.push(effect);
             }
             match action {
+                Action::CheckPacketLarger { octets, target } => {
+                    return settled | self.measure((*octets, *target), &actions[at + 1..], traveller, hop, by);
+                }
                 Action::SetField(set) => write(&mut traveller.packet, *set),
                 Action::Move { source, target } => {
                     let value = traveller.packet.bits(*source);
@@ -138,6 +144,27 @@ impl Walk<'_> {
                 Action::Note(_) | Action::Conjunction { .. } | Action::Meter(_) => {}
                 other => self.path.hops[hop].effects.push(format!("{other}: not followed")),
             }
+        }
+        settled
+    }
+
+    /// Runs what follows a measure as a small packet does, and on a copy as one does that is larger.
+    fn measure(
+        &mut self,
+        (octets, bit): (u16, Subfield),
+        rest: &[Action],
+        traveller: &mut Traveller,
+        hop: usize,
+        by: &str,
+    ) -> bool {
+        self.copies += 1;
+        let mut larger = Traveller { copy: self.copies, larger_than: Some(octets), ..traveller.clone() };
+        larger.packet.set(bit, 1);
+        traveller.packet.set(bit, 0);
+        let settled = self.run(rest, traveller, hop, by);
+        if !self.run(rest, &mut larger, hop, by) {
+            let (table, why) = (self.path.hops[hop].table, self.path.hops[hop].meaning.clone());
+            self.drop(&larger, table, why);
         }
         settled
     }
@@ -206,7 +233,8 @@ impl Walk<'_> {
 
     fn end(&mut self, traveller: &Traveller, verdict: Verdict) {
         let (packet, leaving) = (traveller.packet.to_text(), traveller.packet.clone());
-        self.path.outcomes.push(Outcome { copy: traveller.copy, verdict, packet, leaving });
+        let larger_than = traveller.larger_than;
+        self.path.outcomes.push(Outcome { copy: traveller.copy, verdict, larger_than, packet, leaving });
     }
 }
 

@@ -48,6 +48,9 @@ const DNS: u128 = dns::PORT as u128;
 pub(super) fn punt(set: &FlowSet, punt: Punt, packet: &Packet) -> String {
     let port_key = match punt {
         Punt::Question { port } => port,
+        Punt::TooLarge { network, .. } => {
+            return format!("it tells the sender what {} carries", name(set, Object::Network(network)));
+        }
         Punt::Station { network } => {
             let network = name(set, Object::Network(network));
             return if packet.get(Field::ArpOp) == 0 {

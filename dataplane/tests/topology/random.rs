@@ -93,6 +93,7 @@ pub fn cloud(random: &mut Random) -> Cloud {
             cloud.network(&format!("{tenant}-a"), "10.0.1.0/24"),
             cloud.network(&format!("{tenant}-b"), "10.0.2.0/24"),
         ];
+        cloud.networks[networks[1]].mtu = *random.pick(&[1450, 1400, 8950]);
         if !random.once_in(3) {
             for (network, cidr) in networks.iter().zip(["fd00:0:0:1::/64", "fd00:0:0:2::/64"]) {
                 cloud.ipv6(*network, cidr);
