@@ -11,6 +11,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
+use basalt_tests::listener::accept;
 use basalt_tests::require;
 use basalt_tests::skip::Need;
 use dataplane::trace::{Cause, Connection, Packet, Path, Payload, blame};
@@ -130,7 +131,7 @@ impl Pair {
     fn connect(machines: &[Machine], from: usize, listener: &TcpListener, to: IpAddr) -> Result<Self> {
         let address = SocketAddr::from((to, listener.local_addr()?.port()));
         let client = machines[from].namespace.enter(|| TcpStream::connect_timeout(&address, REACH))??;
-        let (server, _) = listener.accept()?;
+        let server = accept(listener, REACH)?;
         client.set_nodelay(true)?;
         server.set_nodelay(true)?;
         Ok(Self { client, server })

@@ -12,6 +12,7 @@ use std::net::{Ipv4Addr, TcpListener, TcpStream, UdpSocket};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
+use basalt_tests::listener::accept;
 use basalt_tests::netns::Namespace;
 use basalt_tests::require;
 use basalt_tests::skip::Need;
@@ -65,7 +66,7 @@ impl Host {
         let listener = self.machine(to)?.enter(|| TcpListener::bind((Ipv4Addr::UNSPECIFIED, port)))??;
         let address = (cloud.address(to), port).into();
         let client = self.machine(from)?.enter(|| TcpStream::connect_timeout(&address, REACH))??;
-        let (server, _) = listener.accept()?;
+        let server = accept(&listener, REACH)?;
         client.set_nodelay(true)?;
         server.set_nodelay(true)?;
         Ok(Pair { client, server })

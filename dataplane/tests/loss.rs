@@ -14,6 +14,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
+use basalt_tests::listener::accept;
 use basalt_tests::require;
 use basalt_tests::skip::Need;
 use dataplane::{FlowSet, Installed, compile};
@@ -84,7 +85,7 @@ impl World {
         let listener = self.right.namespace.enter(|| TcpListener::bind((Ipv4Addr::UNSPECIFIED, 7)))??;
         let address = (self.cloud.address(1), 7).into();
         let client = self.left.namespace.enter(|| TcpStream::connect_timeout(&address, LIMIT))??;
-        let (server, _) = listener.accept()?;
+        let server = accept(&listener, LIMIT)?;
         for stream in [&client, &server] {
             stream.set_read_timeout(Some(LIMIT))?;
         }

@@ -13,6 +13,7 @@ use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
+use basalt_tests::listener::accept;
 use basalt_tests::process::wait_for;
 use basalt_tests::require;
 use basalt_tests::skip::Need;
@@ -256,7 +257,7 @@ async fn senders_learn_the_mtu_of_the_path() -> Result<()> {
         let target = SocketAddr::from((to, 80));
         let mut stream =
             client.enter(|| TcpStream::connect_timeout(&target, LIMIT))?.with_context(|| format!("connect to {to}"))?;
-        let (mut accepted, _) = listener.accept()?;
+        let mut accepted = accept(&listener, LIMIT)?;
         accepted.set_read_timeout(Some(LIMIT))?;
         stream.set_write_timeout(Some(LIMIT))?;
         let sent = vec![42; 100_000];

@@ -16,6 +16,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use basalt_tests::listener::accept;
 use basalt_tests::netns::Namespace;
 use basalt_tests::ovs::Switch;
 use dataplane::switch::bridge::{Datapath, Settings, TapPort};
@@ -206,7 +207,7 @@ impl Machine {
         let Ok(mut client) = self.namespace.enter(|| TcpStream::connect_timeout(&address, timeout))? else {
             return Ok(false);
         };
-        let (mut server, _) = listener.accept()?;
+        let mut server = accept(listener, LIMIT)?;
         client.set_read_timeout(Some(REACH_TIMEOUT))?;
         server.set_read_timeout(Some(REACH_TIMEOUT))?;
         let mut answer = [0; 4];
