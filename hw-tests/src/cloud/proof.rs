@@ -7,6 +7,7 @@ mod floating;
 mod ipv6;
 mod memory;
 mod metadata;
+mod mtu;
 mod network;
 mod provider;
 mod qos;
@@ -67,6 +68,19 @@ impl Occupied {
         Ok(answer.status == 0)
     }
 
+    /// How many ICMP messages of a kind the machine's kernel has taken in so far (`/proc/net/snmp`).
+    ///
+    /// # Errors
+    /// The kernel counts no such kind.
+    pub fn icmp(&self, kind: &str) -> Result<u32> {
+        let text = self.ok("grep ^Icmp: /proc/net/snmp")?;
+        let mut lines = text.lines().map(str::split_whitespace);
+        let (names, values) = (lines.next(), lines.next());
+        let mut pairs = names.into_iter().flatten().zip(values.into_iter().flatten());
+        let found = pairs.find(|(name, _)| *name == kind).and_then(|(_, value)| value.parse().ok());
+        found.with_context(|| format!("no count of {kind}: {text}"))
+    }
+
     fn shell(&self) -> MutexGuard<'_, Shell<InputStream>> {
         self.shell.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -119,6 +133,7 @@ pub fn examine(cloud: &Cloud, vms: &[Vm], examiner: &mut Examiner<'_>) {
     let Some(machines) = machines.filter(|_| booted) else { return };
     network::examine(cloud, &machines, examiner);
     ipv6::examine(&machines, examiner);
+    mtu::examine(&machines, examiner);
     metadata::examine(&machines, examiner);
     qos::examine(cloud, &machines, examiner);
     route::examine(cloud, &machines, examiner);

@@ -38,6 +38,8 @@ pub const DATABASE: &str = "db";
 
 /// The largest tenant packet; the underlay carries it with the VXLAN headers.
 const MTU: u16 = 1500;
+/// The green network carries less, so that its router has something to say.
+pub const GREEN_MTU: u16 = 1400;
 /// Importing an image, cloning a volume, plugging a port and starting a process, three times over on two emulated hosts.
 const RUNNING_LIMIT: Duration = Duration::from_secs(180);
 
@@ -184,8 +186,10 @@ fn images(centre: &Centre, guest: &Guest) -> Result<()> {
 
 fn networks(centre: &Centre) -> Result<()> {
     centre.post("/v1/routers", &json!({"name": "router"}))?;
-    for (name, four, six) in [(BLUE, "10.10.1.0/24", "fd00:1::/64"), (GREEN, "10.10.2.0/24", "fd00:2::/64")] {
-        centre.post("/v1/networks", &json!({"name": name, "mtu": MTU}))?;
+    for (name, mtu, four, six) in
+        [(BLUE, MTU, "10.10.1.0/24", "fd00:1::/64"), (GREEN, GREEN_MTU, "10.10.2.0/24", "fd00:2::/64")]
+    {
+        centre.post("/v1/networks", &json!({"name": name, "mtu": mtu}))?;
         for (subnet, cidr) in [(name.to_owned(), four), (format!("{name}6"), six)] {
             centre.post("/v1/subnets", &json!({"name": subnet, "network": name, "cidr": cidr}))?;
             centre.post("/v1/routers/router/interfaces", &json!({"subnet": subnet}))?;

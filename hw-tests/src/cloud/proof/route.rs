@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Result, bail, ensure};
 use basalt_tests::process;
 use serde_json::json;
 
@@ -78,7 +78,7 @@ struct Round {
 }
 
 fn round(from: &Occupied, hops: [&Occupied; 2]) -> Result<Round> {
-    let count = || Ok::<_, anyhow::Error>([icmp(from, ANSWERS)?, icmp(hops[0], REQUESTS)?, icmp(hops[1], REQUESTS)?]);
+    let count = || Ok::<_, anyhow::Error>([from.icmp(ANSWERS)?, hops[0].icmp(REQUESTS)?, hops[1].icmp(REQUESTS)?]);
     let before = count()?;
     ping_all(from)?;
     let after = count()?;
@@ -89,14 +89,4 @@ fn round(from: &Occupied, hops: [&Occupied; 2]) -> Result<Round> {
 fn ping_all(from: &Occupied) -> Result<()> {
     let one = format!("ping -c {PINGS_EACH} -W 10 {PREFIX}$n >/tmp/ping.$n 2>&1 &");
     from.ok(&format!("sh -c 'for n in $(seq 1 {FLOWS}); do {one} done; wait'")).map(drop)
-}
-
-/// How many ICMP messages of a kind the machine has taken in so far (`/proc/net/snmp`).
-fn icmp(machine: &Occupied, kind: &str) -> Result<u32> {
-    let text = machine.ok("grep ^Icmp: /proc/net/snmp")?;
-    let mut lines = text.lines().map(str::split_whitespace);
-    let (names, values) = (lines.next(), lines.next());
-    let mut pairs = names.into_iter().flatten().zip(values.into_iter().flatten());
-    let found = pairs.find(|(name, _)| *name == kind).and_then(|(_, value)| value.parse().ok());
-    found.with_context(|| format!("no count of {kind}: {text}"))
 }
