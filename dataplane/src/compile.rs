@@ -24,7 +24,7 @@ use openflow::flow::PortNo;
 use crate::cookie::Object;
 use crate::feature::{
     arp, canary, classify, deliver, dhcp, floating, forward, identity, neighbour, path_mtu, provider, qos, router,
-    security, service, static_route, tunnel,
+    security, service, snat, static_route, tunnel, way_out,
 };
 use crate::flow_set::{Assembly, FlowSet, Part, Touched};
 use crate::identity::{Groups, NOBODY};
@@ -225,6 +225,8 @@ fn part(unit: &Unit, view: &View<'_>, index: &Index) -> Option<Part> {
                 tunnel::network(view, segment, &mut part);
                 provider::network(view, segment, &mut part);
                 floating::network(view, segment, &mut part);
+            } else if let Some(segment) = view.gated(*id) {
+                tunnel::arrivals(view, segment, &mut part);
             }
         }
         Unit::Router(id) => {
@@ -237,7 +239,7 @@ fn part(unit: &Unit, view: &View<'_>, index: &Index) -> Option<Part> {
                 router::router(view, router, &mut part);
                 path_mtu::router(view, router, &mut part);
                 static_route::router(view, router, &mut part);
-                floating::router(view, router, &mut part);
+                way_out::router(view, router, &mut part);
             }
         }
         Unit::Group(id) => {
@@ -283,6 +285,7 @@ fn host(view: &View<'_>, part: &mut Part) {
     tunnel::host(view, part);
     provider::host(view, part);
     floating::host(part);
+    snat::host(part);
 }
 
 fn port(view: &View<'_>, id: PortId, part: &mut Part) -> Option<()> {

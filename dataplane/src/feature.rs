@@ -19,8 +19,10 @@ pub(crate) mod qos;
 pub(crate) mod router;
 pub(crate) mod security;
 pub mod service;
+pub(crate) mod snat;
 pub(crate) mod static_route;
 pub(crate) mod tunnel;
+pub(crate) mod way_out;
 
 /// A part of the pipeline that owns flows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -55,6 +57,8 @@ pub enum Feature {
     Provider,
     /// Addresses of those that stand for ports behind routers.
     Floating,
+    /// Addresses of those that all other ports behind a router share.
+    Snat,
     /// What is too large for the network it is routed to.
     PathMtu,
 }
@@ -87,6 +91,7 @@ pub const FEATURES: &[FeatureInfo] = &[
     FeatureInfo { feature: Feature::StaticRoute, number: 16, name: "static route" },
     FeatureInfo { feature: Feature::Provider, number: 17, name: "provider" },
     FeatureInfo { feature: Feature::Floating, number: 18, name: "floating ip" },
+    FeatureInfo { feature: Feature::Snat, number: 19, name: "snat" },
     FeatureInfo { feature: Feature::PathMtu, number: 21, name: "path mtu" },
 ];
 

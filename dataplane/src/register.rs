@@ -73,8 +73,8 @@ pub const FROM_PHYSICAL: Flag = Flag { mask: 1 << 7, name: "from physical networ
 /// It goes to the physical network that its network is a part of.
 pub const TO_PHYSICAL: Flag = Flag { mask: 1 << 8, name: "to physical network" };
 
-/// It goes out of the cloud, by the floating IP of its sender.
-pub const LEAVING: Flag = Flag { mask: 1 << 9, name: "leaves by floating IP" };
+/// It goes out of the cloud from here, by the floating IP of its sender or the address of its router.
+pub const LEAVING: Flag = Flag { mask: 1 << 9, name: "leaves" };
 
 /// It is larger than what the network that it is routed to carries.
 pub const TOO_LARGE: Flag = Flag { mask: 1 << 12, name: "too large" };

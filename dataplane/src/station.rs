@@ -1,5 +1,5 @@
-//! Stations outside: which MAC addresses the neighbours on provider networks have, found out by ARP in the name of the floating IPs here, and who is
-//! told that those are here.
+//! Stations outside: which MAC addresses the neighbours on provider networks have, found out by ARP in the name of the addresses that are here (floating
+//! IPs, and those of routers whose gateway host this is), and who is told that those are here.
 //!
 //! Owns [`Finder`], which keeps no clock and sends nothing: it is told the time and says what to send. Never takes an answer to what was not asked.
 //! What it found is for [`compile`](crate::compile()) to read, and is lost with the agent.
@@ -52,11 +52,11 @@ pub struct Outlet {
     wire: PortNo,
     vlan: Option<VlanId>,
     gateways: BTreeSet<Ipv4Addr>,
-    /// Floating IPs of ports that are plugged in here, each with its MAC address and subnet.
+    /// Floating IPs of ports that are plugged in here and addresses of routers that have theirs here, each with its MAC address and subnet.
     held: BTreeMap<Ipv4Addr, (Mac, Ipv4Net)>,
 }
 
-/// The networks outside that have floating IPs here.
+/// The networks outside that have addresses here.
 pub type Outlets = BTreeMap<NetworkId, Outlet>;
 
 /// A frame to send.
@@ -93,11 +93,13 @@ pub struct Finder {
     announced: BTreeMap<(NetworkId, Ipv4Addr), (u8, Duration)>,
 }
 
-/// What there is outside for a host: only networks that it is wired to, with floating IPs of ports that are plugged in here.
+/// What there is outside for a host: only networks that it is wired to, with floating IPs of ports that are plugged in here, or the address of a router
+/// whose gateway this host is.
 #[must_use]
 pub fn outlets(host: &HostNetwork, numbers: &PortNumbers) -> Outlets {
     let mut outlets = Outlets::new();
-    for external in host.routers.values().filter_map(|router| router.external.as_ref()) {
+    for router in host.routers.values() {
+        let Some(external) = &router.external else { continue };
         let Some(subnet) = host.subnets.get(&external.subnet) else { continue };
         let provider = host.networks.get(&subnet.network).and_then(|network| network.provider.as_ref());
         let (IpNet::V4(cidr), Some(provider)) = (subnet.cidr, provider) else { continue };
@@ -106,7 +108,8 @@ pub fn outlets(host: &HostNetwork, numbers: &PortNumbers) -> Outlets {
             numbers.ports.contains_key(&floating.port)
                 && host.ports.get(&floating.port).is_some_and(|port| port.is_on(host.host))
         });
-        let held: BTreeMap<_, _> = here.map(|floating| (floating.address, (floating.mac, cidr))).collect();
+        let mut held: BTreeMap<_, _> = here.map(|floating| (floating.address, (floating.mac, cidr))).collect();
+        held.extend(router.snat_on(host.host).map(|snat| (snat.address, (snat.mac, cidr))));
         if held.is_empty() {
             continue;
         }

@@ -3,7 +3,9 @@
 //! Owns the layout and nothing that stands in the tables. Code, golden files, `trace` and `flowctl` read it from here.
 //! Invariant: numbers grow along every path, so that `goto_table` is always legal; a gap is room for a feature to come.
 //! A packet crosses the connection tracker at most once, in [`Table::Track`], after its destination is known. What leaves by a floating IP begins
-//! again at [`Table::Forward`], by `resubmit`, as a frame of the network outside: only there is it tracked again, if its destination is here.
+//! again at [`Table::Forward`], by `resubmit`, as a frame of the network outside: only there is it tracked again, if its destination is here. On the
+//! gateway of its router, what leaves by the router's own address crosses it once more to be translated, out of [`Table::Output`] and, coming back,
+//! out of [`Table::Forward`]; both go on in [`Table::Nat`].
 //!
 //! ```text
 //! classify -> guard (IPv6) -> neighbour -> ask ---\--> punt
@@ -13,6 +15,7 @@
 //! track -> state -> egress -> ingress -> commit -> output
 //!     |                  \---------\-> deny
 //!     \-> output (nothing to police), from a floating IP or to one here: again from forward
+//! output (leaving by the router's address) -> nat: again from forward        forward (back from there) -> nat -> route
 //! ```
 
 use crate::feature::Feature;
@@ -36,6 +39,8 @@ pub enum Table {
     Punt,
     /// The destination on the packet's own network.
     Forward,
+    /// What was translated to the address of a router or back.
+    Nat,
     /// The subnet to route to.
     Route,
     /// The station outside that is next.
@@ -144,6 +149,14 @@ pub const TABLES: &[TableInfo] = &[
         feature: Feature::Forward,
         doc: "finds the destination port on the packet's network, floods broadcasts, hands routed packets on",
         miss: "no port of the network has this destination MAC address",
+    },
+    TableInfo {
+        table: Table::Nat,
+        number: 11,
+        name: "nat",
+        feature: Feature::Snat,
+        doc: "takes on what the connection tracker translated: out as the router's address outside, and answers back to their port",
+        miss: "no router translates addresses here",
     },
     TableInfo {
         table: Table::Route,

@@ -2,13 +2,15 @@
 //!
 //! Two ports that can speak to each other share a zone, so that a reply finds its connection whichever network it left by; two that cannot never
 //! do, so that tenants with the same addresses stay apart. A zone is the smallest router key in the set, and for a network that no router has a
-//! foot in, a number made from its VNI. Zones mean something on one host only.
-//! Invariant: the same networks and routers give the same zones, and another set does not move a zone (but for two VNIs that meet modulo 2^15).
+//! foot in, a number made from its VNI. A router that translates addresses on this host has another zone for that alone. Zones mean something on one
+//! host only.
+//! Invariant: the same networks and routers give the same zones, and another set does not move a zone (but for two VNIs that meet modulo 2^15, or a
+//! VNI and the key of a router that translates).
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use model::NetworkId;
 use model::spec::HostNetwork;
+use model::{NetworkId, RouterId};
 
 /// Where zones of networks without a router begin to be looked for.
 const LONE_ZONES: u32 = 1 << 15;
@@ -18,6 +20,7 @@ const LONE_ZONES: u32 = 1 << 15;
 pub fn zones(host: &HostNetwork) -> BTreeMap<NetworkId, u16> {
     let mut zones = joined(host);
     let mut taken: BTreeSet<u16> = zones.values().copied().collect();
+    taken.extend(translating(host, &taken).into_values());
     for network in host.networks.values() {
         if zones.contains_key(&network.id) {
             continue;
@@ -28,6 +31,26 @@ pub fn zones(host: &HostNetwork) -> BTreeMap<NetworkId, u16> {
         if let Some(zone) = free {
             taken.insert(zone);
             zones.insert(network.id, zone);
+        }
+    }
+    zones
+}
+
+/// The zones in which routers translate addresses on this host, for connections that leave by their own address outside. A router is missing only when
+/// all zones are taken; nothing leaves by it then.
+#[must_use]
+pub fn snat_zones(host: &HostNetwork) -> BTreeMap<RouterId, u16> {
+    translating(host, &joined(host).into_values().collect())
+}
+
+/// From the top down, where the zones of lone networks are few.
+fn translating(host: &HostNetwork, taken: &BTreeSet<u16>) -> BTreeMap<RouterId, u16> {
+    let (mut taken, mut zones) = (taken.clone(), BTreeMap::new());
+    for router in host.routers.values().filter(|router| router.snat_on(host.host).is_some()) {
+        let start = u16::MAX - router.key;
+        let mut candidates = (1..=start).rev().chain((start + 1..=u16::MAX).rev());
+        if let Some(zone) = candidates.find(|zone| taken.insert(*zone)) {
+            zones.insert(router.id, zone);
         }
     }
     zones

@@ -128,7 +128,7 @@ fn no_route_leads_there() {
     let mut cloud = dual_stack();
     let target = "203.0.113.9".parse().unwrap();
     let packet = from(&cloud, "web-1", target, TCP_80);
-    blamed(&cloud, &packet, Cause::NoRoute, &["router main", "10.0.1.0/24", "203.0.113.9"]);
+    blamed(&cloud, &packet, Cause::NoRoute, &["router main", "10.0.1.0/24", "203.0.113.9 and no external gateway"]);
     let hop = cloud.address(at(&cloud, "open-1"));
     cloud.route(0, "203.0.113.0/24", hop);
     arrives(&cloud, &packet);

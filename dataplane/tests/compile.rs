@@ -89,6 +89,7 @@ fn no_flow_writes_what_the_kernel_cannot() {
     outside.provide(outer, "dc", Some(100));
     outside.lead_out(0, outer);
     outside.float(0, 0, 50);
+    outside.share(0, &[0, 1], 40);
     for (cloud, host) in [topology::dual_stack(), outside].iter().flat_map(|cloud| [(cloud, 0), (cloud, 1)]) {
         let set = compile(&cloud.host(host), &cloud.numbers(host));
         for flow in set.flows() {

@@ -23,7 +23,7 @@ use dataplane::trace::{Cause, Connection, Packet, Path, Payload, blame};
 use dataplane::{FlowSet, PortNumbers, compile, trace};
 use hosts::{Host, Machine};
 use model::Mac;
-use model::security::{Direction, Ethertype, Protocol, Remote};
+use model::security::{Direction, Ethertype, Remote};
 use model::spec::HostNetwork;
 use openflow::flow::{Action, Field, PortNo};
 use proptest::prelude::{ProptestConfig, any, proptest};
@@ -174,7 +174,8 @@ fn what_does_not_leave_is_told_why() {
     assert_eq!(none, "dropped in output: its address has no floating IP to leave by");
     let packet = host.from(BLUE_3, FAR, ECHO);
     let found = blame(&host.cloud.host(0), &host.numbers, &packet, &host.path(&packet)).unwrap();
-    assert_eq!((found.cause, found.line.as_str()), (Cause::Other, "its address has no floating IP to leave by"));
+    let line = "port blue-3 has no floating IP, and router main does no SNAT";
+    assert_eq!((found.cause, found.line.as_str()), (Cause::SnatOff, line));
     assert_eq!(host.says(&host.from(BLUE_1, Ipv4Addr::new(203, 0, 113, 9), ECHO)), {
         "handed to the agent: who has 203.0.113.9 on network outer"
     });
@@ -374,29 +375,7 @@ proptest! {
 
 /// Whether the rules of a port let a packet pass between it and somebody far away, told without flows.
 fn lets(cloud: &Cloud, port: usize, direction: Direction, payload: Payload) -> bool {
-    let groups = cloud.groups.iter().filter(|group| cloud.ports[port].groups.contains(&group.id));
-    let mut rules = groups.flat_map(|group| &group.rules);
-    rules.any(|rule| {
-        let is_any = match rule.remote {
-            Remote::Any => true,
-            Remote::Prefix(prefix) => prefix.contains(&ipnet::IpNet::from(std::net::IpAddr::V4(FAR))),
-            Remote::Group(_) => false,
-            Remote::Addresses(id) => {
-                cloud.address_groups.iter().any(|group| group.id == id && group.holds(std::net::IpAddr::V4(FAR)))
-            }
-        };
-        let carries = match (rule.protocol, payload) {
-            (Protocol::Any, _)
-            | (Protocol::Number(6), Payload::Tcp { .. })
-            | (Protocol::Number(17), Payload::Udp { .. }) => true,
-            (Protocol::Tcp(range), Payload::Tcp { target, .. }) => range.holds(target),
-            (Protocol::Udp(range), Payload::Udp { target, .. }) => range.holds(target),
-            (Protocol::Icmp { kind: want, .. }, Payload::Icmp { kind, .. }) => want.is_none_or(|want| want == kind),
-            (Protocol::Number(want), Payload::Protocol(number)) => want == number,
-            _ => false,
-        };
-        rule.direction == direction && rule.ethertype == Ethertype::IPv4 && is_any && carries
-    })
+    random::lets_stranger(cloud, &cloud.ports[port], FAR.into(), direction, payload)
 }
 
 /// Sends a datagram.

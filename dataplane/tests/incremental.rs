@@ -58,7 +58,7 @@ impl World {
             self.cloud.port("first", 0, 0, 200, &[]);
             return "a first port";
         }
-        match self.random.below(27) {
+        match self.random.below(29) {
             0 | 1 => self.add_port(port),
             2 => {
                 self.cloud.ports.remove(port);
@@ -113,6 +113,7 @@ impl World {
                 }
                 "a station outside"
             }
+            21 | 22 => self.share(port),
             _ => {
                 self.added += 1;
                 readdress(&mut self.cloud.ports[port], 100 + self.added);
@@ -139,6 +140,24 @@ impl World {
             self.cloud.float(router, port, 100 + self.added);
         }
         "a floating IP"
+    }
+
+    /// An address outside for all ports behind a router, with other gateway hosts each time, or none any more.
+    fn share(&mut self, port: usize) -> &'static str {
+        let subnet = self.cloud.ports[port].addresses[0].subnet;
+        let stands = |router: &Router| router.interfaces.iter().any(|foot| foot.subnet == subnet);
+        let Some(router) = self.cloud.routers.iter().position(stands) else { return "no SNAT" };
+        if self.cloud.routers[router].external.is_none() {
+            self.cloud.lead_out(router, self.outer);
+        }
+        let hosts: Vec<usize> = (0..HOSTS).filter(|_| self.random.once_in(2)).collect();
+        self.cloud.share(router, &hosts, 40 + u8::try_from(router).unwrap_or_default());
+        if self.random.once_in(5)
+            && let Some(external) = &mut self.cloud.routers[router].external
+        {
+            external.snat = None;
+        }
+        "SNAT of a router"
     }
 
     /// Takes away what a step has left without a ground.

@@ -20,13 +20,14 @@ const HEAD: &str = "\
 
 Made from the tables and flows themselves by `UPDATE_GOLDEN=1 cargo test -p dataplane --test pipeline_doc`, which also holds this page to them.
 
-One bridge, `br-int`, and these tables. A packet enters at table 0 and moves to higher numbers only, but for one that leaves by a floating IP: with
-its new source it begins again at table 10, on the network outside. What no flow of a table matches is dropped there, for the reason said. Registers
-carry what is known so far (`dataplane/src/register.rs`): the network in `metadata`, source and destination port, the identity of the sender's and the
-receiver's groups.
+One bridge, `br-int`, and these tables. A packet enters at table 0 and moves to higher numbers only, but for one that leaves by a floating IP or the
+address of its router: with its new source it begins again at table 10, on the network outside. What no flow of a table matches is dropped there, for
+the reason said. Registers carry what is known so far (`dataplane/src/register.rs`): the network in `metadata`, source and destination port, the
+identity of the sender's and the receiver's groups.
 
 The examples are of one host with two networks, blue and green, that have both versions of IP and a router between them: web-1 and open-1 (no port
-security) on blue and db-1 on green are here, web-2 and db-2 on another host, cam-1 on a VLAN of a physical network, where web-1 has a floating IP.
+security) on blue and db-1 on green are here, web-2 and db-2 on another host, cam-1 on a VLAN of a physical network, where web-1 has a floating IP
+and the router an address for everybody else, whose gateway this host is.
 Group web lets in TCP 80 and pings, and TCP 8443 from the addresses of office, which are 10.0.3.192/26; group db TCP 5432 from members of web.
 ";
 
@@ -48,6 +49,7 @@ fn cloud() -> Cloud {
     let office = cloud.within(0);
     cloud.allow(web, topology::tcp(8443, 8443), office);
     cloud.float(0, port(&cloud, "web-1"), 50);
+    cloud.share(0, &[0, 1], 60);
     cloud
 }
 
@@ -119,9 +121,27 @@ fn examples(cloud: &Cloud) -> Vec<Example> {
         ),
         new("web-1 connects to cam-1 by its floating IP", from("web-1", v4("cam-1"), tcp(80))),
         new("somebody on that VLAN connects to the floating IP of web-1", outside(80)),
+        new("db-1, without a floating IP, connects to cam-1 as its router", from("db-1", v4("cam-1"), tcp(80))),
+        answer(cloud),
         new("cam-1 speaks to somebody on its VLAN", from("cam-1", "10.0.3.200".parse().unwrap(), tcp(80))),
         new("somebody in the office connects to what only the office may", outside(8443)),
     ]
+}
+
+/// What comes back to the address of the router.
+fn answer(cloud: &Cloud) -> Example {
+    Example {
+        name: "somebody on that VLAN answers db-1",
+        packet: Packet::ip(
+            openflow::flow::PortNo(2),
+            (cloud.mac(port(cloud, "web-2")), model::Mac::new([2, 3, 0, 0, 0, 60])),
+            (std::net::Ipv4Addr::new(10, 0, 3, 200), std::net::Ipv4Addr::new(10, 0, 3, 60)),
+            Payload::Tcp { source: 80, target: 40_000 },
+        )
+        .in_vlan(100)
+        .with(openflow::flow::Field::CtNwSrc, cloud.address(port(cloud, "db-1"))),
+        connection: Connection::Reply,
+    }
 }
 
 /// One table: what it is for, one of its flows, and which examples cross it.

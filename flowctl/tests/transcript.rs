@@ -195,6 +195,7 @@ fn a_cloud_in_tables() {
         router show edge
         network create outside --provider-network-type vlan --provider-physical-network dc --provider-segment 100
         subnet create out4 --network outside --cidr 203.0.113.0/24
+        router set-gateway edge out4 --no-snat
         router set-gateway edge out4
         router add-floating-ip edge p1 --address 203.0.113.50
         router floating-ips edge

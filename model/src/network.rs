@@ -104,15 +104,41 @@ pub struct Router {
 }
 
 /// A router's way out: a subnet of the data centre, and the addresses there that stand for ports behind the router. The subnet's gateway is the next
-/// hop to everywhere else. The router has no address of its own there, because every host is that router.
+/// hop to everywhere else. Every host is the router; the address that it has there, it has on one host.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ExternalGateway {
     /// The subnet, of IPv4, on a provider network.
     pub subnet: SubnetId,
+    /// The address that ports without a floating IP share for connections that they begin; none: such ports do not get out.
+    #[serde(default)]
+    pub snat: Option<Snat>,
     /// The addresses that stand for ports.
     #[serde(default)]
     pub floating_ips: Vec<FloatingIp>,
+}
+
+/// The router's own address on an external subnet: all ports behind it leave as that, and are not reached by it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Snat {
+    /// The address.
+    pub address: Ipv4Addr,
+    /// Its MAC address there.
+    pub mac: Mac,
+    /// The hosts that may be the gateway: the first one is, the others stand by in this order.
+    #[serde(default)]
+    pub gateways: Vec<GatewayHost>,
+}
+
+/// A host that leads a router's packets out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct GatewayHost {
+    /// The host.
+    pub host: HostId,
+    /// Its tunnel endpoint on the underlay.
+    pub tunnel: Ipv4Addr,
 }
 
 /// An address of an external subnet that stands for an address of a port, in both directions.
@@ -204,6 +230,23 @@ pub struct Binding {
     pub host: HostId,
     /// That host's tunnel endpoint on the underlay.
     pub tunnel: Ipv4Addr,
+}
+
+impl Snat {
+    /// The host that has the address; none: no host leads out.
+    #[must_use]
+    pub fn gateway(&self) -> Option<GatewayHost> {
+        self.gateways.first().copied()
+    }
+}
+
+impl Router {
+    /// The router's own address outside, when `host` is the one that has it.
+    #[must_use]
+    pub fn snat_on(&self, host: HostId) -> Option<&Snat> {
+        let snat = self.external.as_ref()?.snat.as_ref()?;
+        snat.gateway().filter(|gateway| gateway.host == host).map(|_| snat)
+    }
 }
 
 impl RouterInterface {

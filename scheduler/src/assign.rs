@@ -1,8 +1,9 @@
 //! What one host needs to know of the whole intent, and no more.
 //!
 //! A host gets its machines with their volumes and images; the networks of its ports and, through the routers that stand in them, the networks
-//! one hop further, outside as well, because routing is done where a packet is sent; every port of those networks with where it is plugged in; and the security
-//! groups of those ports with the groups and address groups that their rules name. Pure: the same intent gives the same parts.
+//! one hop further, outside as well, because routing is done where a packet is sent, and the same of routers whose gateway it is; every port of those
+//! networks with where it is plugged in; and the security groups of those ports with the groups and address groups that their rules name. Pure: the
+//! same intent gives the same parts.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
@@ -100,7 +101,7 @@ impl Reach {
         let mut routers = BTreeSet::new();
         for router in intent.routers.values() {
             let feet: Vec<NetworkId> = router.interfaces.iter().filter_map(network_of).collect();
-            if feet.iter().any(|network| near.contains(network)) {
+            if router.snat_on(host).is_some() || feet.iter().any(|network| near.contains(network)) {
                 routers.insert(router.id);
                 networks.extend(feet);
                 let outside = router.external.as_ref().and_then(|external| intent.subnets.get(&external.subnet));

@@ -18,6 +18,7 @@ pub mod cli;
 mod cluster;
 pub mod config;
 mod evacuate;
+mod gateway;
 mod intent;
 mod metrics;
 mod place;

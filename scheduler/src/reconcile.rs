@@ -1,5 +1,5 @@
-//! Brings the intent forward by what hosts report: frees what is gone, chooses keepers of volumes, places machines, and makes a new specification
-//! for each host whose content changed.
+//! Brings the intent forward by what hosts report: frees what is gone, chooses keepers of volumes and gateways of routers, places machines, and makes
+//! a new specification for each host whose content changed.
 //!
 //! Pure and idempotent: with the same intent and the same reports a second pass changes nothing. A generation grows only when content does.
 //!
@@ -15,6 +15,7 @@ use model::{HostId, MachineId, NetworkId, PortId, VolumeId};
 
 use crate::assign::{assign, bindings};
 use crate::cluster::{Cluster, Life};
+use crate::gateway;
 use crate::intent::Intent;
 use crate::intent::host::Assigned;
 use crate::intent::machine::MachineIntent;
@@ -34,6 +35,7 @@ pub(crate) fn reconcile(intent: &mut Intent, cluster: &Cluster, overcommit: Over
     keep_volumes(intent, cluster);
     place_machines(intent, cluster, overcommit);
     keep_volumes(intent, cluster);
+    gateway::choose(intent, cluster);
     assign_all(intent)
 }
 

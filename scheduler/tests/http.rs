@@ -402,7 +402,17 @@ async fn a_port_has_a_floating_ip() {
     assert_eq!(early, invalid("port"), "no gateway yet");
     let tenant = operator.refused(Method::POST, "/v1/routers/r/gateway", Some(json!({"subnet": "in"}))).await;
     assert_eq!(tenant, invalid("subnet"));
-    operator.make("/v1/routers/r/gateway", json!({"subnet": "out"})).await;
+    let router = operator.make("/v1/routers/r/gateway", json!({"subnet": "out"})).await;
+    let shared = &router["gateway"];
+    assert_eq!((&shared["enable_snat"], &shared["hosts"]), (&json!(true), &json!([])), "{router}");
+    let own = shared["address"].as_str().unwrap().to_owned();
+    assert!(own.starts_with("203.0.113."), "{router}");
+    let off = operator.make("/v1/routers/r/gateway", json!({"subnet": "out", "enable_snat": false})).await;
+    assert_eq!((&off["gateway"]["enable_snat"], &off["gateway"]["address"]), (&json!(false), &json!(null)), "{off}");
+    let on = operator.make("/v1/routers/r/gateway", json!({"subnet": "out", "enable_snat": true})).await;
+    let again = operator.make("/v1/routers/r/gateway", json!({"subnet": "out"})).await;
+    assert_eq!(on["gateway"], again["gateway"], "once more changes nothing");
+    let own = on["gateway"]["address"].as_str().filter(|address| *address == own).unwrap().to_owned();
     let default = json!({"destination": "0.0.0.0/0", "next_hop": "10.1.0.9"});
     assert_eq!(operator.refused(Method::POST, "/v1/routers/r/routes", Some(default)).await, invalid("destination"));
     let router = operator.make("/v1/routers/r/floating-ips", json!({"port": "p"})).await;
@@ -415,6 +425,7 @@ async fn a_port_has_a_floating_ip() {
     let taken = |field: &str| (409, "taken".to_owned(), field.to_owned());
     assert_eq!(operator.refused(Method::POST, path, asked("p", "203.0.113.77")).await, taken("port"));
     assert_eq!(operator.refused(Method::POST, path, asked("q", &address)).await, taken("address"));
+    assert_eq!(operator.refused(Method::POST, path, asked("q", &own)).await, taken("address"));
     assert_eq!(operator.refused(Method::POST, path, asked("q", "198.51.100.1")).await, invalid("address"));
     assert_eq!(operator.refused(Method::POST, path, asked("q", "203.0.113.1")).await, invalid("address"));
     assert_eq!(operator.refused(Method::POST, path, asked("far", "203.0.113.77")).await, invalid("port"));

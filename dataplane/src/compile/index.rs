@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
 
-use model::network::Port;
+use model::network::{Port, Snat};
 use model::security::{Direction, Remote};
 use model::spec::HostNetwork;
 use model::{AddressGroupId, HostId, NetworkId, PortId, RouterId, SecurityGroupId};
@@ -15,7 +15,7 @@ use model::{AddressGroupId, HostId, NetworkId, PortId, RouterId, SecurityGroupId
 use super::unit::{Fact, Unit};
 use super::view::{Place, place};
 use crate::identity::{Groups, Identities, groups};
-use crate::zone::zones;
+use crate::zone::{snat_zones, zones};
 
 /// The other side of rules that share a conjunction.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -71,8 +71,13 @@ struct Structure {
     routed: BTreeSet<NetworkId>,
     /// Ports with floating IPs, wherever they are.
     floating: BTreeSet<PortId>,
-    /// Networks with floating IPs of ports here.
+    /// Networks with floating IPs of ports here, and those where routers that translate here have their address.
     outside: BTreeSet<NetworkId>,
+    /// Networks behind routers that translate here.
+    gated: BTreeSet<NetworkId>,
+    snat_zones: BTreeMap<RouterId, u16>,
+    /// The other hosts that are gateways of routers, by tunnel endpoint.
+    gateways: BTreeMap<Ipv4Addr, HostId>,
 }
 
 /// What follows from a specification.
@@ -138,6 +143,14 @@ impl Index {
         self.structure.zones.get(&network).copied()
     }
 
+    pub(super) fn snat_zone(&self, router: RouterId) -> Option<u16> {
+        self.structure.snat_zones.get(&router).copied()
+    }
+
+    pub(super) fn is_gated(&self, network: NetworkId) -> bool {
+        self.structure.gated.contains(&network)
+    }
+
     pub(super) fn is_near_zone(&self, zone: u16) -> bool {
         self.structure.near_zones.contains(&zone)
     }
@@ -151,7 +164,8 @@ impl Index {
     }
 
     pub(super) fn host_of(&self, endpoint: Ipv4Addr) -> Option<HostId> {
-        self.hosts.get(&endpoint)?.keys().next_back().copied()
+        let holder = self.hosts.get(&endpoint).and_then(|hosts| hosts.keys().next_back());
+        holder.or_else(|| self.structure.gateways.get(&endpoint)).copied()
     }
 
     pub(super) fn routers_of(&self, network: NetworkId) -> impl Iterator<Item = RouterId> {
@@ -416,7 +430,7 @@ impl Index {
 impl Structure {
     fn of(host: &HostNetwork, near: &BTreeSet<NetworkId>) -> Self {
         let zones = zones(host);
-        let mut structure = Self { zones, ..Self::default() };
+        let mut structure = Self { zones, snat_zones: snat_zones(host), ..Self::default() };
         structure.look_outside(host);
         let near_zones = near.iter().chain(&structure.outside).filter_map(|network| structure.zones.get(network));
         structure.near_zones = near_zones.copied().collect();
@@ -426,7 +440,11 @@ impl Structure {
             for network in &networks {
                 structure.routers.entry(*network).or_default().insert(router.id);
             }
-            if !networks.is_disjoint(near) {
+            let is_gateway = router.snat_on(host.host).is_some();
+            if is_gateway {
+                structure.gated.extend(&networks);
+            }
+            if is_gateway || !networks.is_disjoint(near) {
                 structure.near_routers.insert(router.id);
                 structure.routed.extend(networks);
             }
@@ -434,14 +452,18 @@ impl Structure {
         structure
     }
 
-    /// Finds floating IPs.
+    /// Finds floating IPs, and the gateways of routers.
     fn look_outside(&mut self, host: &HostNetwork) {
-        for external in host.routers.values().filter_map(|router| router.external.as_ref()) {
+        for router in host.routers.values() {
+            let Some(external) = &router.external else { continue };
+            let gateway = external.snat.as_ref().and_then(Snat::gateway).filter(|gateway| gateway.host != host.host);
+            self.gateways.extend(gateway.map(|gateway| (gateway.tunnel, gateway.host)));
+            let is_gateway = router.snat_on(host.host).is_some();
             let ports = || external.floating_ips.iter().map(|floating| floating.port);
             self.floating.extend(ports());
             let is_here = |id: &PortId| host.ports.get(id).is_some_and(|port| port.is_on(host.host));
             let network = host.subnets.get(&external.subnet).map(|subnet| subnet.network);
-            self.outside.extend(network.filter(|_| ports().any(|id| is_here(&id))));
+            self.outside.extend(network.filter(|_| is_gateway || ports().any(|id| is_here(&id))));
         }
     }
 
@@ -453,6 +475,9 @@ impl Structure {
         let outside: Vec<_> = before.outside.symmetric_difference(&self.outside).copied().collect();
         facts.extend(outside.iter().copied().map(Fact::Outside));
         facts.extend(outside.into_iter().map(Fact::Near));
+        facts.extend(before.gated.symmetric_difference(&self.gated).copied().map(Fact::Gated));
+        facts.extend(differing(&before.snat_zones, &self.snat_zones).map(Fact::SnatZone));
+        facts.extend(differing(&before.gateways, &self.gateways).map(Fact::HostOf));
         facts.extend(before.routed.symmetric_difference(&self.routed).copied().map(Fact::Routed));
     }
 }

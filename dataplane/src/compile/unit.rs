@@ -58,12 +58,16 @@ pub(crate) enum Fact {
     Physical,
     /// The stations outside that the agent found.
     Stations,
-    /// Whether a network has a port here, or a floating IP of one.
+    /// Whether a network has a port here, a floating IP of one, or the address of a router.
     Near(NetworkId),
-    /// Whether a network has a floating IP of a port here.
+    /// Whether a network outside has an address here: a floating IP of a port, or that of a router.
     Outside(NetworkId),
     /// The conntrack zone of a network.
     Zone(NetworkId),
+    /// The conntrack zone in which a router translates addresses here.
+    SnatZone(RouterId),
+    /// Whether a network is behind a router that translates addresses here.
+    Gated(NetworkId),
     /// Whether a zone has a network with a port here.
     NearZone(u16),
     /// Which ports of a network are plugged in here.
@@ -72,7 +76,7 @@ pub(crate) enum Fact {
     Endpoints(NetworkId),
     /// Which routers have feet in a network.
     Feet(NetworkId),
-    /// Whether a router has a foot in a network with a port here.
+    /// Whether a router has a foot in a network with a port here, or translates addresses here.
     NearRouter(RouterId),
     /// Whether routers here lead to a network.
     Routed(NetworkId),

@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
 
 use model::address_group::AddressGroup;
-use model::network::{Network, Port, Router, RouterInterface, Subnet};
+use model::network::{Network, Port, Router, RouterInterface, Snat, Subnet};
 use model::provider::PhysicalNetwork;
 use model::security::{Direction, SecurityGroup};
 use model::spec::HostNetwork;
@@ -160,13 +160,31 @@ impl<'a> View<'a> {
         self.numbers.stations.range(from).map(|((_, address), mac)| (*address, *mac))
     }
 
-    /// Whether a network has a floating IP of a port here.
+    /// Whether a network has a floating IP of a port here, or the address of a router that translates here.
     pub(crate) fn is_outside(&self, network: NetworkId) -> bool {
         self.read(Fact::Outside(network));
         self.index.is_outside(network)
     }
 
-    /// A network, when it has a port here or a floating IP of one.
+    /// The address that a router's ports share, when this host is the router's gateway. Reads nothing that is not the router's own.
+    pub(crate) fn snat_here(&self, router: &'a Router) -> Option<&'a Snat> {
+        router.snat_on(self.host.host)
+    }
+
+    /// The conntrack zone in which a router translates addresses here.
+    pub(crate) fn snat_zone(&self, id: RouterId) -> Option<u16> {
+        self.read(Fact::SnatZone(id));
+        self.index.snat_zone(id)
+    }
+
+    /// A network behind a router that translates addresses here.
+    pub(crate) fn gated(&self, id: NetworkId) -> Option<Segment<'a>> {
+        self.read(Fact::Gated(id));
+        let network = self.index.is_gated(id).then(|| self.network(id)).flatten()?;
+        Some(Segment { network, zone: self.zone(id)? })
+    }
+
+    /// A network, when it has a port here or an address outside of one.
     pub(crate) fn segment(&self, id: NetworkId) -> Option<Segment<'a>> {
         self.read(Fact::Near(id));
         let network = self.index.is_near(id).then(|| self.network(id)).flatten()?;

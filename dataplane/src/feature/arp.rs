@@ -72,8 +72,8 @@ fn asked(address: Ipv4Addr) -> Match {
     Match::new().arp().with(Field::ArpOp, REQUEST).with(Field::ArpTpa, address)
 }
 
-/// Answers requests for a floating IP: of ports here, and of stations outside by a reply with the tag of their network.
-pub(crate) fn answer_floating(
+/// Answers requests for an address outside that is here: of ports here, and of stations outside by a reply with the tag of their network.
+pub(crate) fn answer_outside(
     segment: Segment<'_>,
     address: Ipv4Addr,
     mac: Mac,

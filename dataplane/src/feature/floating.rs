@@ -18,14 +18,13 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use ipnet::IpNet;
 use model::Mac;
-use model::network::{FloatingIp, Network, Port, Router, Subnet};
+use model::network::{ExternalGateway, FloatingIp, Network, Port, Router, Subnet};
 use openflow::flow::{Action, Controller, Field, Match, Meter, MeterUnit, VLAN_PRESENT};
 
 use crate::compile::view::{Place, Segment, Spot, View};
 use crate::cookie::{Cookie, Object};
 use crate::family;
 use crate::feature::forward::towards;
-use crate::feature::router::ROUTE;
 use crate::feature::{Feature, arp};
 use crate::flow_set::{MeterNumber, Part};
 use crate::identity::NOBODY;
@@ -49,8 +48,11 @@ const STATION: u16 = 100;
 const ASK: u16 = 50;
 /// Above what keeps packets from going back where they came from.
 const OUTWARD: u16 = 400;
-const NO_WAY_OUT: u16 = 390;
+const STUCK: u16 = 390;
 const BACK_IN: u16 = 380;
+
+/// What is said of a packet that neither a floating IP nor its router's address leads out.
+pub(crate) const NO_WAY_OUT: &str = "its address has no floating IP to leave by";
 
 /// ARP replies of one network that the agent is handed in a second, and at once; the same for packets to stations that it does not know, and for
 /// replies of gateways: whoever sends too much of one keeps none of the others from it.
@@ -63,41 +65,46 @@ const REPLY: u16 = 2;
 const PIPELINE: Cookie = Cookie { feature: Feature::Floating, object: Object::Pipeline };
 
 /// A floating IP whose port is plugged in here.
-struct Held<'a> {
-    floating: &'a FloatingIp,
-    port: &'a Port,
+pub(crate) struct Held<'a> {
+    pub(crate) floating: &'a FloatingIp,
+    pub(crate) port: &'a Port,
     /// The network outside.
     outside: Segment<'a>,
     /// The network of the port.
     inside: Segment<'a>,
     /// The router's MAC address there.
     foot: Mac,
-    cookie: Cookie,
+    pub(crate) cookie: Cookie,
 }
 
 pub(crate) fn host(part: &mut Part) {
     part.add_miss(Table::Beyond);
     let stuck = Match::new().with_masked(FLAG_BITS.field, LEAVING.mask, LEAVING.mask);
-    let note = "its address has no floating IP to leave by".to_owned();
-    part.add_noted(Table::Output, NO_WAY_OUT, stuck, Vec::new(), (PIPELINE, note));
+    let note = NO_WAY_OUT.to_owned();
+    part.add_noted(Table::Output, STUCK, stuck, Vec::new(), (PIPELINE, note));
 }
 
-/// A router with a way out.
-pub(crate) fn router<'a>(view: &View<'a>, router: &'a Router, part: &mut Part) {
-    let Some(external) = &router.external else { return };
-    let Some(subnet) = view.subnet(external.subnet) else { return };
-    let Some(network) = view.network(subnet.network) else { return };
-    let held: Vec<Held<'_>> =
-        external.floating_ips.iter().filter_map(|floating| held(view, router, network, floating)).collect();
-    add_routes(view, router, (subnet, network), held.is_empty(), part);
-    for held in &held {
-        held.add_arp(subnet, part);
+/// The floating IPs of a router whose ports are plugged in here.
+pub(crate) fn held<'a>(
+    view: &View<'a>,
+    router: &Router,
+    network: &Network,
+    external: &'a ExternalGateway,
+) -> Vec<Held<'a>> {
+    external.floating_ips.iter().filter_map(|floating| held_one(view, router, network, floating)).collect()
+}
+
+/// What is there for them.
+pub(crate) fn add(view: &View<'_>, router: &Router, subnet: &Subnet, held: &[Held<'_>], part: &mut Part) {
+    for held in held {
+        let name = format!("floating IP {}", held.floating.address);
+        held.station(&name).add_arp(subnet, part);
         held.add_inward(view, router, part);
         held.add_outward(part);
     }
 }
 
-fn held<'a>(view: &View<'a>, router: &Router, network: &Network, floating: &'a FloatingIp) -> Option<Held<'a>> {
+fn held_one<'a>(view: &View<'a>, router: &Router, network: &Network, floating: &'a FloatingIp) -> Option<Held<'a>> {
     let port = view.port(floating.port)?;
     if view.place(port) != Place::Here || view.number(port.id).is_none() {
         return None;
@@ -114,83 +121,14 @@ fn held<'a>(view: &View<'a>, router: &Router, network: &Network, floating: &'a F
     })
 }
 
-/// The ways to the external subnet and, by its gateway, to everybody else.
-fn add_routes(
-    view: &View<'_>,
-    router: &Router,
-    (subnet, network): (&Subnet, &Network),
-    is_closed: bool,
-    part: &mut Part,
-) {
-    let cookie = Cookie { feature: Feature::Floating, object: Object::Router(router.key.into()) };
-    let mut add = |to: Match, length: u8, steps: Vec<Action>, note: String| {
-        let to = to.with(ROUTER.field, router.key);
-        let (steps, note) = if is_closed {
-            (Vec::new(), "no port here has a floating IP of the router to leave by".to_owned())
-        } else {
-            (steps, note)
-        };
-        part.add_noted(Table::Route, ROUTE + u16::from(length), to, steps, (cookie, note));
-    };
-    let leave = || vec![Action::DecTtl, Action::set(NETWORK.field, network.vni.get()), raise(LEAVING)];
-    let mut near = leave();
-    near.push(Action::GotoTable(Table::Beyond.number()));
-    let to = family::to_net(Match::new().ip(), subnet.cidr);
-    add(to, subnet.cidr.prefix_len(), near, format!("out to external subnet {}", subnet.name));
-    let Some(IpAddr::V4(gateway)) = subnet.gateway else { return };
-    let (steps, note) = match station(view, network, gateway) {
-        Some(mac) => {
-            let mut steps = leave();
-            steps.push(Action::set(Field::EthDst, mac.bytes()));
-            steps.push(Action::GotoTable(Table::Track.number()));
-            (steps, format!("out by {gateway} of external subnet {}", subnet.name))
-        }
-        None => (Vec::new(), format!("the gateway {gateway} of external subnet {} has not answered yet", subnet.name)),
-    };
-    add(Match::new().ip(), 0, steps, note);
-}
-
-/// The MAC address of a station of a provider network: of a port, or as the agent found out.
-fn station(view: &View<'_>, network: &Network, address: Ipv4Addr) -> Option<Mac> {
-    let ports = view.ports_at(address.into()).into_iter();
-    let port = ports.filter(|port| port.network == network.id).find(|port| view.place(port) != Place::Nowhere);
-    port.map(|port| port.mac).or_else(|| view.station(network.id, address))
-}
-
 impl Held<'_> {
     fn outside(&self) -> Match {
         Match::new().with(NETWORK.field, self.outside.vni())
     }
 
-    /// It is asked for, and hears answers to what the agent asked in its name.
-    fn add_arp(&self, subnet: &Subnet, part: &mut Part) {
+    fn station<'a>(&'a self, name: &'a str) -> Station<'a> {
         let FloatingIp { address, mac, .. } = *self.floating;
-        let arp = || self.outside().arp();
-        let own = arp().with(Field::ArpSpa, address);
-        let note = format!("floating IP {address} is announced by another host");
-        part.add_noted(Table::Identity, OWN, own, Vec::new(), (self.cookie, note));
-        let asked = arp().with(Field::ArpOp, REQUEST).with(Field::ArpTpa, address);
-        let goto = vec![Action::GotoTable(Table::Arp.number())];
-        part.add_noted(
-            Table::Identity,
-            HEARD,
-            asked,
-            goto,
-            (self.cookie, format!("floating IP {address} is asked for")),
-        );
-        let vlan = self.outside.network.provider.as_ref().and_then(|provider| provider.segmentation.vlan());
-        arp::answer_floating(self.outside, address, mac, vlan, self.cookie, part);
-        let told = arp().with(Field::ArpOp, REPLY).with(Field::ArpTpa, address).eth_dst(mac.bytes());
-        let vni = self.outside.vni();
-        if let Some(IpAddr::V4(gateway)) = subnet.gateway {
-            let of_gateway = told.clone().with(Field::ArpSpa, gateway);
-            let note = format!("floating IP {address} is told of gateway {gateway}");
-            let punt = hand_over(vni, MeterNumber::Gateways(vni));
-            part.add_noted(Table::Identity, HEARD_OF_GATEWAY, of_gateway, punt, (self.cookie, note));
-        }
-        let note = format!("floating IP {address} is told of a station");
-        let punt = hand_over(vni, MeterNumber::Stations(vni));
-        part.add_noted(Table::Identity, HEARD, told, punt, (self.cookie, note));
+        Station { name, address, mac, outside: self.outside, cookie: self.cookie }
     }
 
     /// From outside to the port.
@@ -251,6 +189,42 @@ impl Held<'_> {
     }
 }
 
+/// An address outside that is here, by its name in words.
+pub(crate) struct Station<'a> {
+    pub(crate) name: &'a str,
+    pub(crate) address: Ipv4Addr,
+    pub(crate) mac: Mac,
+    pub(crate) outside: Segment<'a>,
+    pub(crate) cookie: Cookie,
+}
+
+impl Station<'_> {
+    /// It is asked for, and hears answers to what the agent asked in its name.
+    pub(crate) fn add_arp(&self, subnet: &Subnet, part: &mut Part) {
+        let Self { name, address, mac, .. } = *self;
+        let arp = || Match::new().with(NETWORK.field, self.outside.vni()).arp();
+        let own = arp().with(Field::ArpSpa, address);
+        let note = format!("{name} is announced by another host");
+        part.add_noted(Table::Identity, OWN, own, Vec::new(), (self.cookie, note));
+        let asked = arp().with(Field::ArpOp, REQUEST).with(Field::ArpTpa, address);
+        let goto = vec![Action::GotoTable(Table::Arp.number())];
+        part.add_noted(Table::Identity, HEARD, asked, goto, (self.cookie, format!("{name} is asked for")));
+        let vlan = self.outside.network.provider.as_ref().and_then(|provider| provider.segmentation.vlan());
+        arp::answer_outside(self.outside, address, mac, vlan, self.cookie, part);
+        let told = arp().with(Field::ArpOp, REPLY).with(Field::ArpTpa, address).eth_dst(mac.bytes());
+        let vni = self.outside.vni();
+        if let Some(IpAddr::V4(gateway)) = subnet.gateway {
+            let of_gateway = told.clone().with(Field::ArpSpa, gateway);
+            let note = format!("{name} is told of gateway {gateway}");
+            let punt = hand_over(vni, MeterNumber::Gateways(vni));
+            part.add_noted(Table::Identity, HEARD_OF_GATEWAY, of_gateway, punt, (self.cookie, note));
+        }
+        let note = format!("{name} is told of a station");
+        let punt = hand_over(vni, MeterNumber::Stations(vni));
+        part.add_noted(Table::Identity, HEARD, told, punt, (self.cookie, note));
+    }
+}
+
 /// A network outside that has floating IPs here: what the agent knows of its stations.
 pub(crate) fn network(view: &View<'_>, segment: Segment<'_>, part: &mut Part) {
     if !view.is_outside(segment.network.id) {
@@ -297,7 +271,7 @@ fn hand_over(vni: u32, meter: MeterNumber) -> Vec<Action> {
 }
 
 /// Looks a packet up on its network once more, with these flags and no destination yet.
-fn again(flags: u32) -> [Action; 4] {
+pub(crate) fn again(flags: u32) -> [Action; 4] {
     [
         Action::set(FLAG_BITS.field, flags),
         Action::set(TARGET.field, 0_u32),
@@ -306,6 +280,6 @@ fn again(flags: u32) -> [Action; 4] {
     ]
 }
 
-fn raise(flag: Flag) -> Action {
+pub(crate) fn raise(flag: Flag) -> Action {
     Action::set_masked(FLAG_BITS.field, flag.mask, flag.mask)
 }

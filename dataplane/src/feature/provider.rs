@@ -28,6 +28,9 @@ const NO_RETURN: u16 = 310;
 const EXIT: u16 = 160;
 const TAGGED: u16 = 155;
 
+/// What is said of a physical network that no port is of.
+pub(crate) const NOT_WIRED: &str = "is not plugged in on this host";
+
 /// The EtherType of a VLAN tag (IEEE 802.1Q §9.4).
 const CUSTOMER_TAG: u16 = 0x8100;
 
@@ -65,7 +68,7 @@ pub(crate) fn network(view: &View<'_>, segment: Segment<'_>, part: &mut Part) {
     part.add_noted(Table::Forward, UNKNOWN, stranger, steps, (cookie, note));
     let leaving = || on_it().with_masked(FLAG_BITS.field, TO_PHYSICAL.mask, TO_PHYSICAL.mask);
     let Some(number) = view.physical(&provider.physical_network) else {
-        let note = format!("physical network {} is not plugged in on this host", provider.physical_network);
+        let note = format!("physical network {} {NOT_WIRED}", provider.physical_network);
         part.add_noted(Table::Output, EXIT, leaving(), Vec::new(), (cookie, note));
         return;
     };

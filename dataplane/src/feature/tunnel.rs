@@ -38,16 +38,9 @@ pub(crate) fn host(view: &View<'_>, part: &mut Part) {
 
 /// A network with a port here.
 pub(crate) fn network(view: &View<'_>, segment: Segment<'_>, part: &mut Part) {
+    arrivals(view, segment, part);
     let Some(vxlan) = view.tunnel() else { return };
     let cookie = Cookie { feature: Feature::Tunnel, object: Object::Network(segment.vni()) };
-    let arrival = Match::new().in_port(vxlan).with(Field::TunId, segment.vni());
-    let steps = vec![
-        Action::set(NETWORK.field, segment.vni()),
-        Action::set(ZONE.field, segment.zone),
-        Action::set_masked(FLAG_BITS.field, FROM_OUTSIDE.mask, FROM_OUTSIDE.mask),
-        Action::GotoTable(Table::Identity.number()),
-    ];
-    part.add(Table::Classify, ARRIVAL, arrival, steps, cookie);
     if segment.network.provider.is_some() {
         return;
     }
@@ -61,6 +54,20 @@ pub(crate) fn network(view: &View<'_>, segment: Segment<'_>, part: &mut Part) {
     let mut steps = number_tunnel();
     steps.push(Action::Group(group.to_wire()));
     part.add(Table::Output, TO_ALL, to_all, steps, cookie);
+}
+
+/// What comes from other hosts: of a network with a port here, or one whose packets leave here.
+pub(crate) fn arrivals(view: &View<'_>, segment: Segment<'_>, part: &mut Part) {
+    let Some(vxlan) = view.tunnel() else { return };
+    let cookie = Cookie { feature: Feature::Tunnel, object: Object::Network(segment.vni()) };
+    let arrival = Match::new().in_port(vxlan).with(Field::TunId, segment.vni());
+    let steps = vec![
+        Action::set(NETWORK.field, segment.vni()),
+        Action::set(ZONE.field, segment.zone),
+        Action::set_masked(FLAG_BITS.field, FROM_OUTSIDE.mask, FROM_OUTSIDE.mask),
+        Action::GotoTable(Table::Identity.number()),
+    ];
+    part.add(Table::Classify, ARRIVAL, arrival, steps, cookie);
 }
 
 fn flagged(mask: u32) -> Match {

@@ -16,9 +16,13 @@ use serde::{Deserialize, Serialize};
 use super::{Packet, PacketError, Path, Verdict};
 use crate::compile::PortNumbers;
 use crate::family::Family;
+use crate::feature::floating::NO_WAY_OUT;
 use crate::feature::path_mtu;
+use crate::feature::provider::NOT_WIRED;
 use crate::feature::router::LOST;
 use crate::feature::security::rule;
+use crate::feature::snat::NO_GATEWAY_HOST;
+use crate::feature::way_out::NO_FLOATING_IP;
 use crate::table::Table;
 
 /// Rules that are named at most, the closest first.
@@ -42,6 +46,12 @@ pub enum Cause {
     NoRoute,
     /// The next hop of the route is no port.
     NoNextHop,
+    /// Its port has no floating IP, and SNAT of its router is off.
+    SnatOff,
+    /// No host is up and wired that could be the gateway of its router.
+    NoGatewayHost,
+    /// This host is not wired to the physical network that it goes to.
+    NotWired,
     /// The guarded port is in no security group.
     NoGroup,
     /// There are rules for such packets, but not with this other side.
@@ -135,6 +145,8 @@ pub fn blame(host: &HostNetwork, numbers: &PortNumbers, packet: &Packet, path: &
         _ => false,
     };
     let found = match table {
+        Table::Route | Table::Output if why.ends_with(NOT_WIRED) => Some(seen.not_wired(why)),
+        Table::Route | Table::Output if leaving(why) => seen.no_way_out(),
         _ if is_said => None,
         Table::Classify | Table::Guard => seen.refused_at_the_door(),
         Table::Forward | Table::Host | Table::Output => seen.nobody_there(),
@@ -149,6 +161,11 @@ pub fn blame(host: &HostNetwork, numbers: &PortNumbers, packet: &Packet, path: &
         _ => None,
     };
     Some(found.unwrap_or_else(|| Blame::new(Cause::Other, why.as_str(), "flowctl trace shows each step")))
+}
+
+/// Whether a packet was dropped because neither a floating IP nor its router's address leads it out.
+fn leaving(why: &str) -> bool {
+    [NO_FLOATING_IP, NO_WAY_OUT, NO_GATEWAY_HOST].iter().any(|words| why.ends_with(words))
 }
 
 /// A packet with those who have to do with it.
@@ -250,6 +267,38 @@ impl<'a> Seen<'a> {
         })
     }
 
+    /// The router leads out, and not this port.
+    fn no_way_out(&self) -> Option<Blame> {
+        let port = self.sender?;
+        let (router, external) = self.routers().find_map(|router| Some((router, router.external.as_ref()?)))?;
+        let outside = self.host.subnets.get(&external.subnet).map_or("external", |subnet| subnet.name.as_str());
+        let who = format!("port {} has no floating IP, and router {}", port.name, router.name);
+        Some(match &external.snat {
+            None => Blame::new(
+                Cause::SnatOff,
+                format!("{who} does no SNAT"),
+                format!(
+                    "flowctl router set-gateway {} {outside}, without --no-snat, or flowctl router add-floating-ip",
+                    router.name
+                ),
+            ),
+            Some(snat) => Blame::new(
+                Cause::NoGatewayHost,
+                format!("{who} has {} outside, and no host to be its gateway: none is up and wired", snat.address),
+                "flowctl host list shows which hosts are up; [[physical]] in its configuration wires one",
+            ),
+        })
+    }
+
+    fn not_wired(&self, why: &str) -> Blame {
+        let external = self.routers().find_map(|router| router.snat_on(self.host.host).map(|snat| (router, snat)));
+        let line = match external {
+            Some((router, snat)) => format!("{why}, which is the gateway of router {} ({})", router.name, snat.address),
+            None => why.to_owned(),
+        };
+        Blame::new(Cause::NotWired, line, "plug in the interface that [[physical]] in its configuration names for it")
+    }
+
     fn no_route(&self) -> Option<Blame> {
         let (target, router) = (self.target()?, self.routers().next()?);
         if let Some((router, hop)) = self.next_hop(target) {
@@ -258,8 +307,14 @@ impl<'a> Seen<'a> {
         }
         let feet = router.interfaces.iter().filter_map(|foot| self.host.subnets.get(&foot.subnet));
         let stands: Vec<String> = feet.map(|subnet| subnet.cidr.to_string()).collect();
-        let line = format!("router {} stands in {} and has no route to {target}", router.name, stands.join(", "));
-        let remedy = "flowctl router add-route, or flowctl router attach it to the destination's subnet";
+        let mut line = format!("router {} stands in {} and has no route to {target}", router.name, stands.join(", "));
+        let mut remedy = "flowctl router add-route, or flowctl router attach it to the destination's subnet";
+        let is_known = self.host.ports.values().any(|port| owns(port, target));
+        if target.is_ipv4() && router.external.is_none() && !is_known {
+            line += " and no external gateway";
+            remedy =
+                "flowctl router set-gateway leads it out; flowctl router add-route, or flowctl router attach, inside";
+        }
         Some(Blame::new(Cause::NoRoute, line, remedy))
     }
 

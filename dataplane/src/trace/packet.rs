@@ -429,8 +429,11 @@ fn neighbour(host: &HostNetwork, port: &Port, target: IpAddr) -> Option<Mac> {
     let floating = || {
         let externals = host.routers.values().filter_map(|router| router.external.as_ref());
         let on_it = |id| host.subnets.get(&id).is_some_and(|subnet| subnet.network == port.network);
-        let mut floating = externals.filter(|out| on_it(out.subnet)).flat_map(|out| &out.floating_ips);
-        floating.find(|floating| target == IpAddr::V4(floating.address)).map(|floating| floating.mac)
+        let mut own = externals.filter(|out| on_it(out.subnet)).flat_map(|out| {
+            let floating = out.floating_ips.iter().map(|floating| (floating.address, floating.mac));
+            floating.chain(out.snat.iter().map(|snat| (snat.address, snat.mac)))
+        });
+        own.find(|(address, _)| target == IpAddr::V4(*address)).map(|(_, mac)| mac)
     };
     host.ports.values().find(has).map(|other| other.mac).or_else(router).or_else(floating)
 }

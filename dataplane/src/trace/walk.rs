@@ -11,9 +11,9 @@
 //! Source: ovs-ofctl(8), ovs-actions(7), ovs-fields(7) "Conjunctive Match Fields".
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 
-use openflow::flow::{Action, Ct, Field, PortNo, SetField, Subfield, ct_state};
+use openflow::flow::{Action, Ct, Field, NatRange, NatSide, PortNo, SetField, Subfield, ct_state, ip_proto};
 
 use super::words;
 use super::{Connection, Hop, Outcome, Packet, Path, Verdict};
@@ -198,6 +198,9 @@ impl Walk<'_> {
             };
         let mut tracked = traveller.clone();
         tracked.packet.set_masked(Field::CtState, state.into(), Field::CtState.full_mask());
+        if self.connection != Connection::Invalid {
+            translate(&mut tracked.packet, ct, self.connection);
+        }
         self.enter(table, &mut tracked);
         true
     }
@@ -235,6 +238,33 @@ impl Walk<'_> {
         let (packet, leaving) = (traveller.packet.to_text(), traveller.packet.clone());
         let larger_than = traveller.larger_than;
         self.path.outcomes.push(Outcome { copy: traveller.copy, verdict, larger_than, packet, leaving });
+    }
+}
+
+/// Translates addresses as a connection of the zone would: forth as it is told to, back to what the packet says that the connection began as
+/// (`ct_nw_src`, `ct_tp_src`), where it says so. Ports that the tracker would choose stay as they are.
+fn translate(packet: &mut Packet, ct: &Ct, connection: Connection) {
+    let Some(Action::Nat(nat)) = ct.actions.first() else { return };
+    match nat.range {
+        Some(NatRange { side: NatSide::Source, addresses: Some((IpAddr::V4(address), _)), .. }) => {
+            packet.set(Subfield::whole(Field::Ipv4Src), address.to_bits().into());
+        }
+        None if matches!(connection, Connection::Reply | Connection::Related) => {
+            let (address, port) = (packet.get(Field::CtNwSrc), packet.get(Field::CtTpSrc));
+            if address == 0 {
+                return;
+            }
+            packet.set(Subfield::whole(Field::Ipv4Dst), address);
+            let target = match u8::try_from(packet.get(Field::IpProto)) {
+                Ok(ip_proto::TCP) => Field::TcpDst,
+                Ok(ip_proto::UDP) => Field::UdpDst,
+                _ => return,
+            };
+            if port != 0 {
+                packet.set(Subfield::whole(target), port);
+            }
+        }
+        _ => {}
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::net::Ipv4Addr;
 
-use openflow::flow::{Action, Field, Flow, MeterUnit, SetField};
+use openflow::flow::{Action, Ct, CtZone, Field, Flow, MeterUnit, NatRange, SetField};
 
 use super::Packet;
 use crate::cookie::{Cookie, Object};
@@ -104,13 +104,39 @@ pub(super) fn effect(set: &FlowSet, action: &Action, before: &Packet) -> Option<
             Some(GroupNumber::NextHops(..)) => format!("sends it by {}", group(set, *number)),
             _ => format!("copies it to {}", group(set, *number)),
         }),
-        Action::Ct(ct) if ct.table.is_some() => Some(format!("tracks it in zone {}", before.get(register::ZONE.field))),
+        Action::Ct(ct) if ct.table.is_some() => {
+            let zone = match ct.zone {
+                CtZone::Fixed(zone) => zone.into(),
+                CtZone::From(bits) => before.bits(bits),
+            };
+            Some(format!("tracks it in zone {zone}{}", translation(ct, before)))
+        }
         Action::Ct(ct) if ct.actions.is_empty() => Some("remembers the connection".to_owned()),
         Action::Ct(ct) => Some(match ct.actions.first() {
             Some(Action::SetField(mark)) if mark.value() != 0 => "marks the connection dead".to_owned(),
             _ => "marks the connection alive".to_owned(),
         }),
         _ => None,
+    }
+}
+
+/// What the connection tracker does to addresses.
+fn translation(ct: &Ct, before: &Packet) -> String {
+    let Some(Action::Nat(nat)) = ct.actions.first() else { return String::new() };
+    match nat.range {
+        Some(NatRange { addresses: Some((address, _)), ports, .. }) => {
+            let ports = ports.map(|(first, last)| format!(", ports {first} to {}", last.unwrap_or(first)));
+            let source = before.address(Field::Ipv4Src);
+            format!(", translates source {source} to {address}{}", ports.unwrap_or_default())
+        }
+        _ if before.get(Field::CtNwSrc) != 0 => {
+            format!(
+                ", translates destination {} back to {}",
+                before.address(Field::Ipv4Dst),
+                before.address(Field::CtNwSrc)
+            )
+        }
+        _ => format!(", translates destination {} back to who began the connection", before.address(Field::Ipv4Dst)),
     }
 }
 

@@ -12,7 +12,8 @@ pub mod random;
 use dataplane::PortNumbers;
 use model::address_group::AddressGroup;
 use model::network::{
-    Binding, ExternalGateway, FixedIp, FloatingIp, Network, Port, Router, RouterInterface, StaticRoute, Subnet,
+    Binding, ExternalGateway, FixedIp, FloatingIp, GatewayHost, Network, Port, Router, RouterInterface, Snat,
+    StaticRoute, Subnet,
 };
 use model::provider::{Provider, Segmentation};
 use model::security::{Direction, Ethertype, PortRange, Protocol, Remote, Rule, SecurityGroup};
@@ -131,7 +132,20 @@ impl Cloud {
     /// Leads a router out to the subnet of a provider network.
     pub fn lead_out(&mut self, router: usize, network: usize) {
         let subnet = self.subnets[network].id;
-        self.routers[router].external = Some(ExternalGateway { subnet, floating_ips: Vec::new() });
+        self.routers[router].external = Some(ExternalGateway { subnet, snat: None, floating_ips: Vec::new() });
+    }
+
+    /// Gives a router an address on its external subnet, which other ports share; these hosts may be its gateway, the first one is. `last` is the last
+    /// octet of the address and of its MAC address.
+    pub fn share(&mut self, router: usize, hosts: &[usize], last: u8) -> (Ipv4Addr, Mac) {
+        let external = self.routers[router].external.as_mut().unwrap();
+        let subnet = self.subnets.iter().find(|subnet| subnet.id == external.subnet).unwrap();
+        let IpAddr::V4(first) = subnet.cidr.network() else { panic!("IPv4 only") };
+        let [a, b, c, _] = first.octets();
+        let (address, mac) = (Ipv4Addr::new(a, b, c, last), Mac::new([2, 3, 0, 0, 0, last]));
+        let gateway = |host: &usize| GatewayHost { host: host_id(*host), tunnel: endpoint(*host) };
+        external.snat = Some(Snat { address, mac, gateways: hosts.iter().map(gateway).collect() });
+        (address, mac)
     }
 
     /// Gives a port an address on the external subnet of a router; `last` is the last octet of it and of its MAC address.

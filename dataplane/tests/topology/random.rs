@@ -184,6 +184,22 @@ fn lets(cloud: &Cloud, mine: &Port, other: (&Port, IpAddr), direction: Direction
     rules.any(|rule| carries(rule.protocol, payload) && is_remote(cloud, rule.remote, other))
 }
 
+/// Whether the rules of a port let a packet pass between it and a stranger at an address.
+pub fn lets_stranger(cloud: &Cloud, port: &Port, at: IpAddr, direction: Direction, payload: Payload) -> bool {
+    let groups = cloud.groups.iter().filter(|group| port.groups.contains(&group.id));
+    let rules = groups.flat_map(|group| &group.rules).filter(|rule| rule.direction == direction);
+    let mut rules = rules.filter(|rule| rule.ethertype == version(at));
+    rules.any(|rule| {
+        let is_remote = match rule.remote {
+            Remote::Any => true,
+            Remote::Prefix(prefix) => prefix.contains(&IpNet::from(at)),
+            Remote::Group(_) => false,
+            Remote::Addresses(id) => cloud.address_groups.iter().any(|group| group.id == id && group.holds(at)),
+        };
+        is_remote && carries(rule.protocol, payload)
+    })
+}
+
 fn is_remote(cloud: &Cloud, remote: Remote, (other, at): (&Port, IpAddr)) -> bool {
     match remote {
         Remote::Any => true,

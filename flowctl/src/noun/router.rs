@@ -75,6 +75,9 @@ pub enum RouterVerb {
         router: String,
         /// The external subnet, on a provider network; its gateway leads to everywhere else.
         subnet: String,
+        /// Ports without a floating IP do not get out; else they share an address that the router takes there.
+        #[arg(long)]
+        no_snat: bool,
     },
     /// Take a router's way out.
     ClearGateway {
@@ -139,9 +142,10 @@ impl Session<'_> {
                 let path = format!("{}/routes/{}/{next_hop}", ROUTERS.of(router), escape(destination));
                 self.show(&self.scheduler.delete(&path).await?)
             }
-            RouterVerb::SetGateway { router, subnet } => {
+            RouterVerb::SetGateway { router, subnet, no_snat } => {
                 let path = format!("{}/gateway", ROUTERS.of(router));
-                self.show(&self.scheduler.post(&path, &json!({"subnet": subnet})).await?)
+                let gateway = json!({"subnet": subnet, "enable_snat": !no_snat});
+                self.show(&self.scheduler.post(&path, &gateway).await?)
             }
             RouterVerb::ClearGateway { router } => {
                 self.show(&self.scheduler.delete(&format!("{}/gateway", ROUTERS.of(router))).await?)

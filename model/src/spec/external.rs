@@ -1,4 +1,5 @@
-//! What must hold of routers' ways out: each leads to a provider network by IPv4, and each floating IP stands for one address of one port behind it.
+//! What must hold of routers' ways out: each leads to a provider network by IPv4, each floating IP stands for one address of one port behind it, and
+//! the address that the other ports share is nobody else's.
 //!
 //! Owns the bounds of them. Never asks where the port is plugged in. Invariant: an external address, its MAC address and the fixed address are each
 //! used once, so that both directions of a packet lead to one place.
@@ -11,10 +12,13 @@ use ipnet::{IpNet, Ipv4Net};
 use super::{HostNetwork, SpecError, overlap, refer, unique};
 use crate::address::Mac;
 use crate::id::{NetworkId, PortId};
-use crate::network::{ExternalGateway, FloatingIp, Router, Subnet};
+use crate::network::{ExternalGateway, FloatingIp, Router, Snat, Subnet};
 
 /// The most floating IPs of one router.
 pub const FLOATING_IPS_MAX: usize = 4096;
+
+/// The most hosts that may be the gateway of one router.
+pub const GATEWAYS_MAX: usize = 16;
 
 /// What is taken already.
 #[derive(Default)]
@@ -49,6 +53,9 @@ pub(super) fn check(host: &HostNetwork) -> Result<(), SpecError> {
         let Some(external) = &router.external else { continue };
         let object = format!("{:?}", router.id);
         let (subnet, cidr) = check_gateway(&object, host, router, external)?;
+        if let Some(snat) = &external.snat {
+            check_snat(&object, (subnet, cidr), snat, &mut taken)?;
+        }
         for floating in &external.floating_ips {
             check_floating(&object, host, router, (subnet, cidr), floating, &mut taken)?;
         }
@@ -87,6 +94,49 @@ fn check_gateway<'a>(
     Ok((subnet, cidr))
 }
 
+fn check_snat(
+    object: &str,
+    (subnet, cidr): (&Subnet, Ipv4Net),
+    snat: &Snat,
+    taken: &mut Taken,
+) -> Result<(), SpecError> {
+    let object = format!("external address {} of {object}", snat.address);
+    check_outside(&object, (subnet, cidr), snat.address, snat.mac)?;
+    let refuse = |problem: String| Err(SpecError::Unfit { object: object.clone(), problem });
+    if snat.gateways.len() > GATEWAYS_MAX {
+        return refuse(format!("it has {} gateway hosts, at most {GATEWAYS_MAX}", snat.gateways.len()));
+    }
+    let hosts: BTreeSet<_> = snat.gateways.iter().map(|gateway| gateway.host).collect();
+    if hosts.len() < snat.gateways.len() {
+        return refuse("a host is named twice among its gateways".to_owned());
+    }
+    unique(&mut taken.addresses, (subnet.network, snat.address.into()), &object, || {
+        format!("address {}", snat.address)
+    })?;
+    unique(&mut taken.macs, (subnet.network, snat.mac), &object, || format!("MAC address {}", snat.mac))
+}
+
+/// An address on an external subnet, and its MAC address.
+fn check_outside(
+    object: &str,
+    (subnet, cidr): (&Subnet, Ipv4Net),
+    address: Ipv4Addr,
+    mac: Mac,
+) -> Result<(), SpecError> {
+    let refuse = |problem: String| Err(SpecError::Unfit { object: object.to_owned(), problem });
+    let is_edge = cidr.prefix_len() < 31 && (address == cidr.network() || address == cidr.broadcast());
+    if !cidr.contains(&address) || is_edge {
+        return refuse(format!("it is no host address of {cidr}"));
+    }
+    if subnet.gateway == Some(address.into()) {
+        return refuse("it is the address of the subnet's gateway".to_owned());
+    }
+    if !mac.is_unicast() {
+        return refuse(format!("{mac} is no unicast MAC address"));
+    }
+    Ok(())
+}
+
 fn check_floating(
     object: &str,
     host: &HostNetwork,
@@ -98,16 +148,7 @@ fn check_floating(
     let FloatingIp { address, mac, port, fixed } = *floating;
     let object = format!("floating IP {address} of {object}");
     let refuse = |problem: String| Err(SpecError::Unfit { object: object.clone(), problem });
-    let is_edge = cidr.prefix_len() < 31 && (address == cidr.network() || address == cidr.broadcast());
-    if !cidr.contains(&address) || is_edge {
-        return refuse(format!("it is no host address of {cidr}"));
-    }
-    if subnet.gateway == Some(address.into()) {
-        return refuse("it is the address of the subnet's gateway".to_owned());
-    }
-    if !mac.is_unicast() {
-        return refuse(format!("{mac} is no unicast MAC address"));
-    }
+    check_outside(&object, (subnet, cidr), address, mac)?;
     let holder = refer(&host.ports, &object, port)?;
     let feet: BTreeSet<_> = router.interfaces.iter().map(|foot| foot.subnet).collect();
     let Some(own) = holder.addresses.iter().find(|own| own.address == IpAddr::V4(fixed)) else {

@@ -5,7 +5,7 @@ use crate::address::Mac;
 use crate::id::RuleId;
 use crate::image::Sha256;
 use crate::machine::{Boot, Disk, Power};
-use crate::network::{Binding, ExternalGateway, FixedIp, FloatingIp, RouterInterface, StaticRoute};
+use crate::network::{Binding, ExternalGateway, FixedIp, FloatingIp, GatewayHost, RouterInterface, Snat, StaticRoute};
 use crate::security::{Direction, Ethertype, PortRange, Protocol, Rule};
 use crate::volume::VolumeBackend;
 use uuid::Uuid;
@@ -262,7 +262,7 @@ fn with_floating_ip(parts: &mut SpecParts) {
         fixed: "10.0.0.5".parse().unwrap(),
     };
     let subnet = SubnetId::from_uuid(uuid(31));
-    parts.routers[0].external = Some(ExternalGateway { subnet, floating_ips: vec![floating] });
+    parts.routers[0].external = Some(ExternalGateway { subnet, snat: None, floating_ips: vec![floating] });
 }
 
 #[test]
@@ -353,4 +353,38 @@ fn an_address_group_is_held_and_its_list_is_sound() {
     let older = old.replace("\"address_groups\":[],", "");
     assert_ne!(old, older);
     assert!(wire::decode(older.as_bytes()).is_ok(), "a specification from before there were address groups");
+}
+
+#[test]
+fn a_router_has_one_address_outside_for_all_its_ports() {
+    let host = |number: u8| GatewayHost {
+        host: HostId::from_uuid(uuid(90 + u128::from(number))),
+        tunnel: Ipv4Addr::new(172, 20, 0, number),
+    };
+    let with_snat = |parts: &mut SpecParts, change: &dyn Fn(&mut Snat)| {
+        with_floating_ip(parts);
+        let mut snat = Snat {
+            address: Ipv4Addr::new(203, 0, 113, 40),
+            mac: Mac::new([2, 3, 0, 0, 0, 40]),
+            gateways: vec![host(1), host(2)],
+        };
+        change(&mut snat);
+        parts.routers[0].external.as_mut().unwrap().snat = Some(snat);
+    };
+    let mut good = parts();
+    with_snat(&mut good, &|_| {});
+    let good = NodeSpec::check(good).unwrap();
+    assert_eq!(wire::decode(&wire::encode(&good).unwrap()).unwrap(), good);
+    let wrong = |change: &dyn Fn(&mut Snat)| refused(|parts| with_snat(parts, change));
+    let edge = wrong(&|snat| snat.address = Ipv4Addr::new(203, 0, 113, 0));
+    assert!(edge.starts_with("external address 203.0.113.0 of router("), "{edge}");
+    assert!(edge.ends_with("it is no host address of 203.0.113.0/24"), "{edge}");
+    let gateway = wrong(&|snat| snat.address = Ipv4Addr::new(203, 0, 113, 1));
+    assert!(gateway.ends_with("it is the address of the subnet's gateway"), "{gateway}");
+    assert!(wrong(&|snat| snat.address = Ipv4Addr::new(203, 0, 113, 50)).contains("share address 203.0.113.50"));
+    assert!(wrong(&|snat| snat.mac = Mac::new([2, 3, 0, 0, 0, 50])).contains("share MAC address 02:03:00:00:00:32"));
+    assert!(wrong(&|snat| snat.mac = Mac::BROADCAST).contains("no unicast MAC address"));
+    assert!(wrong(&|snat| snat.gateways.push(host(1))).contains("a host is named twice among its gateways"));
+    let crowd = wrong(&|snat| snat.gateways = (0..=16).map(host).collect());
+    assert!(crowd.contains("it has 17 gateway hosts, at most 16"), "{crowd}");
 }

@@ -6,6 +6,7 @@ use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr};
 
 use ipnet::IpNet;
+use model::network::ExternalGateway;
 use model::{Mac, NetworkId, SubnetId};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -47,15 +48,18 @@ pub(crate) fn whole_pools(cidr: ipnet::Ipv4Net, gateway: Option<Ipv4Addr>) -> Ve
 }
 
 impl Intent {
-    /// The addresses in use in a subnet: by ports, by routers' feet and by floating IPs.
+    /// The addresses in use in a subnet: by ports, by routers' feet, by routers that lead out there and by floating IPs.
     pub(crate) fn addresses_in_use(&self, subnet: SubnetId) -> BTreeSet<IpAddr> {
         let ports = self.ports.values().flat_map(|port| &port.port.addresses);
         let ports = ports.filter(|fixed| fixed.subnet == subnet).map(|fixed| fixed.address);
         let feet = self.routers.values().flat_map(|router| &router.interfaces);
         let externals = self.routers.values().filter_map(|router| router.external.as_ref());
-        let floating = externals.filter(|external| external.subnet == subnet).flat_map(|it| &it.floating_ips);
+        let outside = externals.filter(|external| external.subnet == subnet).flat_map(|external| {
+            let floating = external.floating_ips.iter().map(|floating| floating.address);
+            floating.chain(external.snat.as_ref().map(|snat| snat.address))
+        });
         let feet = feet.filter(|foot| foot.subnet == subnet).map(|foot| foot.address);
-        ports.chain(feet).chain(floating.map(|floating| floating.address.into())).collect()
+        ports.chain(feet).chain(outside.map(IpAddr::V4)).collect()
     }
 
     /// An address of a subnet that nobody has, its gateway never: in an IPv6 subnet of 64 bits the one that a station with this MAC address makes
@@ -140,8 +144,16 @@ impl Intent {
             let mut all = externals.filter(|external| on_it(external.subnet)).flat_map(|it| &it.floating_ips);
             all.find(|floating| floating.mac == mac).map(|floating| format!("floating IP {}", floating.address))
         };
+        let snat = || {
+            let mut externals = self.routers.values().filter_map(|router| Some((router, router.external.as_ref()?)));
+            let on_it = |id| self.subnets.get(&id).is_some_and(|subnet| subnet.subnet.network == network);
+            let has = |external: &ExternalGateway| external.snat.as_ref().is_some_and(|snat| snat.mac == mac);
+            let (router, _) = externals.find(|(_, external)| on_it(external.subnet) && has(external))?;
+            Some(format!("router {}", router.name))
+        };
         port.map(|port| format!("port {}", port.port.name))
             .or_else(floating)
+            .or_else(snat)
             .or_else(|| router.map(|router| format!("router {}", router.name)))
     }
 }

@@ -1,10 +1,10 @@
-//! Ways out of routers, and floating IPs: addresses of an external subnet that stand for ports.
+//! Ways out of routers: the address of an external subnet that ports share, and floating IPs, which stand for one port each.
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
 use ipnet::IpNet;
-use model::network::{ExternalGateway, FloatingIp, Router};
+use model::network::{ExternalGateway, FloatingIp, Router, Snat};
 use model::spec::external::FLOATING_IPS_MAX;
 use model::{PortId, RouterId, SubnetId};
 use serde::Deserialize;
@@ -19,6 +19,8 @@ use crate::refusal::Refusal;
 pub(crate) struct NewGateway {
     /// The external subnet, by name or id: of IPv4, on a provider network. Its gateway leads to everywhere else.
     subnet: String,
+    /// Whether ports without a floating IP get out, as an address that the router takes there; yes unless said.
+    enable_snat: Option<bool>,
 }
 
 /// A floating IP to make.
@@ -59,14 +61,35 @@ impl Intent {
         if let Some(route) = router.routes.iter().find(|route| is_shadow(subnet, route.destination)) {
             return refuse(format!("the router has a route to {} already", route.destination));
         }
-        if router.external.as_ref().is_some_and(|external| external.subnet == subnet_id) {
-            return Ok(id);
-        }
-        self.refuse_floating(&router, format!("the gateway of router {}", router.name), |_| true)?;
         let mut router = (*router).clone();
-        router.external = Some(ExternalGateway { subnet: subnet_id, floating_ips: Vec::new() });
+        let mut external = match router.external.take() {
+            Some(external) if external.subnet == subnet_id => external,
+            before => {
+                router.external = before;
+                self.refuse_floating(&router, format!("the gateway of router {}", router.name), |_| true)?;
+                ExternalGateway { subnet: subnet_id, snat: None, floating_ips: Vec::new() }
+            }
+        };
+        external.snat = match external.snat {
+            _ if new.enable_snat == Some(false) => None,
+            Some(snat) => Some(snat),
+            None => Some(self.draw_snat(subnet_id)?),
+        };
+        router.external = Some(external);
         self.routers.insert(id, Arc::new(router));
         Ok(id)
+    }
+
+    /// An address of an external subnet for all ports behind a router. Its gateway is chosen as hosts report.
+    fn draw_snat(&mut self, subnet: SubnetId) -> Result<Snat, Refusal> {
+        let Some(subnet) = self.subnets.get(&subnet).map(Arc::clone) else {
+            return Err(Refusal::Internal("the external subnet is gone".to_owned()));
+        };
+        let mac = self.draw_mac(subnet.subnet.network)?;
+        match self.free_address(&subnet, mac, "subnet")? {
+            IpAddr::V4(address) => Ok(Snat { address, mac, gateways: Vec::new() }),
+            IpAddr::V6(address) => Err(Refusal::Internal(format!("{address} is not of IPv4"))),
+        }
     }
 
     /// Takes a router's way out, which no floating IP needs.

@@ -460,6 +460,81 @@ fn address_groups_go_where_their_rules_do() {
     assert_eq!(told(&cloud), [0, 0]);
 }
 
+/// A router's gateway is a host that is up and wired, and stays it until it is down or unwired and another can take over; nothing moves back.
+#[test]
+fn a_router_has_its_gateway_on_one_host_until_that_is_down() {
+    let mut cloud = Cloud::new();
+    let provider = json!({"network_type": "vlan", "physical_network": "dc", "segmentation_id": 100});
+    let outside = json!({"name": "outside", "provider": provider});
+    cloud.change(|intent, context| intent.create_network(context, read(outside))).unwrap();
+    let subnet = json!({"name": "out", "network": "outside", "cidr": "203.0.113.0/24"});
+    cloud.change(|intent, context| intent.create_subnet(context, read(subnet))).unwrap();
+    cloud.network("blue", "10.1.0.0/24").unwrap();
+    let lead_out = |cloud: &mut Cloud, name: &str, snat: serde_json::Value| {
+        let gateway = json!({"subnet": "out", "enable_snat": snat});
+        cloud.change(|intent, _| intent.set_gateway(name, &read(gateway))).unwrap()
+    };
+    for name in ["r", "s"] {
+        cloud.change(|intent, context| intent.create_router(context, read(json!({"name": name})))).unwrap();
+    }
+    cloud.change(|intent, _| intent.add_interface("r", &read(json!({"subnet": "blue-a"})))).unwrap();
+    let id = lead_out(&mut cloud, "r", json!(null));
+    let hosts: Vec<HostId> =
+        ["one", "two", "three"].iter().zip(1..).map(|(name, last)| cloud.join(name, last)).collect();
+    let snat = |cloud: &Cloud, id| cloud.intent.routers[&id].external.as_ref().unwrap().snat.clone();
+    let chosen = |cloud: &Cloud, id| -> Vec<HostId> {
+        snat(cloud, id).unwrap().gateways.iter().map(|gateway| gateway.host).collect()
+    };
+    let wired = |cloud: &mut Cloud, host: HostId, is_wired: bool| {
+        let mut report = empty_report(host);
+        report.resources.physical_networks.extend(is_wired.then(|| "dc".parse().unwrap()));
+        cloud.hosts.entry(host).or_default().report = Some(report);
+        cloud.reconcile();
+    };
+    let [one, two, three] = hosts[..] else { panic!("three hosts") };
+    wired(&mut cloud, one, false);
+    assert_eq!(chosen(&cloud, id), [], "none is wired");
+    wired(&mut cloud, two, true);
+    wired(&mut cloud, one, true);
+    assert_eq!(chosen(&cloud, id), [two, one], "the first that could, whatever its identity");
+    let spec = cloud.intent.assigned[&two].spec.network();
+    assert!(spec.routers.contains_key(&id) && spec.networks.len() == 2, "it is told, though it has no machine there");
+    assert_eq!(snat(&cloud, id).unwrap().gateways[0].tunnel, std::net::Ipv4Addr::new(192, 0, 2, 2));
+    let nobody = &cloud.intent.assigned[&one].spec;
+    assert!(nobody.network().routers.is_empty(), "who stands by needs to know nothing");
+
+    // Another router goes to the host that leads out fewer.
+    let other = lead_out(&mut cloud, "s", json!(true));
+    assert_eq!(chosen(&cloud, other)[0], one);
+    let (mine, theirs) = (snat(&cloud, id).unwrap(), snat(&cloud, other).unwrap());
+    assert!(mine.address != theirs.address && mine.mac != theirs.mac);
+
+    // Down: the next one takes over, and keeps it.
+    cloud.hosts.get_mut(&two).unwrap().report = None;
+    wired(&mut cloud, three, true);
+    assert_eq!(chosen(&cloud, id), [one, three]);
+    wired(&mut cloud, two, true);
+    assert_eq!(chosen(&cloud, id), [one, three, two], "back again, and last");
+    // A switch that does not answer says nothing; a wire that is pulled does.
+    let mut silent = empty_report(one);
+    silent.resources.switch = false;
+    cloud.hosts.get_mut(&one).unwrap().report = Some(silent);
+    cloud.reconcile();
+    assert_eq!(chosen(&cloud, id)[0], one);
+    wired(&mut cloud, one, false);
+    assert_eq!(chosen(&cloud, id), [three, two]);
+    // All of them down: the last that could keeps it, for nobody is better.
+    for host in [one, two, three] {
+        cloud.hosts.get_mut(&host).unwrap().report = None;
+    }
+    cloud.reconcile();
+    assert_eq!(chosen(&cloud, id), [three, two]);
+
+    lead_out(&mut cloud, "r", json!(false));
+    assert_eq!(snat(&cloud, id), None);
+    assert!(!cloud.intent.assigned[&three].spec.network().routers.contains_key(&id));
+}
+
 #[derive(Debug, Clone)]
 enum Step {
     Network(u8),

@@ -25,6 +25,13 @@ pub(crate) struct RouterView {
 pub(crate) struct GatewayView {
     /// The external subnet.
     subnet: NamedRef,
+    /// Whether ports without a floating IP get out.
+    enable_snat: bool,
+    /// The address that they leave as.
+    address: Option<String>,
+    mac: Option<String>,
+    /// The host that has that address, then those that stand by.
+    hosts: Vec<NamedRef>,
     floating_ips: Vec<FloatingIpView>,
 }
 
@@ -83,6 +90,15 @@ impl GatewayView {
             port: named(&world.intent.ports, &floating.port),
             fixed: floating.fixed.to_string(),
         });
-        Self { subnet: named(&world.intent.subnets, &external.subnet), floating_ips: floating_ips.collect() }
+        let snat = external.snat.as_ref();
+        let gateways = snat.iter().flat_map(|snat| &snat.gateways);
+        Self {
+            subnet: named(&world.intent.subnets, &external.subnet),
+            enable_snat: snat.is_some(),
+            address: snat.map(|snat| snat.address.to_string()),
+            mac: snat.map(|snat| snat.mac.to_string()),
+            hosts: gateways.map(|gateway| named(&world.intent.hosts, &gateway.host)).collect(),
+            floating_ips: floating_ips.collect(),
+        }
     }
 }
