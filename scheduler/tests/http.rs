@@ -103,6 +103,11 @@ fn refused_posts() -> Vec<Refused> {
         ("/v1/subnets", json!({"name": "c", "network": "blue", "cidr": "10.1.0.0/16"}), 400, "invalid", "cidr"),
         ("/v1/subnets", json!({"name": "c", "network": "blue", "cidr": "fd00::/20"}), 400, "invalid", "cidr"),
         ("/v1/subnets", json!({"name": "c", "network": "blue", "cidr": "fd00::1/64"}), 400, "invalid", "cidr"),
+        ("/v1/subnets", json!({"name": "c", "network": "blue", "cidr": "169.254.169.0/24"}), 400, "invalid", "cidr"),
+        ("/v1/subnets", json!({"name": "c", "network": "blue", "cidr": "127.0.0.0/8"}), 400, "invalid", "cidr"),
+        ("/v1/subnets", json!({"name": "c", "network": "blue", "cidr": "239.1.0.0/16"}), 400, "invalid", "cidr"),
+        ("/v1/subnets", json!({"name": "c", "network": "blue", "cidr": "fe80::/64"}), 400, "invalid", "cidr"),
+        ("/v1/subnets", json!({"name": "c", "network": "blue", "cidr": "::/64"}), 400, "invalid", "cidr"),
         (
             "/v1/subnets",
             json!({"name": "c", "network": "blue", "cidr": "fd00::/64", "gateway": "10.1.0.1"}),

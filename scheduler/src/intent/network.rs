@@ -3,7 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
-use ipnet::IpNet;
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use model::domain::{Domain, DomainError};
 use model::network::{Announced, Network, Subnet};
 use model::provider::{Provider, ProviderError, Segmentation, VlanId};
@@ -22,6 +22,18 @@ const DNS_MAX: usize = 8;
 
 /// What Ethernet carries (RFC 894): the MTU of a provider network unless said.
 const PROVIDER_MTU: u16 = 1500;
+
+/// What no subnet may have addresses of: hosts speak to their neighbours, to themselves and to many with them (RFC 3927, RFC 4291 §2.4, RFC 6890), and
+/// the services to machines answer at two of them.
+const RESERVED: [(IpNet, &str); 7] = [
+    (IpNet::V4(Ipv4Net::new_assert(Ipv4Addr::new(0, 0, 0, 0), 8)), "it stands for no host"),
+    (IpNet::V4(Ipv4Net::new_assert(Ipv4Addr::new(127, 0, 0, 0), 8)), "each host has it for itself"),
+    (IpNet::V4(Ipv4Net::new_assert(Ipv4Addr::new(169, 254, 0, 0), 16)), "metadata and names are served there"),
+    (IpNet::V4(Ipv4Net::new_assert(Ipv4Addr::new(224, 0, 0, 0), 3)), "it is for multicast, or for nobody"),
+    (IpNet::V6(Ipv6Net::new_assert(Ipv6Addr::UNSPECIFIED, 8)), "it stands for no host"),
+    (IpNet::V6(Ipv6Net::new_assert(Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 0), 10)), "each link has it for itself"),
+    (IpNet::V6(Ipv6Net::new_assert(Ipv6Addr::new(0xff00, 0, 0, 0, 0, 0, 0, 0), 8)), "it is for multicast"),
+];
 
 /// The least MTU of a link that carries IPv6 (RFC 8200 §5).
 const IPV6_MTU_MIN: u16 = 1280;
@@ -147,6 +159,9 @@ impl Intent {
             let problem = format!("{cidr} has a prefix length outside of {} to {}", lengths.start(), lengths.end());
             return Err(Refusal::invalid("cidr", problem));
         }
+        if let Some((reserved, what)) = RESERVED.into_iter().find(|(reserved, _)| overlap(*reserved, cidr)) {
+            return Err(Refusal::invalid("cidr", format!("{cidr} overlaps {reserved}: {what}")));
+        }
         let mtu = self.networks.get(&network).map_or(u16::MAX, |network| network.mtu);
         if cidr.addr().is_ipv6() && mtu < IPV6_MTU_MIN {
             return Err(Refusal::invalid(
@@ -268,4 +283,8 @@ fn check_pools(pools: &[Pool], cidr: ipnet::Ipv4Net) -> Result<Vec<Pool>, Refusa
         }
     }
     Ok(pools.to_vec())
+}
+
+fn overlap(one: IpNet, other: IpNet) -> bool {
+    one.contains(&other) || other.contains(&one)
 }
