@@ -1,4 +1,5 @@
-//! Proof that a machine on a tenant network is reached from outside by its floating IP, and goes out as that, in the kernel's data path.
+//! Proof that a machine on a tenant network is reached from outside by its floating IP, and goes out as that, and that one without gets out as its
+//! router, in the kernel's data path.
 
 use std::time::Duration;
 
@@ -28,6 +29,30 @@ pub(super) fn examine(cloud: &Cloud, machines: &Machines, examiner: &mut Examine
         let seen = with_floating(cloud, machine);
         cloud.centre().delete(&format!("{ROUTER}/gateway")).and(seen)
     });
+    examiner.check("a machine without a floating IP gets out as its router, and nobody gets in by that", || {
+        let machine = machines.get("db1")?;
+        cloud.centre().post(&format!("{ROUTER}/gateway"), &json!({"subnet": OUTSIDE}))?;
+        let seen = as_router(cloud, machine);
+        cloud.centre().delete(&format!("{ROUTER}/gateway")).and(seen)
+    });
+}
+
+fn as_router(cloud: &Cloud, machine: &Occupied) -> Result<String> {
+    let router = cloud.centre().get(ROUTER)?;
+    let text = |pointer: &str| router.pointer(pointer).and_then(|value| value.as_str()).map(str::to_owned);
+    let address = text("/gateway/address").with_context(|| format!("no address outside in {router}"))?;
+    let gateway = text("/gateway/hosts/0/name").with_context(|| format!("no gateway host in {router}"))?;
+    let network = cloud.lab().network();
+    let station = Outside::start(network)?;
+    let ping = format!("ping -c 1 -W 10 {}", outside::ADDRESS);
+    process::wait_for("a ping out by SNAT", CHANGE_LIMIT, || Ok(machine.succeeds(&ping)?.then_some(())))?;
+    let capture = Capture::listen(network, PHYSICAL, &["vlan", &outside::VLAN.to_string(), "and", "icmp"])?;
+    machine.ok(&format!("ping -c 3 -W 10 {}", outside::ADDRESS))?;
+    let wanted = format!("{address} > {}: ICMP echo request", outside::ADDRESS);
+    capture.wait_line("the ping with the router's address", SEEN_LIMIT, |line| line.contains(&wanted))?;
+    ensure!(station.ping(&address, 1).is_err(), "{address} answers a ping that nobody asked for");
+    ensure!(!station.connects(&address, 5432)?, "port 5432 of {address} connects from outside");
+    Ok(format!("{} leaves by host {gateway}: {wanted}; pings and connections to {address} go nowhere", machine.vm.name))
 }
 
 fn with_floating(cloud: &Cloud, machine: &Occupied) -> Result<String> {
