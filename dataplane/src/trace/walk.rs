@@ -162,7 +162,11 @@ impl Walk<'_> {
         larger.packet.set(bit, 1);
         traveller.packet.set(bit, 0);
         let settled = self.run(rest, traveller, hop, by);
-        if !self.run(rest, &mut larger, hop, by) {
+        let said = self.path.hops[hop].effects.len();
+        let is_larger_settled = self.run(rest, &mut larger, hop, by);
+        // The same steps once more.
+        self.path.hops[hop].effects.truncate(said);
+        if !is_larger_settled {
             let (table, why) = (self.path.hops[hop].table, self.path.hops[hop].meaning.clone());
             self.drop(&larger, table, why);
         }

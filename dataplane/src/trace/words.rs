@@ -100,6 +100,7 @@ pub(super) fn effect(set: &FlowSet, action: &Action, before: &Packet) -> Option<
         Action::PopVlan => Some("takes the VLAN tag off".to_owned()),
         Action::PushVlan(_) => Some("puts a VLAN tag on".to_owned()),
         Action::DecTtl => Some("lowers the time to live".to_owned()),
+        Action::CheckPacketLarger { octets, .. } => Some(format!("measures whether it has more than {octets} octets")),
         Action::Group(number) => Some(match GroupNumber::from_wire(*number) {
             Some(GroupNumber::NextHops(..)) => format!("sends it by {}", group(set, *number)),
             _ => format!("copies it to {}", group(set, *number)),
