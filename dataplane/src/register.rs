@@ -78,6 +78,11 @@ pub const LEAVING: Flag = Flag { mask: 1 << 9, name: "leaves" };
 
 /// It is larger than what the network that it is routed to carries.
 pub const TOO_LARGE: Flag = Flag { mask: 1 << 12, name: "too large" };
+/// Whether it is was looked at.
+pub const MEASURED: Flag = Flag { mask: 1 << 14, name: "measured" };
+
+/// It came from outside, as an answer to a connection that left as the router.
+pub const ANSWERING: Flag = Flag { mask: 1 << 13, name: "answer from outside" };
 
 /// All flags.
 pub const FLAGS: &[Flag] = &[
@@ -92,6 +97,8 @@ pub const FLAGS: &[Flag] = &[
     TO_PHYSICAL,
     LEAVING,
     TOO_LARGE,
+    MEASURED,
+    ANSWERING,
 ];
 
 /// The bit of a connection's mark that says that it was allowed once and is not any more.

@@ -84,6 +84,9 @@ pub fn tell(
     let length = handed.frame.len();
     let silent = |reason| TooLargeError::Silent { length, reason };
     let packet = SlicedPacket::from_ethernet(handed.frame).map_err(|_| silent("it is no whole packet"))?;
+    if packet.vlan().is_some() {
+        return Err(silent("it carries a tag"));
+    }
     let gone = || TooLargeError::Gone { network: handed.network, router: handed.router };
     let mtu = host.networks.values().find(|network| network.vni.get() == handed.network).ok_or_else(gone)?.mtu;
     let net = packet.net.as_ref().ok_or_else(|| silent("it is no IP packet"))?;

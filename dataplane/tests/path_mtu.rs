@@ -35,6 +35,9 @@ const NEAR: usize = 1;
 const FAR: usize = 2;
 const LARGE: u16 = 1450;
 const SMALL: u16 = 1400;
+const MIDDLE: u16 = 1430;
+/// That connections to all of them hash to one of two ways is one in 2,048.
+const ADDRESSES: u8 = 12;
 /// Behind the port near, for documentation (RFC 5737, RFC 3849).
 const BEYOND: [&str; 2] = ["198.51.100.1", "2001:db8:16::1"];
 const RANGES: [&str; 2] = ["198.51.100.0/24", "2001:db8:16::/48"];
@@ -110,12 +113,14 @@ fn what_carries_the_same_is_not_measured() {
     let mut cloud = cloud();
     let measures = |cloud: &Cloud| {
         let set = compile(&cloud.host(0), &cloud.numbers(0));
-        let count =
-            set.flows().filter(|flow| matches!(flow.actions[..], [Action::CheckPacketLarger { .. }, ..])).count();
+        let count = set
+            .flows()
+            .filter(|flow| flow.actions.iter().any(|action| matches!(action, Action::CheckPacketLarger { .. })))
+            .count();
         (count, set.counts().meters)
     };
     let (count, meters) = measures(&cloud);
-    assert_eq!(count, 4, "one for the small network and one for the route, in both versions");
+    assert_eq!(count, 1, "one for the small network");
     cloud.networks[1].mtu = LARGE;
     assert_eq!(measures(&cloud), (0, meters - 1));
 }
@@ -211,15 +216,16 @@ fn what_must_not_be_answered_is_not() {
 
 async fn plug(host: &Host, cloud: &Cloud, port: usize) -> Result<Machine> {
     let machine = host.plug(&cloud.ports[port]).await?;
-    let network = u8::from(port != CLIENT) + 1;
+    let [_, _, network, _] = cloud.address(port).octets();
     // A router that is advertised, too, would be a second way, which the kernel takes in turns.
     machine.namespace.run(&["sysctl", "-qw", "net.ipv6.conf.eth0.accept_ra=0"])?;
     machine.restart_link()?;
     machine.configure(cloud.address(port), format!("10.0.{network}.1").parse()?)?;
-    let six = cloud.address6(port).context("an IPv6 address")?;
     let inside = &machine.namespace;
-    inside.run(&["ip", "address", "add", &format!("{six}/64"), "dev", "eth0", "nodad"])?;
-    inside.run(&["ip", "-6", "route", "add", "default", "via", &format!("fd00:0:0:{network}::1")])?;
+    if let Some(six) = cloud.address6(port) {
+        inside.run(&["ip", "address", "add", &format!("{six}/64"), "dev", "eth0", "nodad"])?;
+        inside.run(&["ip", "-6", "route", "add", "default", "via", &format!("fd00:0:0:{network}::1")])?;
+    }
     if port == NEAR {
         inside.run(&["ip", "address", "add", &format!("{}/32", BEYOND[0]), "dev", "lo"])?;
         inside.run(&["ip", "address", "add", &format!("{}/128", BEYOND[1]), "dev", "lo", "nodad"])?;
@@ -255,19 +261,70 @@ async fn senders_learn_the_mtu_of_the_path() -> Result<()> {
         assert!(!known("mtu 1400")?, "{to}");
         let listener = machines[at].listen(80)?;
         let target = SocketAddr::from((to, 80));
-        let mut stream =
+        let stream =
             client.enter(|| TcpStream::connect_timeout(&target, LIMIT))?.with_context(|| format!("connect to {to}"))?;
-        let mut accepted = accept(&listener, LIMIT)?;
-        accepted.set_read_timeout(Some(LIMIT))?;
-        stream.set_write_timeout(Some(LIMIT))?;
-        let sent = vec![42; 100_000];
-        let mut received = vec![0; sent.len()];
-        let sender = std::thread::spawn(move || stream.write_all(&sent).map(|()| (stream, sent)));
-        accepted.read_exact(&mut received).with_context(|| format!("receive at {to}"))?;
-        let (_open, sent) = sender.join().map_err(|_| anyhow::anyhow!("the sender panicked"))??;
-        assert!(received == sent, "{to}");
+        transfer(stream, accept(&listener, LIMIT)?).with_context(|| format!("to {to}"))?;
         // What ICMP said while the socket was in use is heard once it is not.
         wait_for(&format!("the path to {to} to be known"), LIMIT, || Ok(known("mtu 1400")?.then_some(())))?;
     }
+    Ok(())
+}
+
+/// Sends much over a connection and looks at what arrives.
+#[cfg(test)]
+fn transfer(mut stream: TcpStream, mut accepted: TcpStream) -> Result<()> {
+    accepted.set_read_timeout(Some(LIMIT))?;
+    stream.set_write_timeout(Some(LIMIT))?;
+    let sent = vec![42; 100_000];
+    let mut received = vec![0; sent.len()];
+    let sender = std::thread::spawn(move || stream.write_all(&sent).map(|()| (stream, sent)));
+    accepted.read_exact(&mut received).context("receive")?;
+    let (_open, sent) = sender.join().map_err(|_| anyhow::anyhow!("the sender panicked"))??;
+    anyhow::ensure!(received == sent, "something else arrived than was sent");
+    Ok(())
+}
+
+/// Two next hops of one route, in networks that do not carry the same: whichever a connection takes, its sender is told what that one carries.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn each_of_several_ways_is_measured() -> Result<()> {
+    require!(Need::Root, Need::OpenVswitch, Need::Program("ethtool"));
+    let mut cloud = cloud();
+    let middle = cloud.network("middle", "10.0.3.0/24");
+    cloud.networks[middle].mtu = MIDDLE;
+    cloud.routers.clear();
+    cloud.router("main", &[0, 1, middle]);
+    let second = cloud.port("second", middle, 1, 31, &[0]);
+    cloud.ports[second].allowed_pairs = cloud.ports[NEAR].allowed_pairs.clone();
+    for hop in [NEAR, second] {
+        cloud.route(0, RANGES[0], cloud.address(hop));
+    }
+    let start = |host| Host::start(HostNetwork::empty(host_id(host), endpoint(host)));
+    let hosts = [start(0).await?, start(1).await?];
+    hosts[0].link(&hosts[1])?;
+    let client = plug(&hosts[0], &cloud, CLIENT).await?;
+    let hops = [plug(&hosts[0], &cloud, NEAR).await?, plug(&hosts[1], &cloud, second).await?];
+    for (number, host) in hosts.iter().enumerate() {
+        host.host.program(cloud.host(number), LIMIT).await?;
+    }
+    let listeners = [hops[0].listen(80)?, hops[1].listen(80)?];
+    let mut taken = [0, 0];
+    for last in 1..=ADDRESSES {
+        let to = format!("198.51.100.{last}");
+        for hop in &hops {
+            hop.namespace.run(&["ip", "address", "replace", &format!("{to}/32"), "dev", "lo"])?;
+        }
+        let target: SocketAddr = format!("{to}:80").parse()?;
+        let stream = client.namespace.enter(|| TcpStream::connect_timeout(&target, LIMIT))??;
+        let (way, accepted) = wait_for("a connection at one of the hops", LIMIT, || {
+            let came = |way: usize| accept(&listeners[way], Duration::ZERO).ok().map(|accepted| (way, accepted));
+            Ok(came(0).or_else(|| came(1)))
+        })?;
+        transfer(stream, accepted).with_context(|| format!("to {to}"))?;
+        let wanted = format!("mtu {}", [SMALL, MIDDLE][way]);
+        let known = || Ok(client.namespace.run(&["ip", "route", "get", &to])?.contains(&wanted).then_some(()));
+        wait_for(&format!("{wanted} to {to}"), LIMIT, known)?;
+        taken[way] += 1;
+    }
+    assert!(taken.iter().all(|count| *count > 0), "all connections took one way: {taken:?}");
     Ok(())
 }

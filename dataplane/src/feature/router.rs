@@ -13,8 +13,8 @@ use openflow::flow::{Action, Field, Match, PortNo, Subfield};
 use crate::compile::view::{Place, Spot, View};
 use crate::cookie::{Cookie, Object};
 use crate::family::{self, FAMILIES, Family};
+use crate::feature::Feature;
 use crate::feature::forward::towards;
-use crate::feature::{Feature, path_mtu};
 use crate::flow_set::Part;
 use crate::register::{NETWORK, ROUTER};
 use crate::table::Table;
@@ -76,13 +76,12 @@ fn add_foot(view: &View<'_>, router: &Router, foot: &RouterInterface, part: &mut
     let prefix = subnet.cidr;
     let priority = ROUTE + u16::from(prefix.prefix_len());
     let route = family::to_net(Family::of(foot.address).packets().with(ROUTER.field, router.key), prefix);
-    let mut steps: Vec<Action> = path_mtu::measure(view, router, &[network]).into_iter().collect();
-    steps.extend([
+    let steps = vec![
         Action::set(Field::EthSrc, foot.mac.bytes()),
         Action::DecTtl,
         Action::set(NETWORK.field, network.vni.get()),
         Action::GotoTable(Table::Host.number()),
-    ]);
+    ];
     part.add_noted(Table::Route, priority, route, steps, (cookie, format!("routed to subnet {}", subnet.name)));
 }
 

@@ -28,7 +28,8 @@ use crate::feature::way_out::Exit;
 use crate::flow_set::Part;
 use crate::identity::NOBODY;
 use crate::register::{
-    FLAG_BITS, FROM_OUTSIDE, FROM_PHYSICAL, LEAVING, NETWORK, ROUTER, SOURCE, SOURCE_IDENTITY, TO_PHYSICAL, ZONE,
+    ANSWERING, FLAG_BITS, FROM_OUTSIDE, FROM_PHYSICAL, LEAVING, NETWORK, ROUTER, SOURCE, SOURCE_IDENTITY, TO_PHYSICAL,
+    ZONE,
 };
 use crate::table::Table;
 
@@ -141,7 +142,7 @@ impl Gate<'_> {
             let from_wire = self.outside().with_masked(FLAG_BITS.field, FROM_PHYSICAL.mask, FROM_PHYSICAL.mask);
             let to = from_wire.eth_dst(mac.bytes()).ip().with(Field::Ipv4Dst, address);
             let steps = vec![
-                Action::set(FLAG_BITS.field, 0_u32),
+                Action::set(FLAG_BITS.field, ANSWERING.mask),
                 Action::set(ROUTER.field, self.exit.router.key),
                 Action::set(ZONE.field, inside),
                 self.track(false, Action::Nat(Nat::default())),

@@ -9,15 +9,15 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use ipnet::IpNet;
-use model::network::{Network, Router};
+use model::network::Router;
 use openflow::flow::{Action, Field};
 
 use crate::compile::view::{Place, View};
 use crate::cookie::{Cookie, Object};
 use crate::family;
+use crate::feature::Feature;
 use crate::feature::forward::towards;
 use crate::feature::router::ROUTE;
-use crate::feature::{Feature, path_mtu};
 use crate::flow_set::{GroupNumber, Part};
 use crate::register::{NETWORK, ROUTER};
 use crate::table::Table;
@@ -33,12 +33,7 @@ pub(crate) fn router(view: &View<'_>, router: &Router, part: &mut Part) {
     for (destination, hops) in ways {
         let matching = family::to_net(family::packets(destination).with(ROUTER.field, router.key), destination);
         let priority = ROUTE + u16::from(destination.prefix_len());
-        let (mut live, mut networks) = (Vec::new(), Vec::new());
-        for (hop, (network, steps)) in hops.iter().filter_map(|hop| Some((*hop, by(view, router, *hop)?))) {
-            live.push((hop, steps));
-            networks.push(network);
-        }
-        let measure = path_mtu::measure(view, router, &networks);
+        let live: Vec<_> = hops.iter().filter_map(|hop| Some((*hop, by(view, router, *hop)?))).collect();
         let names =
             |hops: &mut dyn Iterator<Item = IpAddr>| hops.map(|hop| hop.to_string()).collect::<Vec<_>>().join(", ");
         let (steps, note) = match live.as_slice() {
@@ -65,15 +60,12 @@ pub(crate) fn router(view: &View<'_>, router: &Router, part: &mut Part) {
                 (steps, format!("routed to {destination} by one of {names}"))
             }
         };
-        // What leads nowhere needs no measure.
-        let measure = measure.filter(|_| !steps.is_empty());
-        let steps = measure.into_iter().chain(steps).collect();
         part.add_noted(Table::Route, priority, matching, steps, (cookie, note));
     }
 }
 
-/// What leads a packet to a next hop, when a port that is plugged in somewhere has the address, and the network that it is sent into.
-fn by<'a>(view: &View<'a>, router: &Router, hop: IpAddr) -> Option<(&'a Network, Vec<Action>)> {
+/// What leads a packet to a next hop, when a port that is plugged in somewhere has the address.
+fn by(view: &View<'_>, router: &Router, hop: IpAddr) -> Option<Vec<Action>> {
     let feet = router.interfaces.iter().filter_map(|foot| Some((foot, view.subnet_of(foot)?)));
     let (foot, (_, network)) = feet.into_iter().find(|(_, (subnet, _))| subnet.cidr.contains(&hop))?;
     let here = |network| move |port: &&model::network::Port| port.network == network;
@@ -85,5 +77,5 @@ fn by<'a>(view: &View<'a>, router: &Router, hop: IpAddr) -> Option<(&'a Network,
         Action::set(NETWORK.field, network.vni.get()),
     ];
     steps.extend(towards(view, port));
-    Some((network, steps))
+    Some(steps)
 }
