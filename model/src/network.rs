@@ -111,7 +111,7 @@ pub struct ExternalGateway {
     /// The subnet, of IPv4, on a provider network.
     pub subnet: SubnetId,
     /// The address that ports without a floating IP share for connections that they begin; none: such ports do not get out.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub snat: Option<Snat>,
     /// The addresses that stand for ports.
     #[serde(default)]

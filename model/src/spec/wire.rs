@@ -1,6 +1,7 @@
 //! The bytes of a spec: JSON with a version, unknown fields refused.
 //!
-//! A version is never changed once released: a new shape is a new variant here, and the domain type is reached from each.
+//! A version is never changed once released: a new shape is a new variant here, and the domain type is reached from each. What a feature adds is written
+//! only where the feature is used, so that agents from before it go on reading specs that have nothing of it.
 
 use serde::{Deserialize, Serialize};
 
@@ -49,7 +50,8 @@ pub struct V1 {
     networks: Vec<Network>,
     subnets: Vec<Subnet>,
     routers: Vec<Router>,
-    #[serde(default)]
+    /// Written only where there are some: an agent from before them refuses what it does not know.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     address_groups: Vec<AddressGroup>,
     groups: Vec<SecurityGroup>,
     ports: Vec<Port>,
