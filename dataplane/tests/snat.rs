@@ -236,6 +236,22 @@ fn answers_come_back_and_nothing_else() {
     assert!(said.contains("nobody behind the router has begun"), "from a machine on the network outside: {said}");
 }
 
+/// Hosts take what comes to UDP port 4789 for tunnels of other hosts: nothing leaves for it, neither by a floating IP nor by a router's address.
+#[test]
+fn no_machine_speaks_outside_as_hosts_do_among_themselves() {
+    let world = World::new(cloud(), 2);
+    let tunnel = |target| Payload::Udp { source: 40_000, target };
+    for (port, leaves_on) in [(BLUE_1, 0), (BLUE_2, 0), (BLUE_3, 1), (BLUE_4, 0), (RED_1, 0)] {
+        let said = |target| world.says(world.host_of(port), &world.from(port, FAR, tunnel(target)), Connection::New);
+        let drop = "dropped in output: UDP port 4789 is for tunnels between hosts, no machine leaves the cloud by it";
+        assert_eq!(said(4789), format!("host {leaves_on}: {drop}"));
+        assert!(said(4790).contains("sent out to physical network dc"), "{}", said(4790));
+    }
+    let inside = Payload::Udp { source: 40_000, target: 4789 };
+    let inside = world.from(BLUE_1, Ipv4Addr::new(10, 0, 1, 14), inside);
+    assert!(!world.says(0, &inside, Connection::New).contains("tunnels between hosts"), "machines among themselves");
+}
+
 /// From behind one router to what else has an address outside: a floating IP here, a port on that network, another router.
 #[test]
 fn what_leaves_finds_its_way_among_neighbours_outside() {

@@ -33,6 +33,7 @@ use crate::register::{
     FLAG_BITS, FROM_OUTSIDE, FROM_PHYSICAL, Flag, LEAVING, NETWORK, ROUTER, SOURCE, SOURCE_IDENTITY, TARGET,
     TARGET_IDENTITY, TO_PHYSICAL, ZONE,
 };
+use crate::switch::bridge::VXLAN_UDP_PORT;
 use crate::table::Table;
 
 /// Above what names senders by their address alone.
@@ -46,6 +47,8 @@ const INWARD: u16 = 110;
 const KNOWN: u16 = 110;
 const STATION: u16 = 100;
 const ASK: u16 = 50;
+/// Above what leads out.
+const NOT_OURS: u16 = 410;
 /// Above what keeps packets from going back where they came from.
 const OUTWARD: u16 = 400;
 const STUCK: u16 = 390;
@@ -81,7 +84,11 @@ pub(crate) fn host(part: &mut Part) {
     part.add_miss(Table::Beyond);
     let stuck = Match::new().with_masked(FLAG_BITS.field, LEAVING.mask, LEAVING.mask);
     let note = NO_WAY_OUT.to_owned();
+    // Where the data centre routes to the hosts' own network, a machine could reach their tunnel endpoints, which believe what network it says it is of.
+    let tunnel = stuck.clone().udp().with(Field::UdpDst, VXLAN_UDP_PORT);
     part.add_noted(Table::Output, STUCK, stuck, Vec::new(), (PIPELINE, note));
+    let note = format!("UDP port {VXLAN_UDP_PORT} is for tunnels between hosts, no machine leaves the cloud by it");
+    part.add_noted(Table::Output, NOT_OURS, tunnel, Vec::new(), (PIPELINE, note));
 }
 
 /// The floating IPs of a router whose ports are plugged in here.
