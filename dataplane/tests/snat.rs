@@ -22,6 +22,7 @@ use dataplane::trace::{Cause, Connection, Outcome, Packet, Path, Payload, Verdic
 use dataplane::{FlowSet, PortNumbers, compile, trace};
 use hosts::{Host, Machine};
 use model::Mac;
+use model::network::StaticRoute;
 use model::security::{Direction, Ethertype, Remote};
 use model::spec::HostNetwork;
 use openflow::flow::{Field, PortNo};
@@ -250,6 +251,42 @@ fn no_machine_speaks_outside_as_hosts_do_among_themselves() {
     let inside = Payload::Udp { source: 40_000, target: 4789 };
     let inside = world.from(BLUE_1, Ipv4Addr::new(10, 0, 1, 14), inside);
     assert!(!world.says(0, &inside, Connection::New).contains("tunnels between hosts"), "machines among themselves");
+}
+
+/// From outside nobody speaks with an address from behind the router, not even about a connection, and what is translated back to an address that is
+/// not behind the router does not leave again.
+#[test]
+fn nobody_outside_pretends_to_be_inside() {
+    let mut world = World::new(cloud(), 2);
+    let unreachable = Payload::Icmp { kind: 3, code: 3 };
+    let from = |source: [u8; 4]| {
+        Packet::ip(DC, (GATEWAY, mac(MAIN_AT)), (Ipv4Addr::from(source), outside(MAIN_AT)), unreachable)
+    };
+    let fixed = world.cloud.address(BLUE_2);
+    let to_blue_2 = |source| from(source).in_vlan(100).with(Field::CtNwSrc, fixed);
+    for (source, range) in [([10, 0, 1, 11], "10.0.1.0/24"), ([203, 0, 113, MAIN_AT], "203.0.113.40/32")] {
+        for connection in [Connection::Reply, Connection::Related] {
+            let said = world.says(0, &to_blue_2(source), connection);
+            assert_eq!(
+                said,
+                format!("host 0: dropped in forward: router main: no sender outside has an address of {range}")
+            );
+        }
+    }
+    let honest = world.says(0, &to_blue_2(FAR.octets()), Connection::Related);
+    assert_eq!(honest, "host 1: delivered to port blue-2");
+    let elsewhere = Ipv4Addr::new(198, 51, 100, 9);
+    let lost = world.answer(MAIN_AT, elsewhere, HTTP);
+    for connection in [Connection::Reply, Connection::Related] {
+        let said = world.says(0, &lost, connection);
+        assert_eq!(said, "host 0: dropped in nat: router main: it is for no address behind the router");
+    }
+    // A network behind a machine is behind the router as well.
+    let route =
+        StaticRoute { destination: "198.51.100.0/28".parse().unwrap(), next_hop: world.cloud.address(BLUE_2).into() };
+    world.cloud.routers[MAIN].routes.push(route);
+    let world = World::new(world.cloud, 2);
+    assert!(!world.says(0, &lost, Connection::Reply).contains("in nat"), "{}", world.says(0, &lost, Connection::Reply));
 }
 
 /// From behind one router to what else has an address outside: a floating IP here, a port on that network, another router.

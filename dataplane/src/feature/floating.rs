@@ -147,13 +147,7 @@ impl Held<'_> {
             let note = "its time to live ran out".to_owned();
             part.add_noted(Table::Forward, EXPIRED, to().with(Field::IpTtl, ttl), Vec::new(), (self.cookie, note));
         }
-        // Rules that name a range of addresses, and the connections inside, believe the source.
-        let feet = router.interfaces.iter().filter_map(|foot| view.subnet(foot.subnet)).map(|subnet| subnet.cidr);
-        let inside = feet.filter(|range| matches!(range, IpNet::V4(_))).chain([IpNet::from(IpAddr::V4(address))]);
-        for range in inside {
-            let note = format!("no sender outside has an address of {range}");
-            part.add_noted(Table::Forward, PRETENDED, family::from_net(to(), range), Vec::new(), (self.cookie, note));
-        }
+        add_pretended(view, router, address, to, self.cookie, part);
         let mut steps = vec![
             Action::set(Field::Ipv4Dst, fixed),
             Action::set(Field::EthSrc, self.foot.bytes()),
@@ -193,6 +187,28 @@ impl Held<'_> {
         ];
         steps.extend(again(0));
         part.add_noted(Table::Output, OUTWARD, leaving, steps, (self.cookie, format!("{fixed} leaves as {address}")));
+    }
+}
+
+/// The addresses of IPv4 on the networks that a router has feet in.
+pub(crate) fn feet(view: &View<'_>, router: &Router) -> impl Iterator<Item = IpNet> {
+    let feet = router.interfaces.iter().filter_map(|foot| view.subnet(foot.subnet)).map(|subnet| subnet.cidr);
+    feet.filter(|range| matches!(range, IpNet::V4(_)))
+}
+
+/// Of what comes from outside to an address of a router, what says that it is from behind the router, or from that address: rules that name a range of
+/// addresses, and the connections inside, believe the source.
+pub(crate) fn add_pretended(
+    view: &View<'_>,
+    router: &Router,
+    address: Ipv4Addr,
+    to: impl Fn() -> Match,
+    cookie: Cookie,
+    part: &mut Part,
+) {
+    for range in feet(view, router).chain([IpNet::from(IpAddr::V4(address))]) {
+        let note = format!("no sender outside has an address of {range}");
+        part.add_noted(Table::Forward, PRETENDED, family::from_net(to(), range), Vec::new(), (cookie, note));
     }
 }
 

@@ -3,7 +3,8 @@
 //! Owns both directions of the translation and the address itself, which answers ARP on that host only. What leaves has been judged and tracked by
 //! its sender's host, with the fixed address; the gateway translates it in a zone that is the router's own, so that tenants with the same addresses
 //! never meet, and puts it on the network outside like any other frame there. What comes to the address goes on only as an answer, or an error about
-//! one, of a connection that was begun behind the router: it is translated back, routed, and judged as a reply where its port is.
+//! one, of a connection that was begun behind the router: it is translated back, routed, and judged as a reply where its port is. Nobody outside speaks with an address from behind the
+//! router, and an answer to an address that is not behind it does not leave again.
 //! Invariant: no packet leaves with an address of a port, whatever the connection tracker makes of it.
 //!
 //! ```text
@@ -14,8 +15,10 @@
 //!
 //! Source: RFC 3022 §2.2 (NAPT), RFC 5382 and RFC 4787 (ports above 1023, answers of the station asked only).
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 
+use ipnet::IpNet;
 use model::network::Snat;
 use openflow::flow::{Action, Ct, CtZone, Field, Match, Nat, NatRange, NatSide, VLAN_PRESENT, ct_state};
 
@@ -23,7 +26,7 @@ use crate::compile::view::{Segment, View};
 use crate::cookie::{Cookie, Object};
 use crate::family;
 use crate::feature::Feature;
-use crate::feature::floating::{Station, again};
+use crate::feature::floating::{Station, add_pretended, again, feet};
 use crate::feature::way_out::Exit;
 use crate::flow_set::Part;
 use crate::identity::NOBODY;
@@ -46,6 +49,7 @@ const LEFT: u16 = 120;
 const NOT_LEFT: u16 = 110;
 const UNASKED: u16 = 105;
 const ANSWER: u16 = 100;
+const ASTRAY: u16 = 95;
 
 /// Source ports that connections leave by: those that no service of the router's address could be taken for.
 const PORTS: (u16, u16) = (1024, 65_535);
@@ -79,6 +83,10 @@ pub(crate) fn add<'a>(view: &View<'a>, exit: &'a Exit<'a>, snat: &'a Snat, part:
     gate.add_arrivals(view, part);
     gate.add_outward(part);
     gate.add_inward(view, part);
+}
+
+fn is_ipv4(range: &IpNet) -> bool {
+    matches!(range, IpNet::V4(_))
 }
 
 impl Gate<'_> {
@@ -141,6 +149,7 @@ impl Gate<'_> {
         if let Some(inside) = feet.filter_map(|(_, network)| view.zone(network.id)).next() {
             let from_wire = self.outside().with_masked(FLAG_BITS.field, FROM_PHYSICAL.mask, FROM_PHYSICAL.mask);
             let to = from_wire.eth_dst(mac.bytes()).ip().with(Field::Ipv4Dst, address);
+            add_pretended(view, self.exit.router, address, || to.clone(), self.cookie, part);
             let steps = vec![
                 Action::set(FLAG_BITS.field, ANSWERING.mask),
                 Action::set(ROUTER.field, self.exit.router.key),
@@ -150,7 +159,7 @@ impl Gate<'_> {
             let note = format!("{address} is the address of the router's connections");
             part.add_noted(Table::Forward, INWARD, to, steps, (self.cookie, note));
         }
-        self.add_answers(part);
+        self.add_answers(view, part);
         let near = self.outside().ip().with(Field::Ipv4Dst, address);
         let steps = vec![Action::set(Field::EthDst, mac.bytes()), Action::GotoTable(Table::Track.number())];
         let note = format!("external address {address} is here");
@@ -163,7 +172,7 @@ impl Gate<'_> {
     }
 
     /// What was translated back goes on, and nothing else.
-    fn add_answers(&self, part: &mut Part) {
+    fn add_answers(&self, view: &View<'_>, part: &mut Part) {
         use ct_state::{ESTABLISHED, INVALID, NEW, RELATED, REPLY, TRACKED};
         let address = self.snat.address;
         let unasked = self.of_router().ip().with(Field::Ipv4Dst, address);
@@ -173,11 +182,15 @@ impl Gate<'_> {
             (TRACKED | ESTABLISHED | REPLY, "an answer to a connection from behind the router"),
             (TRACKED | RELATED, "about a connection from behind the router"),
         ];
-        for (state, note) in answers {
-            let answer = self.of_router().ip().ct_state(state, NEW | INVALID);
+        let beyond = self.exit.router.routes.iter().map(|route| route.destination);
+        let behind: BTreeSet<IpNet> = feet(view, self.exit.router).chain(beyond.filter(is_ipv4)).collect();
+        for ((state, note), range) in answers.into_iter().flat_map(|it| behind.iter().map(move |range| (it, *range))) {
+            let answer = family::to_net(self.of_router().ip().ct_state(state, NEW | INVALID), range);
             let steps = vec![Action::GotoTable(Table::Route.number())];
             part.add_noted(Table::Nat, ANSWER, answer, steps, (self.cookie, note.to_owned()));
         }
+        let note = "it is for no address behind the router".to_owned();
+        part.add_noted(Table::Nat, ASTRAY, self.of_router().ip(), Vec::new(), (self.cookie, note));
     }
 
     /// Through the connection tracker in the router's zone, and on.
