@@ -5,10 +5,10 @@
 //! and not touched unless [`Changes::remove_foreign`] is asked for. Flows are ours by their cookie, groups by their number, and every meter of the
 //! bridge is: nothing but our flows can use one.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Arc;
 
-use openflow::flow::{Flow, FlowKey, Group};
+use openflow::flow::{Action, CtZone, Flow, FlowKey, Group, NatRange};
 use openflow::wire::Meter;
 
 use crate::cookie::is_ours;
@@ -70,6 +70,9 @@ pub struct Changes {
     pub unchanged_flows: usize,
     /// How many groups are right.
     pub unchanged_groups: usize,
+    /// Connection tracking zones in which addresses are translated in another way from then on, or not any more: connections there are to be forgotten,
+    /// for a connection keeps to what it was given first.
+    pub stale_zones: BTreeSet<u16>,
     /// What is not ours.
     pub foreign: Foreign,
 }
@@ -127,6 +130,12 @@ impl Changes {
         meters.chain(groups).chain(flows).chain(groups_after).chain(meters_after)
     }
 
+    /// Finds the zones in which addresses were translated in another way than they will be.
+    fn find_stale(&mut self, before: &BTreeSet<(u16, NatRange)>) {
+        let after: BTreeSet<_> = self.add_flows.iter().filter_map(|flow| translation(flow)).collect();
+        self.stale_zones = before.symmetric_difference(&after).map(|(zone, _)| *zone).collect();
+    }
+
     /// Also deletes what is not ours, and gives back what that is.
     pub fn remove_foreign(&mut self) -> Foreign {
         let foreign = std::mem::take(&mut self.foreign);
@@ -172,7 +181,9 @@ pub fn diff(desired: &FlowSet, installed: &Installed) -> Changes {
     diff_meters(desired, installed, &mut changes);
     // Flows of a set do not move, so where one stands in memory is its name, and no match is hashed.
     let mut right: HashSet<usize> = HashSet::with_capacity(installed.flows.len());
+    let (mut translated, mut has_ours) = (BTreeSet::new(), false);
     for flow in &installed.flows {
+        has_ours |= is_ours(flow.cookie);
         let key = flow.key();
         match desired.entry(&key) {
             Some(entry) if *entry.flow == *flow => {
@@ -180,13 +191,23 @@ pub fn diff(desired: &FlowSet, installed: &Installed) -> Changes {
                 right.insert(Arc::as_ptr(&entry.flow).addr());
             }
             // A flow at a place of ours is replaced whoever made it: both cannot stand.
-            Some(_) => changes.replaced_flows += 1,
-            None if is_ours(flow.cookie) => changes.delete_flows.push(key),
+            Some(_) => {
+                changes.replaced_flows += 1;
+                translated.extend(translation(flow));
+            }
+            None if is_ours(flow.cookie) => {
+                changes.delete_flows.push(key);
+                translated.extend(translation(flow));
+            }
             None => changes.foreign.flows.push(flow.clone()),
         }
     }
     let wrong = desired.shared_flows().filter(|flow| !right.contains(&Arc::as_ptr(flow).addr()));
     changes.add_flows = wrong.cloned().collect();
+    // A switch that was restarted has nothing of ours: its connections outlived that and go on.
+    if has_ours {
+        changes.find_stale(&translated);
+    }
     changes.delete_flows.sort_unstable();
     changes.foreign.flows.sort_unstable();
     changes
@@ -198,18 +219,23 @@ pub fn between(before: &FlowSet, after: &FlowSet, touched: &Touched) -> Changes 
     if touched.everywhere {
         return between(before, after, &before.differences(after));
     }
-    let mut changes = Changes::default();
+    let (mut changes, mut translated) = (Changes::default(), BTreeSet::new());
     for key in &touched.flows {
         match (before.entry(key), after.entry(key)) {
             (Some(old), Some(new)) if old.flow == new.flow => {}
             (old, Some(new)) => {
                 changes.replaced_flows += usize::from(old.is_some());
+                translated.extend(old.and_then(|old| translation(&old.flow)));
                 changes.add_flows.push(Arc::clone(&new.flow));
             }
-            (Some(_), None) => changes.delete_flows.push(key.clone()),
+            (Some(old), None) => {
+                translated.extend(translation(&old.flow));
+                changes.delete_flows.push(key.clone());
+            }
             (None, None) => {}
         }
     }
+    changes.find_stale(&translated);
     for id in &touched.groups {
         match (before.group(*id), after.group(*id)) {
             (Some(old), Some(new)) if old == new => {}
@@ -231,6 +257,16 @@ pub fn between(before: &FlowSet, after: &FlowSet, touched: &Touched) -> Changes 
     changes.unchanged_flows = after.flows().len() - changes.add_flows.len();
     changes.unchanged_groups = after.groups().len() - changes.add_groups.len() - changes.modify_groups.len();
     changes
+}
+
+/// The zone in which a flow gives connections another address, and which.
+fn translation(flow: &Flow) -> Option<(u16, NatRange)> {
+    flow.actions.iter().find_map(|action| {
+        let Action::Ct(ct) = action else { return None };
+        let CtZone::Fixed(zone) = ct.zone else { return None };
+        let range = |action: &Action| if let Action::Nat(nat) = action { nat.range } else { None };
+        ct.actions.iter().find_map(range).filter(|_| ct.commit).map(|range| (zone, range))
+    })
 }
 
 fn diff_groups(desired: &FlowSet, installed: &Installed, changes: &mut Changes) {

@@ -703,6 +703,36 @@ async fn packets_leave_by_the_gateway_host() -> Result<()> {
     talk(&client, &accepted)
 }
 
+/// A router takes another address outside: a connection that never pauses leaves as that from then on, though the connection tracker knew the old one;
+/// so it does when the router had none for a while.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_connection_follows_its_router_to_another_address() -> Result<()> {
+    require!(Need::Root, Need::OpenVswitch, Need::Program("ping"), Need::Program("ethtool"));
+    let mut cloud = cloud();
+    let dc = Switch::start()?;
+    dc.vsctl(&["add-br", "dc", "--", "set", "bridge", "dc", "datapath_type=netdev"])?;
+    let host = Host::start_wired(HostNetwork::empty(host_id(0), endpoint(0)), &[("dc", &dc)]).await?;
+    let station = station(&dc)?;
+    let blue_1 = plug(&host, &cloud, BLUE_1).await?;
+    host.host.program(cloud.host(0), LIMIT).await?;
+    eventually("does it get out", || Ok(blue_1.pings(FAR)? == 3))?;
+    let (server, client) = (socket(&station, FAR, 9000)?, socket(&blue_1, ANY, 5000)?);
+    assert_eq!(ask(&client, &server)?.ip(), IpAddr::V4(outside(MAIN_AT)));
+    let is_seen = |last: u8| ask(&client, &server).is_ok_and(|seen| seen.ip() == IpAddr::V4(outside(last)));
+    let follows = |last: u8| (0..8).any(|_| is_seen(last));
+    cloud.share(MAIN, &[0], 42);
+    host.host.program(cloud.host(0), LIMIT).await?;
+    assert!(follows(42), "as the new address");
+    cloud.share(MAIN, &[1], 42);
+    host.host.program(cloud.host(0), LIMIT).await?;
+    host.switch.settle()?;
+    assert!(ask(&client, &server).is_err(), "the gateway is another host, which is down");
+    cloud.share(MAIN, &[0], 43);
+    host.host.program(cloud.host(0), LIMIT).await?;
+    assert!(follows(43), "back with another address");
+    Ok(())
+}
+
 /// Octets from one end to the other.
 fn talk(mut from: &TcpStream, mut to: &TcpStream) -> Result<()> {
     use std::io::{Read, Write};

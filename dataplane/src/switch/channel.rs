@@ -74,6 +74,9 @@ pub trait Channel: Send {
     /// Takes all steps of flows and groups at once or none, meters before and after them, and returns how many messages that took.
     fn apply(&mut self, changes: Changes) -> impl Future<Output = Result<usize, ChannelError>> + Send;
 
+    /// Makes the switch forget all connections in a zone of its connection tracker.
+    fn forget(&mut self, zone: u16) -> impl Future<Output = Result<(), ChannelError>> + Send;
+
     /// Waits for the next packet that a flow hands to us. Giving up waiting loses none.
     fn punted(&mut self) -> impl Future<Output = Result<Punted, ChannelError>> + Send;
 

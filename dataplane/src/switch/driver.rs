@@ -11,7 +11,7 @@
 //! restarted has nothing left, and an agent that was restarted finds all it had: the difference decides, and traffic
 //! that is right goes on. While the connection holds, what is wanted is held against what was installed last at the places
 //! that were touched since, so one port costs one port; an audit reads everything again now and then, and finds what others
-//! did. After a round that began with reading, the counts of flows, groups and meters must be right. Flows and groups that
+//! did. Connections in zones that translate in another way than before are forgotten. After a round that began with reading, the counts of flows, groups and meters must be right. Flows and groups that
 //! are not ours are reported, and left alone unless the settings say otherwise.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -28,8 +28,10 @@ use super::channel::{Channel, ChannelError, Connector, Punted, Reply, Responder}
 use crate::diff::{Changes, Counts, Foreign, Installed, between, diff};
 use crate::flow_set::{FlowSet, Touched};
 
+mod stale;
 mod status;
 
+use stale::Stale;
 pub use status::{Applied, DriverStatus};
 
 /// How often everything is read again while nothing else happens.
@@ -157,6 +159,7 @@ impl Driver {
             settings,
             known: None,
             has_installed: false,
+            stale: Stale::default(),
             refused: Backoff::new(REFUSED_PAUSE_MIN, REFUSED_PAUSE_MAX),
         };
         let task = tokio::spawn(worker.run(connector));
@@ -252,6 +255,7 @@ enum Event {
     Punted(Result<Punted, ChannelError>),
     Later(Reply),
     Due,
+    Stale,
     Announce,
 }
 
@@ -265,6 +269,7 @@ struct Worker<R> {
     known: Option<Known>,
     /// Whether all of ours was in place once.
     has_installed: bool,
+    stale: Stale,
     refused: Backoff,
 }
 
@@ -306,6 +311,7 @@ impl<R: Responder> Worker<R> {
                 punted = channel.punted() => Event::Punted(punted),
                 reply = self.responder.later() => Event::Later(reply),
                 () = sleep_until(due) => Event::Due,
+                () = stale::reached(self.stale.due()) => Event::Stale,
                 () = sleep_until(announce) => Event::Announce,
             };
             let outcome = match event {
@@ -319,6 +325,7 @@ impl<R: Responder> Worker<R> {
                     self.announce(&mut channel).await
                 }
                 Event::Wanted => self.settle(&mut channel, &mut due).await,
+                Event::Stale => self.stale.forget(&mut channel).await,
                 Event::Due => {
                     self.known = None;
                     self.settle(&mut channel, &mut due).await
@@ -385,7 +392,9 @@ impl<R: Responder> Worker<R> {
             Some(known) => {
                 let touched = touched.unwrap_or_else(|| known.flows.differences(flows));
                 let changes = between(&known.flows, flows, &touched);
+                self.stale.add(changes.stale_zones.iter().copied());
                 let applied = apply(channel, changes).await?;
+                self.stale.forget(channel).await?;
                 self.known = Some(Known { flows: flows.clone(), foreign: known.foreign });
                 Ok(applied)
             }
@@ -405,7 +414,9 @@ impl<R: Responder> Worker<R> {
             std::mem::take(&mut changes.foreign)
         };
         let is_changed = !changes.is_empty();
+        self.stale.add(changes.stale_zones.iter().copied());
         let applied = apply(channel, changes).await?;
+        self.stale.forget(channel).await?;
         if is_changed {
             verify(channel, flows, &foreign).await?;
         }

@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use openflow::connection::{ApplyError, Connection, Incoming, Options, RequestError, Target, Unasked};
 use openflow::flow::{Action, PortNo};
 use openflow::session::Change;
-use openflow::wire::{FlowFilter, FlowMod, GroupMod, MeterMod, PacketOut};
+use openflow::wire::{FlowFilter, FlowMod, GroupMod, Message, MeterMod, PacketOut};
 use tracing::{debug, warn};
 
 use super::channel::{Channel, ChannelError, Connector, Punted, Reply};
@@ -86,6 +86,11 @@ impl Channel for OpenFlowChannel {
             count += 1;
         }
         Ok(count)
+    }
+
+    async fn forget(&mut self, zone: u16) -> Result<(), ChannelError> {
+        let flush = Message::CtFlushZone(zone);
+        self.connection.checked(flush).await.map_err(|error| failed("forget connections", error))
     }
 
     async fn punted(&mut self) -> Result<Punted, ChannelError> {

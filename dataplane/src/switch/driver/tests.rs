@@ -23,6 +23,7 @@ struct State {
     refuse: usize,
     packets: VecDeque<Punted>,
     sent: Vec<Reply>,
+    forgotten: Vec<u16>,
 }
 
 #[derive(Debug, Clone, Default)]
@@ -75,6 +76,12 @@ impl Channel for Memory {
             state.installed = state.installed.after(&changes);
             Ok(changes.steps().count())
         })
+    }
+
+    async fn forget(&mut self, zone: u16) -> Result<(), ChannelError> {
+        self.check("forget")?;
+        self.with(|state| state.forgotten.push(zone));
+        Ok(())
     }
 
     async fn punted(&mut self) -> Result<Punted, ChannelError> {
@@ -179,6 +186,53 @@ async fn a_restarted_switch_gets_its_flows_back() {
     memory.with(|state| assert_eq!(state.installed.flows.len(), flows(4).flows().len()));
     assert_eq!(status.borrow().connections, 2);
     assert_eq!(status.borrow().problem, None);
+}
+
+/// Two flows as one set: one of the switch's pipeline, and one that translates in a zone to an address.
+fn translating(address: Option<[u8; 4]>) -> Arc<FlowSet> {
+    let mut part = crate::flow_set::Part::default();
+    crate::feature::floating::host(&mut part);
+    if let Some(address) = address {
+        let addresses = Some((std::net::IpAddr::from(address), None));
+        let range = openflow::flow::NatRange { side: openflow::flow::NatSide::Source, addresses, ports: None };
+        let nat = openflow::flow::Nat { range: Some(range), ..openflow::flow::Nat::default() };
+        let ct = openflow::flow::Ct::commit(openflow::flow::CtZone::Fixed(77));
+        let ct = Action::ct(openflow::flow::Ct { actions: vec![Action::Nat(nat)], ..ct });
+        let cookie =
+            crate::cookie::Cookie { feature: crate::feature::Feature::Snat, object: crate::cookie::Object::Pipeline };
+        part.add(crate::table::Table::Output, 1, Match::new().ip(), vec![ct], cookie);
+    }
+    let mut assembly = crate::flow_set::Assembly::default();
+    assembly.replace([(crate::compile::unit::Unit::Host, Some(part))]);
+    Arc::new(assembly.set().clone())
+}
+
+/// Connections of a zone are forgotten when it translates to another address, or begins or ceases to; twice, for the data path lags behind. A switch
+/// that comes back with nothing keeps its connections, and so does one that has all in place.
+#[tokio::test(start_paused = true)]
+async fn connections_are_forgotten_when_they_are_translated_in_another_way() {
+    let (memory, driver) = start();
+    let forgotten = async |flows: Arc<FlowSet>| {
+        driver.applied(driver.set(flows), LIMIT).await.unwrap();
+        tokio::time::sleep(LIMIT).await;
+        memory.with(|state| std::mem::take(&mut state.forgotten))
+    };
+    let (one, other) = (translating(Some([203, 0, 113, 40])), translating(Some([203, 0, 113, 41])));
+    assert_eq!(forgotten(Arc::clone(&one)).await, [0; 0], "it may have been there before");
+    assert_eq!(forgotten(Arc::clone(&one)).await, [0; 0]);
+    assert_eq!(forgotten(Arc::clone(&other)).await, [77, 77]);
+    assert_eq!(forgotten(translating(None)).await, [77, 77]);
+    assert_eq!(forgotten(Arc::clone(&one)).await, [77, 77]);
+    // Another agent on the same switch, to which the address changed meanwhile.
+    let next = Driver::start(memory.clone(), Echo);
+    next.applied(next.set(Arc::clone(&one)), LIMIT).await.unwrap();
+    tokio::time::sleep(LIMIT).await;
+    memory.with(|state| assert_eq!(state.forgotten, [0; 0]));
+    drop(next);
+    let next = Driver::start(memory.clone(), Echo);
+    next.applied(next.set(other), LIMIT).await.unwrap();
+    tokio::time::sleep(LIMIT).await;
+    memory.with(|state| assert_eq!(state.forgotten, [77, 77]));
 }
 
 #[tokio::test(start_paused = true)]
