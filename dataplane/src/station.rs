@@ -3,7 +3,8 @@
 //!
 //! Owns [`Finder`], which keeps no clock and sends nothing: it is told the time and says what to send. Never takes an answer to what was not asked.
 //! What it found is for [`compile`](crate::compile()) to read, and is lost with the agent.
-//! Invariant: at most [`STATIONS_MAX`] stations beside gateways; each is asked at most once in [`RETRY`].
+//! Invariant: at most [`STATIONS_MAX`] stations beside gateways; each is asked at most once in [`RETRY`]. Each
+//! address that is here is announced, [`ANNOUNCEMENTS`] times when it comes and each [`ANNOUNCE_AGAIN`] then, so that switches settle on this host.
 //!
 //! ```text
 //!           wanted                    answer                  TRIES_MAX unanswered, after FRESH
@@ -35,8 +36,13 @@ pub const FRESH: Duration = Duration::from_secs(30);
 pub const GATEWAY_FRESH: Duration = Duration::from_secs(5);
 /// Questions without an answer after which a station is not known any more.
 pub const TRIES_MAX: u32 = 3;
-/// How often the arrival of a floating IP is announced: switches may lose one.
+/// How often the arrival of an address is announced right away: switches may lose one.
 pub const ANNOUNCEMENTS: u8 = 3;
+/// How long after that, and again each time, it is announced while it is here: a host whose agent is dead may have it as well, and what it sends from
+/// there must not lead switches astray for long.
+pub const ANNOUNCE_AGAIN: Duration = Duration::from_secs(30);
+/// The most of these repetitions at once; the rest follow in the order of their age.
+pub const AGAIN_MAX: usize = 64;
 
 const REQUEST: u16 = 1;
 const REPLY: u16 = 2;
@@ -233,6 +239,24 @@ impl Finder {
                 }
             }
         }
+        probes.extend(self.announce_again(outlets, now));
+        probes
+    }
+
+    /// Tells them again of those that they were told of longest ago.
+    fn announce_again(&mut self, outlets: &Outlets, now: Duration) -> Vec<Probe> {
+        let is_due = |(times, last): &(u8, Duration)| *times >= ANNOUNCEMENTS && now >= *last + ANNOUNCE_AGAIN;
+        let due = self.announced.iter().filter(|(_, told)| is_due(told));
+        let mut due: Vec<_> = due.map(|(key, (_, last))| (*last, *key)).collect();
+        due.sort_unstable();
+        due.truncate(AGAIN_MAX);
+        let mut probes = Vec::new();
+        for (_, key @ (network, address)) in due {
+            let held = outlets.get(&network).and_then(|outlet| Some((outlet, outlet.held.get(&address)?)));
+            let Some((outlet, (mac, _))) = held else { continue };
+            self.announced.insert(key, (ANNOUNCEMENTS, now));
+            probes.push(outlet.request((address, *mac), address));
+        }
         probes
     }
 
@@ -311,6 +335,31 @@ mod tests {
         assert!(finder.known().is_empty(), "it did not answer");
         assert!(finder.tick(&Outlets::new(), at(18)).is_empty());
         assert_eq!(targets(&finder.tick(&outlets, at(19))), [HELD, GATEWAY], "it came back");
+    }
+
+    /// What is here is told again for as long as it is here, a few at a time, those first that were told longest ago.
+    #[test]
+    fn what_is_here_is_announced_again_and_again() {
+        let (mut finder, mut outlets) = (Finder::default(), outlets());
+        let count = u8::try_from(AGAIN_MAX).unwrap() + 6;
+        let outlet = outlets.get_mut(&network()).unwrap();
+        outlet.gateways.clear();
+        outlet.held = (0..count)
+            .map(|last| (Ipv4Addr::new(203, 0, 113, 100 + last), (OURS, "203.0.113.0/24".parse().unwrap())))
+            .collect();
+        for second in 0..3 {
+            assert_eq!(finder.tick(&outlets, at(second)).len(), usize::from(count));
+        }
+        let mut told: BTreeMap<Ipv4Addr, Vec<u64>> = BTreeMap::new();
+        for second in 3..100 {
+            let targets = targets(&finder.tick(&outlets, at(second)));
+            assert!(targets.len() <= AGAIN_MAX, "{targets:?}");
+            targets.into_iter().for_each(|target| told.entry(target).or_default().push(second));
+        }
+        assert_eq!(told.len(), usize::from(count));
+        for (address, seconds) in told {
+            assert!(seconds == [32, 62, 92] || seconds == [33, 63, 93], "{address}: {seconds:?}");
+        }
     }
 
     #[test]
