@@ -90,7 +90,15 @@ fn no_flow_writes_what_the_kernel_cannot() {
     outside.lead_out(0, outer);
     outside.float(0, 0, 50);
     outside.share(0, &[0, 1], 40);
-    for (cloud, host) in [topology::dual_stack(), outside].iter().flat_map(|cloud| [(cloud, 0), (cloud, 1)]) {
+    let mut unequal = outside.clone();
+    unequal.float(0, 1, 51);
+    for (network, mtu) in unequal.networks.iter_mut().zip([1450, 1300, 9000]) {
+        network.mtu = mtu;
+    }
+    let mut elsewhere = unequal.clone();
+    elsewhere.share(0, &[1], 40);
+    let clouds = [topology::dual_stack(), outside, unequal, elsewhere];
+    for (cloud, host) in clouds.iter().flat_map(|cloud| [(cloud, 0), (cloud, 1)]) {
         let set = compile(&cloud.host(host), &cloud.numbers(host));
         for flow in set.flows() {
             let text = flow.to_string().to_lowercase();
