@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use ipnet::IpNet;
 use model::AddressGroupId;
-use model::address_group::{self, AddressGroup};
+use model::address_group::{self, ADDRESSES_MAX, AddressGroup, AddressesError};
 use model::security::{Remote, SecurityGroup};
 use serde::Deserialize;
 use utoipa::ToSchema;
@@ -63,6 +63,7 @@ impl Intent {
         change: &AddressGroupChange,
     ) -> Result<AddressGroupId, Refusal> {
         let (id, group) = find(&self.address_groups, name, None)?;
+        refuse_crowd(&group, change)?;
         let mut group = (*group).clone();
         let object = format!("address group {}", group.name);
         for (number, prefix) in prefixes("remove", &change.remove)?.into_iter().enumerate() {
@@ -96,6 +97,22 @@ impl Intent {
         refuse_users(format!("address group {}", group.name), users)?;
         self.address_groups.remove(&id);
         Ok(())
+    }
+}
+
+/// Refuses what takes more away than there is, or leaves too much, before anything is looked for: each look is at a whole list.
+fn refuse_crowd(group: &AddressGroup, change: &AddressGroupChange) -> Result<(), Refusal> {
+    let (count, removed) = (group.addresses.len(), change.remove.len());
+    let Some(left) = count.checked_sub(removed) else {
+        let problem = format!("address group {} has {count} addresses, {removed} are to be removed", group.name);
+        return Err(Refusal::invalid("remove", problem));
+    };
+    match left.saturating_add(change.add.len()) {
+        count if count > ADDRESSES_MAX => {
+            let error = AddressesError::TooMany { count };
+            Err(Refusal::invalid("add", format!("address group {}: {error}", group.name)))
+        }
+        _ => Ok(()),
     }
 }
 

@@ -535,6 +535,23 @@ fn a_router_has_its_gateway_on_one_host_until_that_is_down() {
     assert!(!cloud.intent.assigned[&three].spec.network().routers.contains_key(&id));
 }
 
+/// A change of an address group that is too long is refused by its length, before its addresses are looked for.
+#[test]
+fn too_many_addresses_are_refused_by_their_number() {
+    let mut cloud = Cloud::new();
+    let office = json!({"name": "office", "addresses": ["192.0.2.0/24"]});
+    cloud.change(|intent, context| intent.create_address_group(context, &read(office))).unwrap();
+    let mut refused = |change: serde_json::Value| {
+        cloud.change(|intent, _| intent.change_address_group("office", &read(change))).unwrap_err().to_string()
+    };
+    let addresses = |count: u32| (0..count).map(|it| std::net::Ipv4Addr::from(it).to_string()).collect::<Vec<_>>();
+    let twice: Vec<String> = addresses(4096).into_iter().chain(["192.0.2.0/24".to_owned()]).collect();
+    let crowd = refused(json!({"add": twice}));
+    assert!(crowd.ends_with("address group office: it has 4098 addresses, want 4096 at most"), "{crowd}");
+    let removed = refused(json!({"remove": addresses(5000)}));
+    assert!(removed.ends_with("address group office has 1 addresses, 5000 are to be removed"), "{removed}");
+}
+
 #[derive(Debug, Clone)]
 enum Step {
     Network(u8),
