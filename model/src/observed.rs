@@ -65,6 +65,10 @@ pub struct Resources {
     /// The physical networks that it is wired to.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub physical_networks: BTreeSet<PhysicalNetwork>,
+    /// Whether it must not be the gateway of routers with an address outside, because its switch does not stand translating (Open vSwitch 3.1 in user
+    /// space ends when many connections that are translated come and go). Written only where it is so; agents that do not say are able.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub no_snat: bool,
     /// The agent's version.
     pub version: String,
 }

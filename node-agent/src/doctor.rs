@@ -204,7 +204,14 @@ fn physical_networks(api: &Api) -> Check {
     let faults: Vec<String> = wanted.iter().filter_map(fault).collect();
     if faults.is_empty() {
         let names: Vec<_> = wanted.iter().map(|it| format!("{} by {}", it.name, it.interface)).collect();
-        return Check::fine(NAME, names.join(", "));
+        let names = names.join(", ");
+        return Check::fine(
+            NAME,
+            match api.config.switch.datapath {
+                Datapath::System => names,
+                Datapath::Netdev => format!("{names}; no gateway of routers (SNAT), for its switch is in user space"),
+            },
+        );
     }
     let remedy = "is the interface there (`ip link show`), and on no other bridge? set physical.interface";
     Check::bad(NAME, faults.join("; "), remedy)

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use model::observed::Resources;
 
-use crate::config::Config;
+use crate::config::{Config, Datapath};
 use crate::seen::{Look, Seen};
 
 /// Counts.
@@ -23,6 +23,7 @@ pub fn sample(config: &Config, seen: Option<&Seen>) -> Resources {
             Some(Look::Known(bridge)) => bridge.physical.clone(),
             _ => BTreeSet::new(),
         },
+        no_snat: config.switch.datapath == Datapath::Netdev,
         version: env!("CARGO_PKG_VERSION").to_owned(),
     }
 }
@@ -38,4 +39,22 @@ fn memory_mib() -> u64 {
 /// Space for volumes below `path`, used and free, MiB.
 fn storage_mib(path: &Path) -> u64 {
     nix::sys::statvfs::statvfs(path).map_or(0, |fs| fs.blocks() * fs.fragment_size() / (1 << 20))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The scheduler must not make a host a gateway whose switch is in user space, whatever else it can.
+    #[test]
+    fn a_switch_in_user_space_says_that_it_is_no_gateway() {
+        let mut config = Config::default();
+        assert!(!sample(&config, None).no_snat);
+        config.switch.datapath = Datapath::Netdev;
+        let resources = sample(&config, None);
+        assert!(resources.no_snat);
+        let said = serde_json::to_value(Resources { no_snat: false, ..resources.clone() }).unwrap();
+        assert_eq!(said.get("no_snat"), None, "schedulers from before refuse the key");
+        assert!(serde_json::from_value::<Resources>(said).is_ok_and(|read| !read.no_snat));
+    }
 }

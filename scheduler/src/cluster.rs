@@ -41,8 +41,19 @@ pub(crate) struct Cluster {
 impl Cluster {
     /// What is known of a host.
     pub(crate) fn sight(&self, host: HostId) -> Sight {
+        let unknown = || Sight { life: self.life(host), report: None, silent: None };
+        self.sights.get(&host).cloned().unwrap_or_else(unknown)
+    }
+
+    /// Whether a host answers.
+    pub(crate) fn life(&self, host: HostId) -> Life {
         let unknown = if self.blind { Life::Unheard } else { Life::Down };
-        self.sights.get(&host).cloned().unwrap_or(Sight { life: unknown, report: None, silent: None })
+        self.sights.get(&host).map_or(unknown, |sight| sight.life)
+    }
+
+    /// A host's last report.
+    pub(crate) fn report(&self, host: HostId) -> Option<&Report> {
+        self.sights.get(&host)?.report.as_deref()
     }
 
     /// A host's report, if the host is up.

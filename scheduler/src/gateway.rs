@@ -1,41 +1,92 @@
 //! Which hosts lead routers out: for each router with an address of its own outside, the host that has it, and those that stand by.
 //!
-//! Pure: the same intent and the same reports give the same hosts. Invariant: a host that is the gateway stays it while it is up and wired; when it is
-//! not, the next in order takes over, and nothing moves back. Silence right after a start of the scheduler says nothing of a host.
+//! Pure: the same intent and the same reports give the same hosts. Invariant: a host that is the gateway stays it while it is up, wired and enabled; when
+//! it is not, the next in order takes over, and nothing moves back. A host that is being drained gives way to one that can. A host whose switch does
+//! not stand translating is never chosen. Silence right after a start of the scheduler says nothing of a host.
 //!
 //! ```text
-//! chosen, stands by --those before it are down or unwired--> is the gateway --down or unwired, and another can--> chosen no more
+//! chosen, stands by --those before it are down, unwired or drained--> is the gateway --down or unwired, and another can--> chosen no more
+//!        ^--------------------------------drained, and another can---------------------------/
 //! ```
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use model::network::{GatewayHost, Router, Snat};
+use model::observed::Resources;
 use model::provider::PhysicalNetwork;
 use model::{HostId, RouterId};
 
 use crate::cluster::{Cluster, Life};
 use crate::intent::Intent;
+use crate::intent::host::Host;
 
 /// How many hosts are chosen for a router: the gateway and those that stand by. More would be told to every host and seldom used.
 const CHOSEN: usize = 3;
 
+/// A host, as far as leading out goes.
+#[derive(Debug)]
+struct Standing<'a> {
+    gateway: GatewayHost,
+    enabled: bool,
+    life: Life,
+    resources: Option<&'a Resources>,
+}
+
+impl Standing<'_> {
+    fn is_wired(&self, wire: &PhysicalNetwork) -> bool {
+        self.resources.is_some_and(|resources| resources.physical_networks.contains(wire))
+    }
+
+    fn translates(&self) -> bool {
+        self.resources.is_none_or(|resources| !resources.no_snat)
+    }
+
+    /// Whether it may be chosen.
+    fn is_able(&self, wire: &PhysicalNetwork) -> bool {
+        self.enabled && self.life == Life::Up && self.is_wired(wire) && self.translates()
+    }
+
+    /// Whether it goes on when it was chosen before.
+    fn stays(&self, wire: &PhysicalNetwork) -> bool {
+        let is_up = match self.life {
+            // A switch that does not answer its agent goes on with the flows that it has.
+            Life::Up => self.is_wired(wire) || self.resources.is_some_and(|resources| !resources.switch),
+            Life::Unheard => true,
+            Life::Down => false,
+        };
+        is_up && self.translates()
+    }
+}
+
+/// All hosts, and those that can lead out to a physical network, found once for each.
+#[derive(Debug)]
+struct Field<'a> {
+    hosts: BTreeMap<HostId, Standing<'a>>,
+    able: BTreeMap<PhysicalNetwork, Vec<HostId>>,
+    /// How many routers each leads out.
+    load: BTreeMap<HostId, usize>,
+}
+
 /// Chooses the hosts of all routers.
 pub(crate) fn choose(intent: &mut Intent, cluster: &Cluster) {
-    let routers: Vec<RouterId> = intent.routers.keys().copied().collect();
-    let mut load: BTreeMap<HostId, usize> = BTreeMap::new();
-    for gateway in intent.routers.values().filter_map(|router| snat(router)?.gateway()) {
-        *load.entry(gateway.host).or_default() += 1;
+    let shared: Vec<RouterId> = intent.routers.values().filter(|it| snat(it).is_some()).map(|it| it.id).collect();
+    if shared.is_empty() {
+        return;
     }
-    for id in routers {
+    let mut field = Field::look(intent, cluster);
+    for id in shared {
         let Some(router) = intent.routers.get(&id) else { continue };
         let (Some(before), Some(wire)) = (snat(router), wire(intent, router)) else { continue };
-        let gateways = among(intent, cluster, &before.gateways, &wire, &load);
+        if field.is_settled(&before.gateways, &wire) {
+            continue;
+        }
+        let gateways = field.among(&before.gateways, &wire);
         if gateways == before.gateways {
             continue;
         }
         if let Some(first) = gateways.first().filter(|_| before.gateways.is_empty()) {
-            *load.entry(first.host).or_default() += 1;
+            *field.load.entry(first.host).or_default() += 1;
         }
         let external = intent.routers.get_mut(&id).and_then(|router| Arc::make_mut(router).external.as_mut());
         if let Some(snat) = external.and_then(|external| external.snat.as_mut()) {
@@ -54,28 +105,62 @@ fn wire(intent: &Intent, router: &Router) -> Option<PhysicalNetwork> {
     Some(intent.networks.get(&subnet.subnet.network)?.provider.as_ref()?.physical_network.clone())
 }
 
-/// The hosts of a router: those before that still can, in their order, then others, those that lead few routers out first. When none can, those before.
-fn among(
-    intent: &Intent,
-    cluster: &Cluster,
-    before: &[GatewayHost],
-    wire: &PhysicalNetwork,
-    load: &BTreeMap<HostId, usize>,
-) -> Vec<GatewayHost> {
-    let gateway = |id: HostId| intent.hosts.get(&id).map(|host| GatewayHost { host: id, tunnel: host.tunnel });
-    let is_wired = |id: HostId| cluster.resources(id).physical_networks.contains(wire);
-    let stays = |id: HostId| match cluster.sight(id).life {
-        // A switch that does not answer its agent goes on with the flows that it has.
-        Life::Up => is_wired(id) || !cluster.resources(id).switch,
-        Life::Unheard => true,
-        Life::Down => false,
-    };
-    let known: Vec<GatewayHost> = before.iter().filter_map(|gateway_before| gateway(gateway_before.host)).collect();
-    let kept: Vec<GatewayHost> = known.iter().filter(|gateway| stays(gateway.host)).copied().collect();
-    let taken: BTreeSet<HostId> = kept.iter().map(|gateway| gateway.host).collect();
-    let able = intent.hosts.values().filter(|host| host.enabled && cluster.sight(host.id).life == Life::Up);
-    let mut able: Vec<HostId> = able.map(|host| host.id).filter(|id| is_wired(*id) && !taken.contains(id)).collect();
-    able.sort_by_key(|id| (load.get(id).copied().unwrap_or_default(), *id));
-    let chosen: Vec<GatewayHost> = kept.into_iter().chain(able.into_iter().filter_map(gateway)).take(CHOSEN).collect();
-    if chosen.is_empty() { known } else { chosen }
+impl<'a> Field<'a> {
+    fn look(intent: &Intent, cluster: &'a Cluster) -> Self {
+        let standing = |host: &Host| Standing {
+            gateway: GatewayHost { host: host.id, tunnel: host.tunnel },
+            enabled: host.enabled,
+            life: cluster.life(host.id),
+            resources: cluster.report(host.id).map(|report| &report.resources),
+        };
+        let hosts = intent.hosts.values().map(|host| (host.id, standing(host))).collect();
+        let mut load: BTreeMap<HostId, usize> = BTreeMap::new();
+        for gateway in intent.routers.values().filter_map(|router| snat(router)?.gateway()) {
+            *load.entry(gateway.host).or_default() += 1;
+        }
+        Self { hosts, able: BTreeMap::new(), load }
+    }
+
+    /// Whether a router has all the hosts that it may, and each is as good as any.
+    fn is_settled(&self, before: &[GatewayHost], wire: &PhysicalNetwork) -> bool {
+        let is_good = |gateway: &GatewayHost| {
+            let host = self.hosts.get(&gateway.host);
+            host.is_some_and(|host| host.gateway == *gateway && host.enabled && host.stays(wire))
+        };
+        before.len() == CHOSEN && before.iter().all(is_good)
+    }
+
+    /// The hosts that can lead out to a physical network.
+    fn able(&mut self, wire: &PhysicalNetwork) -> &[HostId] {
+        if !self.able.contains_key(wire) {
+            let able = self.hosts.iter().filter(|(_, host)| host.is_able(wire)).map(|(id, _)| *id).collect();
+            self.able.insert(wire.clone(), able);
+        }
+        self.able.get(wire).map_or(&[], Vec::as_slice)
+    }
+
+    /// The hosts of a router: those before that still can, in their order, then others, those that lead few routers out first, then those that are being
+    /// drained. When none can, those before.
+    fn among(&mut self, before: &[GatewayHost], wire: &PhysicalNetwork) -> Vec<GatewayHost> {
+        let able: BTreeSet<HostId> = self.able(wire).iter().copied().collect();
+        let known: Vec<&Standing<'_>> = before.iter().filter_map(|gateway| self.hosts.get(&gateway.host)).collect();
+        let kept: Vec<&Standing<'_>> = known.iter().filter(|host| host.stays(wire)).copied().collect();
+        let is_new = |id: &&HostId| !kept.iter().any(|host| host.gateway.host == **id);
+        let mut others: Vec<&Standing<'_>> = able.iter().filter(is_new).filter_map(|id| self.hosts.get(id)).collect();
+        others.sort_by_key(|host| self.load.get(&host.gateway.host).copied().unwrap_or_default());
+        let first = kept.first().map(|host| host.gateway.host);
+        let gives_way = kept.first().is_some_and(|host| !host.enabled) && !able.is_empty();
+        let rank = |host: &&Standing<'_>| match () {
+            () if able.contains(&host.gateway.host) => 0,
+            () if host.enabled || Some(host.gateway.host) == first && !gives_way => u8::from(gives_way),
+            () => 2,
+        };
+        let mut chosen: Vec<&Standing<'_>> = kept.into_iter().chain(others).collect();
+        chosen.sort_by_key(rank);
+        chosen.truncate(CHOSEN);
+        if chosen.is_empty() {
+            chosen = known.into_iter().filter(|host| host.translates()).collect();
+        }
+        chosen.into_iter().map(|host| host.gateway).collect()
+    }
 }

@@ -21,6 +21,7 @@ fn host(number: u128) -> Candidate {
             rbd: true,
             switch: true,
             physical_networks: BTreeSet::new(),
+            no_snat: false,
             version: String::new(),
         },
         promised: Promised::default(),

@@ -7,7 +7,7 @@ use model::image::Sha256;
 use model::observed::{MachineState, Observed, Report, Resources, VolumeState};
 use model::spec::Generation;
 use model::volume::VolumeBackend;
-use model::{HostId, MachineId};
+use model::{HostId, MachineId, RouterId};
 use proptest::prelude::{Strategy, any, prop, proptest};
 use serde_json::json;
 use uuid::Uuid;
@@ -216,6 +216,7 @@ fn empty_report(host: HostId) -> Report {
             rbd: true,
             switch: true,
             physical_networks: BTreeSet::new(),
+            no_snat: false,
             version: "test".to_owned(),
         },
         machines: Vec::new(),
@@ -533,6 +534,83 @@ fn a_router_has_its_gateway_on_one_host_until_that_is_down() {
     lead_out(&mut cloud, "r", json!(false));
     assert_eq!(snat(&cloud, id), None);
     assert!(!cloud.intent.assigned[&three].spec.network().routers.contains_key(&id));
+}
+
+/// A cloud with routers that lead out to one physical network, and hosts wired to it, of which the last ones' switches are in user space.
+fn leading_out(routers: usize, hosts: u8, in_user_space: u8) -> (Cloud, Vec<RouterId>, Vec<HostId>) {
+    let mut cloud = Cloud::new();
+    let provider = json!({"network_type": "flat", "physical_network": "dc"});
+    let outside = json!({"name": "outside", "provider": provider});
+    cloud.change(|intent, context| intent.create_network(context, read(outside))).unwrap();
+    let subnet = json!({"name": "out", "network": "outside", "cidr": "198.18.0.0/16"});
+    cloud.change(|intent, context| intent.create_subnet(context, read(subnet))).unwrap();
+    let ids: Vec<HostId> = (0..hosts).map(|host| cloud.join(&format!("host{host}"), host + 1)).collect();
+    for (number, host) in (0..hosts).zip(&ids) {
+        let mut report = empty_report(*host);
+        report.resources.physical_networks.insert("dc".parse().unwrap());
+        report.resources.no_snat = number + in_user_space >= hosts;
+        cloud.hosts.entry(*host).or_default().report = Some(report);
+    }
+    let router = |number: usize| {
+        let name = format!("r{number}");
+        cloud.change(|intent, context| intent.create_router(context, read(json!({"name": name})))).unwrap();
+        cloud.change(|intent, _| intent.set_gateway(&name, &read(json!({"subnet": "out"})))).unwrap()
+    };
+    let routers = (0..routers).map(router).collect();
+    (cloud, routers, ids)
+}
+
+/// The hosts of a router, the gateway first.
+fn gateways(cloud: &Cloud, id: RouterId) -> Vec<HostId> {
+    let snat = cloud.intent.routers[&id].external.as_ref().unwrap().snat.as_ref().unwrap();
+    snat.gateways.iter().map(|gateway| gateway.host).collect()
+}
+
+/// A host that is being drained gives way to one that can lead out, goes last, and stays where it is when nobody else can.
+#[test]
+fn a_host_that_is_drained_leads_no_router_out() {
+    let (mut cloud, routers, hosts) = leading_out(1, 2, 0);
+    let [one, two] = hosts[..] else { panic!("two hosts") };
+    let enable = |cloud: &mut Cloud, host: &str, enabled: bool| {
+        cloud.change(|intent, _| intent.change_host(host, &read(json!({"enabled": enabled})))).unwrap();
+        cloud.reconcile();
+    };
+    assert_eq!(gateways(&cloud, routers[0]), [one, two]);
+    enable(&mut cloud, "host0", false);
+    assert_eq!(gateways(&cloud, routers[0]), [two, one]);
+    enable(&mut cloud, "host0", true);
+    assert_eq!(gateways(&cloud, routers[0]), [two, one], "nothing moves back");
+    enable(&mut cloud, "host0", false);
+    enable(&mut cloud, "host1", false);
+    assert_eq!(gateways(&cloud, routers[0]), [two, one], "nobody else can");
+}
+
+/// A host whose switch is in user space is no gateway, also where it is the only one that is wired, or was the gateway before it said so.
+#[test]
+fn a_switch_in_user_space_leads_no_router_out() {
+    let (mut cloud, routers, hosts) = leading_out(2, 3, 1);
+    assert_eq!(gateways(&cloud, routers[0]), hosts[..2]);
+    for host in &hosts[..2] {
+        cloud.hosts.get_mut(host).unwrap().report.as_mut().unwrap().resources.no_snat = true;
+        cloud.reconcile();
+    }
+    assert_eq!(gateways(&cloud, routers[0]), []);
+    assert_eq!(gateways(&cloud, routers[1]), []);
+}
+
+/// Routers are spread over the hosts, and one more change moves none.
+#[test]
+fn many_routers_are_spread_over_many_hosts() {
+    let (mut cloud, routers, hosts) = leading_out(60, 30, 0);
+    let mut led: BTreeMap<HostId, usize> = BTreeMap::new();
+    for router in &routers {
+        assert_eq!(gateways(&cloud, *router).len(), 3);
+        *led.entry(gateways(&cloud, *router)[0]).or_default() += 1;
+    }
+    assert_eq!((led.len(), led.values().max()), (hosts.len(), Some(&2)), "{led:?}");
+    let before: Vec<_> = routers.iter().map(|router| gateways(&cloud, *router)).collect();
+    cloud.reconcile();
+    assert_eq!(before, routers.iter().map(|router| gateways(&cloud, *router)).collect::<Vec<_>>());
 }
 
 /// A change of an address group that is too long is refused by its length, before its addresses are looked for.
