@@ -8,6 +8,7 @@ mod rig;
 #[cfg(test)]
 mod topology;
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::time::Duration;
 
@@ -19,6 +20,7 @@ use basalt_tests::skip::Need;
 use dataplane::compile::Stations;
 use dataplane::trace::ofproto::{Report, arguments, compare};
 use dataplane::trace::{Cause, Connection, Outcome, Packet, Path, Payload, Verdict, blame};
+use dataplane::zone::{snat_zones, zones};
 use dataplane::{FlowSet, PortNumbers, compile, trace};
 use hosts::{Host, Machine};
 use model::Mac;
@@ -404,6 +406,41 @@ fn flows_are_where_they_are_needed() {
     });
 }
 
+/// Each router translates in a zone of its own, which no network here has: of random clouds, in which routers share networks or stand alone.
+#[test]
+fn routers_translate_in_zones_of_their_own() {
+    let world = World::new(cloud(), 2);
+    let host = world.cloud.host(0);
+    let both = snat_zones(&host);
+    assert_eq!(both.len(), 2, "both are translated for here");
+    assert_eq!(snat_zones(&world.cloud.host(1)), BTreeMap::new(), "and not there");
+    let mut count = 0;
+    for seed in 0..200 {
+        let cloud = outgoing(&mut Random::new(seed));
+        for host in (0..HOSTS).map(|host| cloud.host(host)) {
+            let (networks, routers) = (zones(&host), snat_zones(&host));
+            let own: BTreeSet<u16> = routers.values().copied().collect();
+            assert_eq!(own.len(), routers.len(), "seed {seed}: {routers:?}");
+            assert!(!own.contains(&0), "seed {seed}: the zone that everybody else uses");
+            assert!(networks.values().all(|zone| !own.contains(zone)), "seed {seed}: {networks:?} {routers:?}");
+            count += usize::from(routers.len() > 1);
+        }
+    }
+    assert!(count > 10, "{count} hosts with several routers");
+    let (main, other) = (both[&world.cloud.routers[MAIN].id], both[&world.cloud.routers[OTHER].id]);
+    for (port, zone) in [(BLUE_1, main), (BLUE_4, main), (RED_1, other)] {
+        let vni = world.cloud.networks[usize::from(port == RED_1)].vni.get();
+        let packet = if world.host_of(port) == 0 {
+            world.from(port, FAR, HTTP)
+        } else {
+            let path = world.path(1, &world.from(port, FAR, HTTP), Connection::New);
+            path.outcomes[0].leaving.clone().out_of_tunnel(VXLAN, vni)
+        };
+        let path = world.path(0, &packet, Connection::New).to_string();
+        assert_eq!(path.contains(&format!("zone {zone}")), port != BLUE_4, "{path}");
+    }
+}
+
 /// The switches of both hosts take the flows, and say of packets in and out what the model says.
 #[test]
 fn the_model_and_the_switch_agree() {
@@ -664,6 +701,17 @@ async fn packets_leave_by_the_gateway_host() -> Result<()> {
     for (number, (client, _)) in seen.iter().enumerate() {
         let mut octets = [0; 16];
         assert_eq!((client.recv(&mut octets)?, usize::from(octets[0])), (1, number), "each its own");
+    }
+
+    // Where nobody listens, the station says so, and who asked hears it: the error quotes the packet as it left.
+    for (name, machine) in [("blue-1", &blue_1), ("blue-2", &blue_2), ("red-1", &red_1)] {
+        let client = socket(machine, ANY, 5002)?;
+        client.connect((FAR, 9999))?;
+        let is_told = || {
+            let told = client.send(b"?").and_then(|_| client.recv(&mut [0; 16]));
+            Ok(told.is_err_and(|error| error.kind() == std::io::ErrorKind::ConnectionRefused))
+        };
+        eventually(&format!("is {name} told that nobody listens"), is_told)?;
     }
 
     // By TCP, both tenants at once.
