@@ -25,7 +25,6 @@ const SERVER: usize = 0;
 const DESK: usize = 1;
 const OTHER: usize = 2;
 
-const LIMIT: Duration = Duration::from_secs(30);
 /// How long bytes that should arrive may take: TCP sends lost ones again after up to a few seconds.
 const REACH: Duration = Duration::from_secs(12);
 /// How long is waited for bytes that should not arrive.
@@ -181,8 +180,7 @@ async fn run(cloud: &Cloud) -> Result<(Host, Vec<Machine>)> {
 }
 
 async fn program(host: &Host, cloud: &Cloud) -> Result<()> {
-    host.host.program(cloud.host(0), LIMIT).await?;
-    host.switch.settle()
+    host.program(cloud.host(0)).await
 }
 
 fn keep(cloud: &mut Cloud, addresses: &[&str]) {

@@ -9,7 +9,6 @@ mod topology;
 
 use std::collections::BTreeSet;
 use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
-use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use basalt_tests::netns::Namespace;
@@ -45,7 +44,6 @@ const DC: PortNo = PortNo(2);
 const GATEWAY: Mac = Mac::new([2, 9, 0, 0, 0, 1]);
 const GATEWAY_AT: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 1);
 const FAR: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 7);
-const LIMIT: Duration = Duration::from_secs(30);
 const HTTP: Payload = Payload::Tcp { source: 40_000, target: 80 };
 const SSH: Payload = Payload::Tcp { source: 40_000, target: 22 };
 const ECHO: Payload = Payload::Icmp { kind: 8, code: 0 };
@@ -435,7 +433,7 @@ async fn packets_take_floating_ips_both_ways() -> Result<()> {
     let blue_3 = plug(&hosts[0], &cloud, BLUE_3).await?;
     let blue_4 = plug(&hosts[0], &cloud, BLUE_4).await?;
     for (number, host) in hosts.iter().enumerate() {
-        host.host.program(cloud.host(number), LIMIT).await?;
+        host.program(cloud.host(number)).await?;
     }
     eventually("does the gateway answer blue-1", || Ok(blue_1.pings(GATEWAY_AT)? == 3))?;
     eventually("does the gateway answer blue-2", || Ok(blue_2.pings(GATEWAY_AT)? == 3))?;
@@ -477,7 +475,7 @@ async fn packets_take_floating_ips_both_ways() -> Result<()> {
     ensure!(cloud.networks[BLUE].provider.is_none());
     let moved = blue_2.listen(80)?;
     for (number, host) in hosts.iter().enumerate().rev() {
-        host.host.program(cloud.host(number), LIMIT).await?;
+        host.program(cloud.host(number)).await?;
     }
     eventually("does the gateway reach it on the other host", || Ok(outside.pings(floating(50).1)? == 3))?;
     assert!(outside.reaches(floating(50).1, &moved)?, "its new holder answers");

@@ -6,7 +6,6 @@ mod hosts;
 mod topology;
 
 use std::net::Ipv4Addr;
-use std::time::Duration;
 
 use anyhow::Result;
 use basalt_tests::require;
@@ -25,7 +24,6 @@ const CLIENT: usize = 0;
 const FIRST: usize = 1;
 const SECOND: usize = 2;
 const VIRTUAL: Ipv4Addr = Ipv4Addr::new(10, 0, 1, 100);
-const LIMIT: Duration = Duration::from_secs(30);
 
 /// A client and two members of a VRRP group on one network, the second member on another host.
 fn pair() -> Cloud {
@@ -136,7 +134,7 @@ async fn run(cloud: &Cloud) -> Result<([Host; 2], Vec<Machine>)> {
 
 async fn program(hosts: &[Host; 2], cloud: &Cloud) -> Result<()> {
     for (number, host) in hosts.iter().enumerate() {
-        host.host.program(cloud.host(number), LIMIT).await?;
+        host.program(cloud.host(number)).await?;
     }
     Ok(())
 }

@@ -7,7 +7,6 @@ mod hosts;
 mod topology;
 
 use std::net::{IpAddr, Ipv6Addr};
-use std::time::Duration;
 
 use anyhow::Result;
 use basalt_tests::require;
@@ -373,7 +372,7 @@ async fn machines_speak_ipv6_on_two_hosts() -> Result<()> {
         machines.push(hosts[usize::from(port.is_on(host_id(1)))].plug(port).await?);
     }
     for (number, host) in hosts.iter().enumerate() {
-        host.host.program(cloud.host(number), Duration::from_secs(30)).await?;
+        host.program(cloud.host(number)).await?;
     }
     let at = |port: usize| cloud.address6(port).unwrap_or(Ipv6Addr::UNSPECIFIED);
     for (index, machine) in machines.iter().enumerate() {

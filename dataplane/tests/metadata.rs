@@ -10,7 +10,6 @@ mod topology;
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
-use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use basalt_tests::require;
@@ -29,7 +28,6 @@ use rig::{BRIDGE, Rig};
 use topology::{Cloud, VXLAN, endpoint, host_id};
 use uuid::Uuid;
 
-const LIMIT: Duration = Duration::from_secs(30);
 const HTTP: Payload = Payload::Tcp { source: 40_000, target: 80 };
 
 /// Two tenants with the same ranges and addresses: the first has a router, the second is alone on its network.
@@ -136,7 +134,7 @@ async fn machines_with_the_same_addresses_read_about_themselves() -> Result<()> 
     for port in &cloud.ports {
         guests.push(host.plug(port).await?);
     }
-    host.host.program(cloud.host(0), LIMIT).await?;
+    host.program(cloud.host(0)).await?;
     // A link that comes up has the address that its MAC address makes, to be used at once.
     for guest in &guests {
         guest.namespace.run(&["sysctl", "-qw", "net.ipv6.conf.eth0.accept_dad=0"])?;

@@ -129,7 +129,7 @@ async fn start(cloud: &Cloud) -> Result<(Host, Vec<Machine>)> {
     for port in &cloud.ports {
         guests.push(host.plug(port).await?);
     }
-    host.host.program(cloud.host(0), LIMIT).await?;
+    host.program(cloud.host(0)).await?;
     for guest in &guests {
         // A link that comes up has the address that its MAC address makes, to be used at once.
         guest.namespace.run(&["sysctl", "-qw", "net.ipv6.conf.eth0.accept_dad=0"])?;

@@ -50,7 +50,7 @@ impl Running {
 
     async fn program(&self) -> Result<()> {
         for (number, host) in self.hosts.iter().enumerate() {
-            host.host.program(self.cloud.host(number), LIMIT).await?;
+            host.program(self.cloud.host(number)).await?;
         }
         Ok(())
     }

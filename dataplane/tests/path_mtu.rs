@@ -247,7 +247,7 @@ async fn senders_learn_the_mtu_of_the_path() -> Result<()> {
         machines.push(plug(&hosts[usize::from(port == FAR)], &cloud, port).await?);
     }
     for (number, host) in hosts.iter().enumerate() {
-        host.host.program(cloud.host(number), LIMIT).await?;
+        host.program(cloud.host(number)).await?;
     }
     let client = &machines[CLIENT].namespace;
     let [four, six]: [IpAddr; 2] = [BEYOND[0].parse()?, BEYOND[1].parse()?];
@@ -304,7 +304,7 @@ async fn each_of_several_ways_is_measured() -> Result<()> {
     let client = plug(&hosts[0], &cloud, CLIENT).await?;
     let hops = [plug(&hosts[0], &cloud, NEAR).await?, plug(&hosts[1], &cloud, second).await?];
     for (number, host) in hosts.iter().enumerate() {
-        host.host.program(cloud.host(number), LIMIT).await?;
+        host.program(cloud.host(number)).await?;
     }
     let listeners = [hops[0].listen(80)?, hops[1].listen(80)?];
     let mut taken = [0, 0];

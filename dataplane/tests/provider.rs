@@ -9,7 +9,6 @@ mod rig;
 mod topology;
 
 use std::net::{IpAddr, Ipv4Addr};
-use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use basalt_tests::netns::Namespace;
@@ -38,7 +37,6 @@ const DC: PortNo = PortNo(2);
 const LAB: PortNo = PortNo(3);
 const STATION: Mac = Mac::new([2, 9, 0, 0, 0, 1]);
 const STATION_AT: Ipv4Addr = Ipv4Addr::new(10, 0, 1, 200);
-const LIMIT: Duration = Duration::from_secs(30);
 
 /// The office is VLAN 100 and the floor VLAN 200 of one physical network, the lab is untagged on another, blue is a tenant's; office and blue have a
 /// router. Office, floor and lab have the same addresses.
@@ -299,7 +297,7 @@ async fn packets_stay_in_their_vlan() -> Result<()> {
     let floor_1 = plug(&hosts[0], &cloud, FLOOR_1).await?;
     let lab_1 = plug(&hosts[0], &cloud, LAB_1).await?;
     for (number, host) in hosts.iter().enumerate() {
-        host.host.program(cloud.host(number), LIMIT).await?;
+        host.program(cloud.host(number)).await?;
     }
     let six = |port: usize| cloud.address6(port).map(IpAddr::V6).context("an IPv6 address");
     let station_at: [IpAddr; 2] = [STATION_AT.into(), "fd00:0:0:1::c8".parse()?];

@@ -25,7 +25,6 @@ use model::spec::HostNetwork;
 use rig::{BRIDGE, Rig};
 use topology::{Cloud, VXLAN, endpoint, host_id, udp};
 
-const LIMIT: Duration = Duration::from_secs(30);
 /// What is sent at once, and the least that arrives of it without a limit.
 const SENT: usize = 60;
 const MOST: usize = 45;
@@ -131,7 +130,7 @@ async fn what_exceeds_a_limit_is_dropped() -> Result<()> {
     for qos in [Qos::default()].into_iter().chain(kinds) {
         cloud.ports[0].qos = Qos { ingress: Limits::default(), ..qos };
         cloud.ports[1].qos = Qos { egress: Limits::default(), ..qos };
-        host.host.program(cloud.host(0), LIMIT).await?;
+        host.program(cloud.host(0)).await?;
         for at in targets {
             // The first round finds the neighbour and sets the datapath up.
             let (ends, patience) = ((&machines[0], &machines[1]), Duration::from_secs(10));

@@ -50,7 +50,6 @@ const GATEWAY_AT: Ipv4Addr = outside(1);
 const NEAR: Ipv4Addr = outside(9);
 const FAR: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 7);
 const ANY: Ipv4Addr = Ipv4Addr::UNSPECIFIED;
-const LIMIT: Duration = Duration::from_secs(30);
 const HTTP: Payload = Payload::Tcp { source: 40_000, target: 80 };
 const SSH: Payload = Payload::Tcp { source: 40_000, target: 22 };
 const DNS: Payload = Payload::Udp { source: 40_000, target: 53 };
@@ -676,7 +675,7 @@ async fn packets_leave_by_the_gateway_host() -> Result<()> {
     let blue_3 = plug(&hosts[1], &cloud, BLUE_3).await?;
     let red_1 = plug(&hosts[1], &cloud, RED_1).await?;
     for (number, host) in hosts.iter().enumerate() {
-        host.host.program(cloud.host(number), LIMIT).await?;
+        host.program(cloud.host(number)).await?;
     }
     for (name, machine) in [("blue-1", &blue_1), ("blue-2", &blue_2), ("blue-3", &blue_3), ("red-1", &red_1)] {
         eventually(&format!("does {name} get out"), || Ok(machine.pings(FAR)? == 3))?;
@@ -739,7 +738,7 @@ async fn packets_leave_by_the_gateway_host() -> Result<()> {
         cloud.share(router, &[1, 0], last);
     }
     for (number, host) in hosts.iter().enumerate() {
-        host.host.program(cloud.host(number), LIMIT).await?;
+        host.program(cloud.host(number)).await?;
     }
     for (name, machine) in [("blue-1", &blue_1), ("blue-2", &blue_2), ("blue-3", &blue_3), ("red-1", &red_1)] {
         eventually(&format!("does {name} get out by the other host"), || Ok(machine.pings(FAR)? == 3))?;

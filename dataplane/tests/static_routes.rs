@@ -29,7 +29,6 @@ const NEAR: usize = 1;
 const FAR: usize = 2;
 const BEYOND: [&str; 2] = ["172.16.0.1", "2001:db8:16::1"];
 const RANGES: [&str; 2] = ["172.16.0.0/16", "2001:db8:16::/48"];
-const LIMIT: Duration = Duration::from_secs(30);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Connections that are shared by two next hops: that all of them hash to one of two is one in 2^39.
 const CONNECTIONS: usize = 40;
@@ -137,7 +136,7 @@ fn the_model_and_the_switch_agree_on_routes() {
 
 async fn program(hosts: &[Host; 2], cloud: &Cloud) -> Result<()> {
     for (number, host) in hosts.iter().enumerate() {
-        host.host.program(cloud.host(number), LIMIT).await?;
+        host.program(cloud.host(number)).await?;
     }
     Ok(())
 }

@@ -87,6 +87,12 @@ impl Host {
         HostSwitch::start(settings, OpenFlow::unix(self.switch.bridge_socket("br-int")), nothing)
     }
 
+    /// Wants these networks, and waits until packets meet their flows: the data path keeps ways of before for a moment.
+    pub async fn program(&self, network: HostNetwork) -> Result<()> {
+        self.host.program(network, LIMIT).await?;
+        self.switch.settle()
+    }
+
     /// Joins two hosts by an underlay link.
     pub fn link(&self, other: &Self) -> Result<()> {
         self.switch.namespace().add_veth("under0", other.switch.namespace(), "under0")?;
