@@ -204,17 +204,18 @@ fn physical_networks(api: &Api) -> Check {
     let faults: Vec<String> = wanted.iter().filter_map(fault).collect();
     if faults.is_empty() {
         let names: Vec<_> = wanted.iter().map(|it| format!("{} by {}", it.name, it.interface)).collect();
-        let names = names.join(", ");
-        return Check::fine(
-            NAME,
-            match api.config.switch.datapath {
-                Datapath::System => names,
-                Datapath::Netdev => format!("{names}; no gateway of routers (SNAT), for its switch is in user space"),
-            },
-        );
+        return Check::fine(NAME, wired(names.join(", "), api.config.switch.datapath));
     }
     let remedy = "is the interface there (`ip link show`), and on no other bridge? set physical.interface";
     Check::bad(NAME, faults.join("; "), remedy)
+}
+
+/// What is said of a host that is wired to physical networks: whether it may lead routers out to them.
+fn wired(names: String, datapath: Datapath) -> String {
+    match datapath {
+        Datapath::System => names,
+        Datapath::Netdev => format!("{names}; no gateway of routers (SNAT), for its switch is in user space"),
+    }
 }
 
 fn clock() -> Check {
@@ -334,6 +335,13 @@ fn space(name: &'static str, path: &Path) -> Check {
 mod tests {
     use super::*;
     use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
+
+    #[test]
+    fn a_wired_host_is_told_when_it_may_be_no_gateway() {
+        let said = |datapath| wired("dc by eth1".to_owned(), datapath);
+        assert_eq!(said(Datapath::System), "dc by eth1");
+        assert!(said(Datapath::Netdev).starts_with("dc by eth1; no gateway of routers"));
+    }
 
     struct Authority {
         issuer: Issuer<'static, KeyPair>,
