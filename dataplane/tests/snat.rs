@@ -761,21 +761,20 @@ async fn a_connection_follows_its_router_to_another_address() -> Result<()> {
     let host = Host::start_wired(HostNetwork::empty(host_id(0), endpoint(0)), &[("dc", &dc)]).await?;
     let station = station(&dc)?;
     let blue_1 = plug(&host, &cloud, BLUE_1).await?;
-    host.host.program(cloud.host(0), LIMIT).await?;
+    host.program(cloud.host(0)).await?;
     eventually("does it get out", || Ok(blue_1.pings(FAR)? == 3))?;
     let (server, client) = (socket(&station, FAR, 9000)?, socket(&blue_1, ANY, 5000)?);
     assert_eq!(ask(&client, &server)?.ip(), IpAddr::V4(outside(MAIN_AT)));
     let is_seen = |last: u8| ask(&client, &server).is_ok_and(|seen| seen.ip() == IpAddr::V4(outside(last)));
     let follows = |last: u8| (0..8).any(|_| is_seen(last));
     cloud.share(MAIN, &[0], 42);
-    host.host.program(cloud.host(0), LIMIT).await?;
+    host.program(cloud.host(0)).await?;
     assert!(follows(42), "as the new address");
     cloud.share(MAIN, &[1], 42);
-    host.host.program(cloud.host(0), LIMIT).await?;
-    host.switch.settle()?;
+    host.program(cloud.host(0)).await?;
     assert!(ask(&client, &server).is_err(), "the gateway is another host, which is down");
     cloud.share(MAIN, &[0], 43);
-    host.host.program(cloud.host(0), LIMIT).await?;
+    host.program(cloud.host(0)).await?;
     assert!(follows(43), "back with another address");
     Ok(())
 }
