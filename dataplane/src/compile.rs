@@ -16,6 +16,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 
+use model::network::Port;
 use model::provider::PhysicalNetwork;
 use model::spec::HostNetwork;
 use model::{Mac, NetworkId, PortId};
@@ -24,7 +25,7 @@ use openflow::flow::PortNo;
 use crate::cookie::Object;
 use crate::feature::{
     arp, canary, classify, deliver, dhcp, floating, forward, identity, neighbour, path_mtu, provider, qos, router,
-    security, service, snat, static_route, tunnel, way_out,
+    security, service, snat, static_route, trunk, tunnel, way_out,
 };
 use crate::flow_set::{Assembly, FlowSet, Part, Touched};
 use crate::identity::{Groups, NOBODY};
@@ -44,7 +45,7 @@ use view::{Place, View};
 /// What a host finds out for itself: the numbers that the switch gave to what is plugged into it, and stations on the wire.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct PortNumbers {
-    /// The OpenFlow port of each local port that is plugged in. A port without one gets no traffic yet.
+    /// The OpenFlow port of each local port that is plugged in; a sub-port has that of its parent. A port without one gets no traffic yet.
     pub ports: BTreeMap<PortId, PortNo>,
     /// The OpenFlow port of the VXLAN tunnel; none: hosts do not reach each other yet.
     pub vxlan: Option<PortNo>,
@@ -52,6 +53,14 @@ pub struct PortNumbers {
     pub physical: BTreeMap<PhysicalNetwork, PortNo>,
     /// The MAC addresses of stations outside, as the agent found out.
     pub stations: Stations,
+}
+
+impl PortNumbers {
+    /// The OpenFlow port that a port is plugged in at: that of its parent for a sub-port.
+    #[must_use]
+    pub fn of(&self, port: &Port) -> Option<PortNo> {
+        self.ports.get(&port.tap_port()).copied()
+    }
 }
 
 /// The MAC addresses of stations on provider networks, by their addresses.
@@ -282,6 +291,7 @@ fn host(view: &View<'_>, part: &mut Part) {
     security::host(part);
     service::host(part);
     deliver::host(part);
+    trunk::host(part);
     tunnel::host(view, part);
     provider::host(view, part);
     floating::host(part);
@@ -299,6 +309,7 @@ fn port(view: &View<'_>, id: PortId, part: &mut Part) -> Option<()> {
         service::port(view, spot, part);
         qos::port(view, spot, part);
         deliver::port(view, spot, part);
+        trunk::port(view, spot, part);
     }
     identity::port(view, spot, part);
     arp::port(view, spot, part);

@@ -21,6 +21,7 @@ pub(crate) mod security;
 pub mod service;
 pub(crate) mod snat;
 pub(crate) mod static_route;
+pub(crate) mod trunk;
 pub(crate) mod tunnel;
 pub(crate) mod way_out;
 
@@ -61,6 +62,8 @@ pub enum Feature {
     Snat,
     /// What is too large for the network it is routed to.
     PathMtu,
+    /// Ports on the tap of another, by the tags of VLANs.
+    Trunk,
 }
 
 /// What is known of a feature.
@@ -93,6 +96,7 @@ pub const FEATURES: &[FeatureInfo] = &[
     FeatureInfo { feature: Feature::Floating, number: 18, name: "floating ip" },
     FeatureInfo { feature: Feature::Snat, number: 19, name: "snat" },
     FeatureInfo { feature: Feature::PathMtu, number: 21, name: "path mtu" },
+    FeatureInfo { feature: Feature::Trunk, number: 23, name: "trunk" },
 ];
 
 impl Feature {

@@ -12,6 +12,7 @@ use std::ops::Bound;
 use std::sync::Arc;
 
 use model::HostId;
+use model::provider::VlanId;
 use openflow::flow::{Action, Flow, FlowKey, Group, Match, PortNo};
 use openflow::wire::Meter;
 use rpds::RedBlackTreeMapSync;
@@ -37,7 +38,8 @@ pub struct FlowSet {
     meters: RedBlackTreeMapSync<u32, Meter>,
     names: RedBlackTreeMapSync<Object, Arc<str>>,
     hosts: RedBlackTreeMapSync<Ipv4Addr, HostId>,
-    ports: RedBlackTreeMapSync<PortNo, u32>,
+    /// By OpenFlow port and the tag that frames have there.
+    ports: RedBlackTreeMapSync<(PortNo, Option<VlanId>), u32>,
     tunnel: Option<PortNo>,
     physical: RedBlackTreeMapSync<PortNo, Arc<str>>,
 }
@@ -343,16 +345,17 @@ impl FlowSet {
         self.hosts.get(&endpoint).copied()
     }
 
-    /// The key of the port that is plugged in at an OpenFlow port.
+    /// The key of the port that has the frames with a tag, or without one, at an OpenFlow port: its sub-port, or who is plugged in there.
     #[must_use]
-    pub fn port_at(&self, number: PortNo) -> Option<u32> {
-        self.ports.get(&number).copied()
+    pub fn port_at(&self, number: PortNo, tag: Option<u16>) -> Option<u32> {
+        let tag = tag.and_then(|vlan| VlanId::try_from(vlan).ok());
+        self.ports.get(&(number, tag)).or_else(|| self.ports.get(&(number, None))).copied()
     }
 
     /// The OpenFlow port that the port with this key is plugged in at.
     #[must_use]
     pub fn number_of(&self, key: u32) -> Option<PortNo> {
-        self.ports.iter().find(|(_, other)| **other == key).map(|(number, _)| *number)
+        self.ports.iter().find(|(_, other)| **other == key).map(|((number, _), _)| *number)
     }
 
     /// The OpenFlow port of the tunnel.

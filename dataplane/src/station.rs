@@ -111,8 +111,8 @@ pub fn outlets(host: &HostNetwork, numbers: &PortNumbers) -> Outlets {
         let (IpNet::V4(cidr), Some(provider)) = (subnet.cidr, provider) else { continue };
         let Some(wire) = numbers.physical.get(&provider.physical_network) else { continue };
         let here = external.floating_ips.iter().filter(|floating| {
-            numbers.ports.contains_key(&floating.port)
-                && host.ports.get(&floating.port).is_some_and(|port| port.is_on(host.host))
+            let port = host.ports.get(&floating.port);
+            port.is_some_and(|port| port.is_on(host.host) && numbers.of(port).is_some())
         });
         let mut held: BTreeMap<_, _> = here.map(|floating| (floating.address, (floating.mac, cidr))).collect();
         held.extend(router.snat_on(host.host).map(|snat| (snat.address, (snat.mac, cidr))));

@@ -10,7 +10,8 @@
 //! ```text
 //! classify -> guard (IPv6) -> neighbour -> ask ---\--> punt
 //!        \--> identity (from outside) --> arp ------> forward -> route -> host -> track
-//!                                                       |--> service
+//!                                          |            |          \--> reply (the router answers)
+//!                                          \--> reply   |--> service
 //!                                            forward -> route -> beyond -> track
 //! track -> state -> egress -> ingress -> commit -> output
 //!     |                  \---------\-> deny
@@ -63,6 +64,8 @@ pub enum Table {
     Deny,
     /// Delivery to a port, to another host or to all of them, or to a physical network.
     Output,
+    /// Answers, back to who asked.
+    Reply,
     /// The version of the pipeline; no packet comes here.
     Canary,
 }
@@ -245,6 +248,14 @@ pub const TABLES: &[TableInfo] = &[
         feature: Feature::Deliver,
         doc: "delivers to a port here, to another host by tunnel, to every host of a network, or to a physical network",
         miss: "the destination port is not plugged in",
+    },
+    TableInfo {
+        table: Table::Reply,
+        number: 31,
+        name: "reply",
+        feature: Feature::Trunk,
+        doc: "sends an answer back to who asked, with the tag of a sub-port",
+        miss: "no path for answers is installed",
     },
     TableInfo {
         table: Table::Canary,

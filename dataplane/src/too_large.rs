@@ -5,14 +5,15 @@
 //! guest sends.
 //! Source: RFC 1191 §4, RFC 1122 §3.2.2, RFC 1812 §4.3.2.3, RFC 4443 §2.4 and §3.2.
 
-use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use etherparse::{Ipv4Slice, Ipv6Slice, NetSlice, PacketBuilder, SlicedPacket, TransportSlice};
-use model::PortId;
 use model::network::{Port, RouterInterface};
+use model::provider::VlanId;
 use model::spec::HostNetwork;
 use openflow::flow::PortNo;
+
+use crate::compile::PortNumbers;
 
 const TTL: u8 = 64;
 /// Destination unreachable: fragmentation needed (RFC 792, RFC 1191).
@@ -72,15 +73,20 @@ pub struct Handed<'a> {
     pub frame: &'a [u8],
 }
 
-/// What to send back out of the port that the packet came in on; `ports` says which port that is.
+/// What to send back.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Told {
+    /// The VLAN whose tag it gets, for a sub-port.
+    pub tag: Option<VlanId>,
+    /// The frame, without the tag.
+    pub frame: Vec<u8>,
+}
+
+/// What to send back out of the port that the packet came in on; `numbers` says which port that is.
 ///
 /// # Errors
 /// [`TooLargeError`] says why there is nothing to send.
-pub fn tell(
-    host: &HostNetwork,
-    ports: &BTreeMap<PortId, PortNo>,
-    handed: &Handed<'_>,
-) -> Result<Vec<u8>, TooLargeError> {
+pub fn tell(host: &HostNetwork, numbers: &PortNumbers, handed: &Handed<'_>) -> Result<Told, TooLargeError> {
     let length = handed.frame.len();
     let silent = |reason| TooLargeError::Silent { length, reason };
     let packet = SlicedPacket::from_ethernet(handed.frame).map_err(|_| silent("it is no whole packet"))?;
@@ -102,15 +108,17 @@ pub fn tell(
     match net {
         NetSlice::Ipv4(ip) => {
             let source = answerable_v4(ip).map_err(silent)?;
-            let (foot, port) = sender(host, ports, handed, source.into()).ok_or_else(gone)?;
+            let (foot, port) = sender(host, numbers, handed, source.into()).ok_or_else(gone)?;
             let IpAddr::V4(router) = foot.address else { return Err(gone()) };
-            write_v4((foot, router), (port, source), mtu, quoted(handed.frame, QUOTED_MAX_V4)).map_err(write)
+            let frame = write_v4((foot, router), (port, source), mtu, quoted(handed.frame, QUOTED_MAX_V4));
+            Ok(Told { tag: port.tag(), frame: frame.map_err(write)? })
         }
         NetSlice::Ipv6(ip) => {
             let source = answerable_v6(ip).map_err(silent)?;
-            let (foot, port) = sender(host, ports, handed, source.into()).ok_or_else(gone)?;
+            let (foot, port) = sender(host, numbers, handed, source.into()).ok_or_else(gone)?;
             let IpAddr::V6(router) = foot.address else { return Err(gone()) };
-            write_v6((foot, router), (port, source), mtu, quoted(handed.frame, QUOTED_MAX_V6)).map_err(write)
+            let frame = write_v6((foot, router), (port, source), mtu, quoted(handed.frame, QUOTED_MAX_V6));
+            Ok(Told { tag: port.tag(), frame: frame.map_err(write)? })
         }
         NetSlice::Arp(_) => Err(silent("it is no IP packet")),
     }
@@ -140,23 +148,24 @@ fn answerable_v6(ip: &Ipv6Slice<'_>) -> Result<Ipv6Addr, &'static str> {
     }
 }
 
-/// The port that the packet came from, and the foot of the router that it knows: of several ports behind one tap that whose subnet has the source.
+/// The port that the packet came from, and the foot of the router that it knows: of several ports at one tap that which has the source, or whose subnet
+/// has it.
 fn sender<'a>(
     host: &'a HostNetwork,
-    ports: &BTreeMap<PortId, PortNo>,
+    numbers: &PortNumbers,
     handed: &Handed<'_>,
     source: IpAddr,
 ) -> Option<(&'a RouterInterface, &'a Port)> {
     let router = host.routers.values().find(|router| router.key == handed.router)?;
-    let here = ports.iter().filter(|(_, number)| **number == handed.in_port);
+    let here = host.local_ports().filter(|port| numbers.of(port) == Some(handed.in_port));
     let mut found: Vec<_> = here
-        .filter_map(|(id, _)| host.ports.get(id))
         .flat_map(|port| router.interfaces.iter().map(move |foot| (foot, port)))
         .filter(|(foot, _)| foot.address.is_ipv4() == source.is_ipv4())
         .filter_map(|(foot, port)| Some((foot, port, host.subnets.get(&foot.subnet)?)))
         .filter(|(_, port, subnet)| subnet.network == port.network)
         .collect();
-    found.sort_by_key(|(.., subnet)| !subnet.cidr.contains(&source));
+    let has_it = |port: &Port| port.addresses.iter().any(|fixed| fixed.address == source);
+    found.sort_by_key(|(_, port, subnet)| (!has_it(port), !subnet.cidr.contains(&source)));
     found.first().map(|(foot, port, _)| (*foot, *port))
 }
 

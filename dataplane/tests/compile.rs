@@ -97,7 +97,9 @@ fn no_flow_writes_what_the_kernel_cannot() {
     }
     let mut elsewhere = unequal.clone();
     elsewhere.share(0, &[1], 40);
-    let clouds = [topology::dual_stack(), outside, unequal, elsewhere];
+    let mut joined = unequal.clone();
+    joined.trunk(2, 0, 7);
+    let clouds = [topology::dual_stack(), outside, unequal, elsewhere, joined];
     for (cloud, host) in clouds.iter().flat_map(|cloud| [(cloud, 0), (cloud, 1)]) {
         let set = compile(&cloud.host(host), &cloud.numbers(host));
         for flow in set.flows() {

@@ -58,7 +58,7 @@ impl World {
             self.cloud.port("first", 0, 0, 200, &[]);
             return "a first port";
         }
-        match self.random.below(29) {
+        match self.random.below(33) {
             0 | 1 => self.add_port(port),
             2 => {
                 self.cloud.ports.remove(port);
@@ -114,6 +114,7 @@ impl World {
                 "a station outside"
             }
             21 | 22 => self.share(port),
+            29..=32 => self.join(port),
             _ => {
                 self.added += 1;
                 readdress(&mut self.cloud.ports[port], 100 + self.added);
@@ -160,8 +161,33 @@ impl World {
         "SNAT of a router"
     }
 
+    /// A port on the tap of another, in a VLAN, or on one of its own again.
+    fn join(&mut self, port: usize) -> &'static str {
+        let parent = self.random.below(self.cloud.ports.len());
+        let vlan = u16::try_from(1 + self.random.below(3)).unwrap_or(1);
+        match self.cloud.ports[port].trunk {
+            Some(_) => self.cloud.ports[port].trunk = None,
+            None => self.cloud.trunk(port, parent, vlan),
+        }
+        "a sub-port"
+    }
+
+    /// Sub-ports are where their parents are now, and none any more where that cannot be.
+    fn tidy_trunks(&mut self) {
+        let (mut tags, before) = (BTreeSet::new(), self.cloud.ports.clone());
+        for port in &mut self.cloud.ports {
+            let Some(trunk) = port.trunk else { continue };
+            let parent = before.iter().find(|other| other.id == trunk.parent && other.trunk.is_none());
+            match parent.filter(|_| tags.insert(trunk)) {
+                Some(parent) => port.binding.clone_from(&parent.binding),
+                None => port.trunk = None,
+            }
+        }
+    }
+
     /// Takes away what a step has left without a ground.
     fn tidy(&mut self) {
+        self.tidy_trunks();
         let Cloud { networks, ports, routers, .. } = &mut self.cloud;
         let is_outside = networks[self.outer].provider.is_some();
         for router in routers {

@@ -7,7 +7,6 @@ mod rig;
 #[cfg(test)]
 mod topology;
 
-use std::collections::BTreeMap;
 use std::io::{Read as _, Write as _};
 use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::time::Duration;
@@ -20,7 +19,7 @@ use basalt_tests::skip::Need;
 use dataplane::too_large::{Handed, TooLargeError, tell};
 use dataplane::trace::ofproto::{Report, arguments, compare};
 use dataplane::trace::{Blame, Cause, Connection, Packet, Path, Payload, Verdict};
-use dataplane::{compile, trace};
+use dataplane::{PortNumbers, compile, trace};
 use etherparse::{NetSlice, PacketBuilder, SlicedPacket, TransportSlice};
 use hosts::{Host, Machine};
 use model::network::AllowedPair;
@@ -166,7 +165,7 @@ fn told(cloud: &Cloud, frame: &[u8]) -> Result<Vec<u8>, TooLargeError> {
         router: cloud.routers[0].key,
         frame,
     };
-    tell(&host, &numbers.ports, &handed)
+    tell(&host, &numbers, &handed).map(|told| told.frame)
 }
 
 /// The message names the MTU, quotes the packet, and comes from the router that the sender knows.
@@ -211,7 +210,7 @@ fn what_must_not_be_answered_is_not() {
     let frame = udp(SOURCE, TARGET, 1400);
     let handed =
         Handed { in_port: VXLAN, network: cloud.networks[1].vni.get(), router: cloud.routers[0].key, frame: &frame };
-    assert!(matches!(tell(&cloud.host(0), &BTreeMap::new(), &handed), Err(TooLargeError::Gone { .. })));
+    assert!(matches!(tell(&cloud.host(0), &PortNumbers::default(), &handed), Err(TooLargeError::Gone { .. })));
 }
 
 async fn plug(host: &Host, cloud: &Cloud, port: usize) -> Result<Machine> {

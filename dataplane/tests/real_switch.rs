@@ -172,7 +172,7 @@ fn random_packet(cloud: &Cloud, rig: &Rig, random: &mut Random) -> Packet {
     let macs: Vec<Mac> = cloud.ports.iter().map(|port| port.mac).chain(feet).chain([Mac::BROADCAST]).collect();
     let target = if random.once_in(2) { cloud.mac(to) } else { *random.pick(&macs) };
     let source = if random.once_in(6) { *random.pick(&macs[..macs.len() - 1]) } else { cloud.mac(from) };
-    let number = rig.numbers.ports.get(&cloud.ports[from].id).copied().unwrap_or(VXLAN);
+    let number = rig.numbers.of(&cloud.ports[from]).unwrap_or(VXLAN);
     let plain = (cloud.address(from), cloud.address(to));
     let six = cloud.address6(from).zip(cloud.address6(to)).filter(|_| random.once_in(2));
     let packet = match six {
@@ -189,5 +189,9 @@ fn random_packet(cloud: &Cloud, rig: &Rig, random: &mut Random) -> Packet {
         None => Packet::ip(number, (source, target), plain, random.payload(Ethertype::IPv4)),
     };
     let vni = random.pick(&cloud.networks).vni.get();
-    if number == VXLAN { packet.out_of_tunnel(VXLAN, vni) } else { packet }
+    match number {
+        VXLAN => packet.out_of_tunnel(VXLAN, vni),
+        _ if random.once_in(8) => packet.in_vlan(u16::try_from(random.below(20)).unwrap() + 1),
+        _ => packet.sent_by(&cloud.ports[from]),
+    }
 }

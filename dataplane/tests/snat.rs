@@ -414,7 +414,7 @@ fn routers_translate_in_zones_of_their_own() {
     assert_eq!(both.len(), 2, "both are translated for here");
     assert_eq!(snat_zones(&world.cloud.host(1)), BTreeMap::new(), "and not there");
     let mut count = 0;
-    for seed in 0..200 {
+    for seed in 0..400 {
         let cloud = outgoing(&mut Random::new(seed));
         for host in (0..HOSTS).map(|host| cloud.host(host)) {
             let (networks, routers) = (zones(&host), snat_zones(&host));

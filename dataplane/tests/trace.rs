@@ -267,7 +267,7 @@ proptest! {
         for _ in 0..40 {
             let from = random.below(world.cloud.ports.len());
             let host = world.host_of(from);
-            let number = world.cloud.numbers(host).ports[&world.cloud.ports[from].id];
+            let number = world.cloud.numbers(host).of(&world.cloud.ports[from]).unwrap();
             let to = random.below(world.cloud.ports.len());
             let source = if random.once_in(2) { from } else { random.below(world.cloud.ports.len()) };
             let mac = *random.pick(&macs);
@@ -288,6 +288,11 @@ proptest! {
                 }
             };
             let connection = *random.pick(&[Connection::New, Connection::Established, Connection::Reply, Connection::Related]);
+            let packet = match random.below(6) {
+                0 => packet,
+                1 => packet.in_vlan(u16::try_from(random.below(20)).unwrap() + 1),
+                _ => packet.sent_by(&world.cloud.ports[from]),
+            };
             for key in world.arrivals(host, &packet, connection) {
                 let reached = usize::try_from(key).map_or(0, |key| key - 1);
                 assert_eq!(tenant(reached), tenant(from), "{} reached by {}", world.cloud.ports[reached].name, packet.to_text());

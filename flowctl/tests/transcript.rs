@@ -162,6 +162,7 @@ const BUILD: &str = "
     router attach edge green4
     port create p1 --network blue --address 10.10.1.20 --mac 02:00:00:00:00:01 --group web
     port create p2 --network green --mac 02:00:00:00:00:02 --no-port-security
+    port create p1-7 --network green --trunk p1 --vlan 7 --mac 02:00:00:00:00:01
     port set p1 --allowed-pair 10.10.1.99/32
     flavor create micro --vcpus 1 --memory 256
     volume create data --size 64 --backend rbd
@@ -207,6 +208,8 @@ fn a_cloud_in_tables() {
         vm list
         vm delete v1
         router detach edge green4
+        port show p1-7
+        port delete p1-7
         port delete p2
         network delete green
         subnet list
@@ -235,6 +238,11 @@ fn failures_and_their_codes() {
         subnet create off --network blue --cidr 10.10.1.1/24
         subnet create again --network blue --cidr 10.10.1.128/25
         port create p3 --network none
+        port create p3 --network blue --trunk p1 --vlan 7
+        port create p3 --network blue --trunk p1-7 --vlan 8
+        port create p3 --network blue --trunk p1 --vlan 4095
+        port create p3 --network blue --trunk p1
+        port delete p1
         group allow web ingress --protocol tcp --port 90-80
         group allow web ingress --remote-group none
         group allow web ingress --remote-address-group none

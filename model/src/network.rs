@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use crate::address::{Mac, Vni};
 use crate::domain::Domain;
 use crate::id::{HostId, MachineId, NetworkId, PortId, RouterId, SecurityGroupId, SubnetId};
-use crate::provider::Provider;
+use crate::provider::{Provider, VlanId};
 use crate::qos::Qos;
 
 /// A network: one layer-2 segment, carried between hosts in VXLAN, or a part of a physical network.
@@ -195,6 +195,20 @@ pub struct Port {
     pub port_security: bool,
     /// Where it is plugged in; none: nowhere yet.
     pub binding: Option<Binding>,
+    /// The trunk that it is a part of; none: it has a tap of its own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trunk: Option<SubPort>,
+}
+
+/// What makes a port a part of another one's trunk: it has no tap, its frames come and go on that of its parent with the tag of a VLAN. The parent
+/// itself has the frames without a tag.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SubPort {
+    /// The port that has the tap: no sub-port itself.
+    pub parent: PortId,
+    /// The VLAN whose tag its frames have there: unique on the trunk, and of no meaning elsewhere.
+    pub vlan: VlanId,
 }
 
 /// An address that a port owns.
@@ -282,7 +296,20 @@ impl Port {
         self.binding.as_ref().is_some_and(|binding| binding.host == host)
     }
 
-    /// The name of the tap device of this port on its host: within the 15 characters that Linux allows.
+    /// The port at whose tap this one is plugged in: its parent, or itself.
+    #[must_use]
+    pub fn tap_port(&self) -> PortId {
+        self.trunk.map_or(self.id, |trunk| trunk.parent)
+    }
+
+    /// The VLAN whose tag its frames have on the tap; none: they have no tag.
+    #[must_use]
+    pub fn tag(&self) -> Option<VlanId> {
+        self.trunk.map(|trunk| trunk.vlan)
+    }
+
+    /// The name of the tap device of this port on its host: within the 15 characters that Linux allows. A sub-port has none, see
+    /// [`HostNetwork::tap_of`](crate::spec::HostNetwork::tap_of).
     #[must_use]
     pub fn tap_name(&self) -> String {
         format!("tap{}", self.key)

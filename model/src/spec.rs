@@ -22,6 +22,7 @@ use crate::volume::{Volume, VolumeSource};
 
 pub mod external;
 pub mod route;
+mod trunk;
 pub mod wire;
 
 /// The least MTU of a link that carries IPv6 (RFC 8200 §5).
@@ -87,6 +88,12 @@ impl HostNetwork {
             groups: BTreeMap::new(),
             ports: BTreeMap::new(),
         }
+    }
+
+    /// The port whose tap device a port is at: its parent for a sub-port.
+    #[must_use]
+    pub fn tap_of<'a>(&'a self, port: &'a Port) -> &'a Port {
+        self.ports.get(&port.tap_port()).unwrap_or(port)
     }
 
     /// The ports that are plugged in on this host, in order of identity.
@@ -290,6 +297,10 @@ impl NodeSpec {
                         problem: format!("its {id:?} is not plugged in on this host"),
                     });
                 }
+                if let Some(trunk) = port.trunk {
+                    let problem = format!("its {id:?} is a sub-port of {:?}, which has the interface", trunk.parent);
+                    return Err(SpecError::Unfit { object, problem });
+                }
                 unique(&mut port_users, *id, &object, || format!("{id:?}"))?;
             }
         }
@@ -308,6 +319,7 @@ impl HostNetwork {
         self.check_address_groups()?;
         self.check_groups()?;
         self.check_ports()?;
+        trunk::check(self)?;
         external::check(self)
     }
 

@@ -31,7 +31,7 @@ pub fn out_of_tunnel(
 ) -> Result<Packet, AskError> {
     let network = flows.network;
     let has = |other: &&Port| other.addresses.iter().any(|fixed| fixed.address == target);
-    let receiver = network.ports.values().filter(|other| flows.numbers.ports.contains_key(&other.id)).find(has);
+    let receiver = network.ports.values().filter(|other| flows.numbers.of(other).is_some()).find(has);
     let receiver = receiver.ok_or_else(|| AskError::Elsewhere {
         port: port.name.clone(),
         host: binding.host.to_string(),
@@ -42,7 +42,9 @@ pub fn out_of_tunnel(
     // The sender's own number there is not known here and does not leave that host.
     let mut numbers = flows.numbers.clone();
     numbers.ports.insert(port.id, PortNo(1));
-    let sent = Packet::from_port(network, &numbers, port, target, payload)?;
+    // Nor does the tag that a sub-port's frames have on its tap.
+    let plain = Port { trunk: None, ..port.clone() };
+    let sent = Packet::from_port(network, &numbers, &plain, target, payload)?;
     let sent = if receiver.network == port.network { sent } else { routed(flows, receiver, target, sent) };
     let vni = network.networks.get(&receiver.network).map_or(0, |network| network.vni.get());
     Ok(sent.out_of_tunnel(tunnel, vni))

@@ -170,7 +170,7 @@ pub fn find_port<'a>(spec: &'a NodeSpec, name: &str) -> Result<&'a Port, AskErro
     let elsewhere = || {
         let bound =
             |port: &&Port| port.binding.as_ref().is_some_and(|b| b.hostname == name || b.machine.to_string() == name);
-        ports.values().find(bound)
+        ports.values().filter(|port| port.trunk.is_none()).find(bound)
     };
     let found = by_port.or_else(by_machine).or_else(elsewhere);
     found.ok_or_else(|| AskError::Unknown { what: "port or machine", name: name.to_owned() })

@@ -105,11 +105,11 @@ fn crash(machine: &MachineSeen) -> Option<Problem> {
 
 fn ports(spec: &NodeSpec, seen: &Seen, snapshot: &Snapshot) -> Vec<Observed<PortId, PortState>> {
     let states = spec.network().local_ports().map(|port| {
-        let lane = Lane::Tap(port.tap_name());
+        let tap = spec.network().tap_of(port).tap_name();
+        let lane = Lane::Tap(tap.clone());
         let state = match (&seen.taps, &seen.switch) {
             (Look::Known(taps), Look::Known(bridge)) => {
-                let plugged = taps.contains_key(&port.tap_name())
-                    && bridge.ports.get(&port.tap_name()).is_some_and(Option::is_some);
+                let plugged = taps.contains_key(&tap) && bridge.ports.get(&tap).is_some_and(Option::is_some);
                 if plugged && bridge.changes_pending == 0 { PortState::Up } else { PortState::Down }
             }
             _ => PortState::Unknown,

@@ -31,6 +31,11 @@ pub(crate) fn bindings(intent: &Intent) -> BTreeMap<PortId, Binding> {
             bindings.insert(*port, binding);
         }
     }
+    // Sub-ports are where their parents are.
+    let trunks = intent.ports.values().filter_map(|it| Some((it.port.id, it.port.trunk?.parent)));
+    let follow = |(id, parent)| Some((id, bindings.get(&parent).cloned()?));
+    let followers: Vec<(PortId, Binding)> = trunks.filter_map(follow).collect();
+    bindings.extend(followers);
     bindings
 }
 

@@ -154,12 +154,15 @@ fn request(intent: &Intent, vm: &MachineIntent) -> Request {
         let outside = floating.filter_map(|external| wire(&intent.subnets.get(&external.subnet)?.subnet.network));
         own.into_iter().chain(outside).collect::<Vec<_>>()
     };
+    // A sub-port is where its parent is, which has to be wired for it, too.
+    let own = vm.machine.ports.iter();
+    let all = own.flat_map(|port| std::iter::once(*port).chain(intent.sub_ports(*port).map(|sub| sub.id)));
     let mut request = Request {
         vcpus: u64::from(vm.machine.vcpus),
         memory_mib: vm.machine.memory.get(),
         rbd: false,
         storage_mib: 0,
-        physical_networks: vm.machine.ports.iter().flat_map(physical).collect(),
+        physical_networks: all.flat_map(|port| physical(&port)).collect(),
         only: BTreeMap::new(),
         avoid: BTreeMap::new(),
         waits: None,

@@ -265,6 +265,48 @@ async fn ports_have_an_address_of_each_version() {
     assert_eq!(third["addresses"][0]["address"], "fd00:2::2", "{third}");
 }
 
+/// A port can be a part of another one's trunk, with a tag that no other there has; what cannot be is refused by the name of its field.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_port_can_be_a_part_of_a_trunk() {
+    let scheduler = Scheduler::start().await;
+    let operator = scheduler.operator();
+    for (name, mtu, cidr) in
+        [("blue", 1450, "10.1.0.0/24"), ("green", 1400, "10.2.0.0/24"), ("large", 8950, "10.3.0.0/24")]
+    {
+        operator.make("/v1/networks", json!({"name": name, "mtu": mtu})).await;
+        operator.make("/v1/subnets", json!({"name": name, "network": name, "cidr": cidr})).await;
+    }
+    let mac = "fa:16:3e:aa:00:01";
+    let parent = operator.make("/v1/ports", json!({"name": "parent", "network": "blue", "mac": mac})).await;
+    assert_eq!(parent["trunk"], json!(null));
+    let new =
+        |network: &str, parent: &str, vlan: u16| json!({"network": network, "trunk": {"parent": parent, "vlan": vlan}});
+    let mut sub = new("green", "parent", 7);
+    sub["name"] = json!("sub");
+    sub["mac"] = json!(mac);
+    let sub = operator.make("/v1/ports", sub).await;
+    assert_eq!(
+        (&sub["trunk"]["parent"]["name"], &sub["trunk"]["vlan"], &sub["mac"]),
+        (&json!("parent"), &json!(7), &json!(mac))
+    );
+    for (network, parent, vlan, status, code, field) in [
+        ("green", "parent", 7, 409, "taken", "trunk.vlan"),
+        ("green", "parent", 0, 400, "invalid", "trunk.vlan"),
+        ("green", "parent", 4095, 400, "invalid", "trunk.vlan"),
+        ("green", "sub", 8, 409, "wrong_state", "trunk.parent"),
+        ("green", "nobody", 8, 400, "unknown_reference", "trunk.parent"),
+        ("large", "parent", 8, 400, "invalid", "trunk.parent"),
+    ] {
+        let refused = operator.refused(Method::POST, "/v1/ports", Some(new(network, parent, vlan))).await;
+        assert_eq!(refused, (status, code.to_owned(), field.to_owned()), "{network} {parent} {vlan}");
+    }
+    let (code, _, _) = operator.refused(Method::DELETE, "/v1/ports/parent", None).await;
+    assert_eq!(code, 409, "it has a sub-port");
+    operator.call(Method::DELETE, "/v1/ports/sub", None).await;
+    let (status, _) = operator.call(Method::DELETE, "/v1/ports/parent", None).await;
+    assert!(status.is_success(), "{status}");
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn bad_requests_name_the_field_and_the_user() {
     let scheduler = Scheduler::start().await;

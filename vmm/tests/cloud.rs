@@ -53,6 +53,7 @@ fn port(number: usize) -> Port {
         allowed_pairs: Vec::new(),
         qos: model::qos::Qos::default(),
         port_security: true,
+        trunk: None,
         binding: Some(Binding {
             machine: MachineId::from_uuid(id(7, number)),
             hostname: format!("machine-{number}"),

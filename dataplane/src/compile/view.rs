@@ -125,9 +125,9 @@ impl<'a> View<'a> {
     }
 
     /// The OpenFlow port of a port.
-    pub(crate) fn number(&self, id: PortId) -> Option<PortNo> {
-        self.read(Fact::Number(id));
-        self.numbers.ports.get(&id).copied()
+    pub(crate) fn number(&self, port: &Port) -> Option<PortNo> {
+        self.read(Fact::Number(port.tap_port()));
+        self.numbers.of(port)
     }
 
     /// The OpenFlow port of the tunnel; none: hosts do not reach each other yet.
@@ -216,7 +216,7 @@ impl<'a> View<'a> {
     pub(crate) fn locals(&self, id: NetworkId) -> Vec<Local<'a>> {
         self.read(Fact::Locals(id));
         let ports = self.index.locals(id).filter_map(|port| self.port(port));
-        ports.map(|port| Local { port, number: self.number(port.id) }).collect()
+        ports.map(|port| Local { port, number: self.number(port) }).collect()
     }
 
     /// The tunnel endpoints of the other hosts that have a port of a network.

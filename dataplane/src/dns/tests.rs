@@ -54,6 +54,7 @@ fn add_machine(host: &mut HostNetwork, key: u32, network: u8, name: &str) {
         allowed_pairs: vec![],
         qos: Qos::default(),
         port_security: true,
+        trunk: None,
         binding: Some(Binding {
             machine: MachineId::from_uuid(id(5, key)),
             hostname: name.to_owned(),

@@ -36,7 +36,7 @@ pub(crate) fn port(view: &View<'_>, spot: Spot<'_>, part: &mut Part) {
     if spot.place == Place::Nowhere {
         return;
     }
-    let is_working = spot.place == Place::Here && view.number(port.id).is_some();
+    let is_working = spot.place == Place::Here && view.number(port).is_some();
     let cookie = Cookie { feature: Feature::Arp, object: Object::Port(port.key) };
     for address in port.addresses.iter().filter_map(|fixed| v4(fixed.address)) {
         if is_working {
@@ -92,7 +92,7 @@ pub(crate) fn answer_outside(
 
 fn add(asked: Match, address: Ipv4Addr, mac: Mac, (priority, cookie): (u16, Cookie), part: &mut Part) {
     let mut steps = reply(address, mac);
-    steps.push(Action::output(PortNo::IN_PORT));
+    steps.push(Action::GotoTable(Table::Reply.number()));
     part.add_noted(Table::Arp, priority, asked, steps, (cookie, format!("{address} is at {mac}")));
 }
 

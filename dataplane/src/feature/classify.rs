@@ -14,7 +14,7 @@ use openflow::flow::{Action, Field, Match, PortNo};
 
 use crate::compile::view::{Segment, Spot, View};
 use crate::cookie::{Cookie, Object};
-use crate::feature::{Feature, qos};
+use crate::feature::{Feature, qos, trunk};
 use crate::flow_set::Part;
 use crate::register::{FLAG_BITS, NETWORK, SOURCE, SOURCE_GUARDED, SOURCE_IDENTITY, SOURCE_STATELESS, ZONE};
 use crate::table::Table;
@@ -37,7 +37,7 @@ pub(crate) fn host(part: &mut Part) {
 
 /// A port that is plugged in here.
 pub(crate) fn port(view: &View<'_>, spot: Spot<'_>, part: &mut Part) {
-    let (Some(segment), Some(number)) = (spot.segment, view.number(spot.port.id)) else { return };
+    let (Some(segment), Some(number)) = (spot.segment, view.number(spot.port)) else { return };
     if spot.port.port_security {
         add_guarded(view, segment, spot.port, number, part);
     } else {
@@ -48,12 +48,12 @@ pub(crate) fn port(view: &View<'_>, spot: Spot<'_>, part: &mut Part) {
 fn add_guarded(view: &View<'_>, segment: Segment<'_>, port: &Port, number: PortNo, part: &mut Part) {
     let cookie = Cookie { feature: Feature::Classify, object: Object::Port(port.key) };
     let mac = port.mac.bytes();
-    let sender = || Match::new().in_port(number).eth_src(mac);
+    let sender = || trunk::frames(port, number).eth_src(mac);
     let arp = |address: Ipv4Addr| sender().arp().with(Field::ArpSpa, address).with(Field::ArpSha, mac);
     let to = |table: Table, matching: &Match| qos::marked(port, matching, steps(view, segment, port, table));
     let mut pass = |matching: Match, table: Table| {
         let steps = to(table, &matching);
-        part.add(Table::Classify, GUARDED, matching, steps, cookie);
+        part.add(Table::Classify, trunk::rank(port, GUARDED), matching, steps, cookie);
     };
     for fixed in &port.addresses {
         let IpAddr::V4(address) = fixed.address else { continue };
@@ -68,23 +68,23 @@ fn add_guarded(view: &View<'_>, segment: Segment<'_>, port: &Port, number: PortN
         pass(sender().ipv6().with(Field::Ipv6Src, address), Table::Guard);
     }
     for (range, mac) in port.pairs() {
-        add_pair(range, mac, number, to, part, cookie);
+        let sender = trunk::frames(port, number).eth_src(mac.bytes());
+        add_pair(range, (mac, sender), trunk::rank(port, PAIR), to, part, cookie);
     }
 }
 
 /// Addresses that a guarded port may send from though they are not its own.
 fn add_pair(
     range: IpNet,
-    mac: Mac,
-    number: PortNo,
+    (mac, sender): (Mac, Match),
+    priority: u16,
     to: impl Fn(Table, &Match) -> Vec<Action>,
     part: &mut Part,
     cookie: Cookie,
 ) {
-    let sender = Match::new().in_port(number).eth_src(mac.bytes());
     let mut pass = |matching: Match, table: Table| {
         let steps = to(table, &matching);
-        part.add(Table::Classify, PAIR, matching, steps, cookie);
+        part.add(Table::Classify, priority, matching, steps, cookie);
     };
     match range {
         IpNet::V4(range) => {
@@ -100,22 +100,23 @@ fn add_pair(
 
 fn add_open(view: &View<'_>, segment: Segment<'_>, port: &Port, number: PortNo, part: &mut Part) {
     let cookie = Cookie { feature: Feature::Classify, object: Object::Port(port.key) };
-    let sender = || Match::new().in_port(number);
-    part.add(Table::Classify, OPEN_SPECIAL, sender().arp(), steps(view, segment, port, Table::Arp), cookie);
+    let sender = || trunk::frames(port, number);
+    let (special, any) = (trunk::rank(port, OPEN_SPECIAL), trunk::rank(port, OPEN));
+    part.add(Table::Classify, special, sender().arp(), steps(view, segment, port, Table::Arp), cookie);
     let six = sender().ipv6();
     let onward = qos::marked(port, &six, steps(view, segment, port, Table::Neighbour));
-    part.add(Table::Classify, OPEN_SPECIAL, six, onward, cookie);
+    part.add(Table::Classify, special, six, onward, cookie);
     if port.qos.dscp_mark.is_some() {
         let ip = sender().ip();
         let onward = qos::marked(port, &ip, steps(view, segment, port, Table::Forward));
-        part.add(Table::Classify, OPEN_SPECIAL, ip, onward, cookie);
+        part.add(Table::Classify, special, ip, onward, cookie);
     }
-    part.add(Table::Classify, OPEN, sender(), steps(view, segment, port, Table::Forward), cookie);
+    part.add(Table::Classify, any, sender(), steps(view, segment, port, Table::Forward), cookie);
 }
 
 /// What a packet knows of itself from here on.
 pub(crate) fn steps(view: &View<'_>, segment: Segment<'_>, port: &Port, next: Table) -> Vec<Action> {
-    let mut steps: Vec<Action> = qos::sending(port).into_iter().collect();
+    let mut steps: Vec<Action> = qos::sending(port).into_iter().chain(trunk::untag(port)).collect();
     steps.extend([
         Action::set(NETWORK.field, segment.vni()),
         Action::set(SOURCE.field, port.key),

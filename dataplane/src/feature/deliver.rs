@@ -1,10 +1,11 @@
 //! Delivery to the ports of this host: one flow each, whose counters are the port's.
 
-use openflow::flow::{Action, Match};
+use model::network::Port;
+use openflow::flow::{Action, Match, PortNo};
 
 use crate::compile::view::{Spot, View};
 use crate::cookie::{Cookie, Object};
-use crate::feature::{Feature, qos};
+use crate::feature::{Feature, qos, trunk};
 use crate::flow_set::Part;
 use crate::register::TARGET;
 use crate::table::Table;
@@ -17,10 +18,14 @@ pub(crate) fn host(part: &mut Part) {
 
 /// A port that is plugged in here.
 pub(crate) fn port(view: &View<'_>, spot: Spot<'_>, part: &mut Part) {
-    let (Some(_), Some(number)) = (spot.segment, view.number(spot.port.id)) else { return };
+    let (Some(_), Some(number)) = (spot.segment, view.number(spot.port)) else { return };
     let cookie = Cookie { feature: Feature::Deliver, object: Object::Port(spot.port.key) };
     let to = Match::new().with(TARGET.field, spot.port.key);
-    part.plug(number, spot.port.key);
-    let steps = qos::receiving(spot.port).into_iter().chain([Action::output(number)]).collect();
-    part.add(Table::Output, HERE, to, steps, cookie);
+    part.plug(number, spot.port.tag(), spot.port.key);
+    part.add(Table::Output, HERE, to, steps(spot.port, number), cookie);
+}
+
+/// What hands a packet to a port, out of this OpenFlow port.
+pub(crate) fn steps(port: &Port, exit: PortNo) -> Vec<Action> {
+    qos::receiving(port).into_iter().chain(trunk::tag(port)).chain([Action::output(exit)]).collect()
 }

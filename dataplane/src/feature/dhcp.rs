@@ -14,7 +14,7 @@ use crate::compile::view::{Spot, View};
 use crate::cookie::{Cookie, Object};
 use crate::family::{FAMILIES, Family};
 use crate::feature::neighbour::ROUTER_SOLICIT;
-use crate::feature::{Feature, classify};
+use crate::feature::{Feature, classify, trunk};
 use crate::flow_set::{MeterNumber, Part};
 use crate::punt::Punt;
 use crate::register::{FLAG_BITS, SOURCE, SOURCE_GUARDED};
@@ -69,14 +69,15 @@ pub(crate) fn host(part: &mut Part) {
 /// A port that is plugged in here.
 pub(crate) fn port(view: &View<'_>, spot: Spot<'_>, part: &mut Part) {
     let port = spot.port;
-    let (Some(segment), Some(number)) = (spot.segment, view.number(port.id)) else { return };
+    let (Some(segment), Some(number)) = (spot.segment, view.number(port)) else { return };
     let cookie = Cookie { feature: Feature::Dhcp, object: Object::Port(port.key) };
     let plain = is_served(view, port);
     if plain {
         let (client, server) = ports(Family::V4);
-        let request = Match::new().udp().in_port(number).with(Field::UdpSrc, client).with(Field::UdpDst, server);
+        let request = trunk::frames(port, number).udp().with(Field::UdpSrc, client).with(Field::UdpDst, server);
         let request = if port.port_security { request.eth_src(port.mac.bytes()) } else { request };
-        part.add(Table::Classify, REQUEST, request, classify::steps(view, segment, port, Table::Punt), cookie);
+        let onward = classify::steps(view, segment, port, Table::Punt);
+        part.add(Table::Classify, trunk::rank(port, REQUEST), request, onward, cookie);
     }
     if plain || port.ipv6_addresses().next().is_some() {
         let asked = Match::new().with(SOURCE.field, port.key);

@@ -113,7 +113,7 @@ pub(crate) fn add(view: &View<'_>, router: &Router, subnet: &Subnet, held: &[Hel
 
 fn held_one<'a>(view: &View<'a>, router: &Router, network: &Network, floating: &'a FloatingIp) -> Option<Held<'a>> {
     let port = view.port(floating.port)?;
-    if view.place(port) != Place::Here || view.number(port.id).is_none() {
+    if view.place(port) != Place::Here || view.number(port).is_none() {
         return None;
     }
     let fixed = port.addresses.iter().find(|fixed| fixed.address == IpAddr::V4(floating.fixed))?;

@@ -61,7 +61,7 @@ pub(crate) fn host(part: &mut Part) {
 /// What a guarded port that is plugged in here may say of itself.
 pub(crate) fn local(view: &View<'_>, spot: Spot<'_>, part: &mut Part) {
     let port = spot.port;
-    if !port.port_security || view.number(port.id).is_none() {
+    if !port.port_security || view.number(port).is_none() {
         return;
     }
     add_pairs(port, part);

@@ -14,7 +14,7 @@ use crate::flow_set::{MeterNumber, Part};
 
 /// The meters of a port that is plugged in here.
 pub(crate) fn port(view: &View<'_>, spot: Spot<'_>, part: &mut Part) {
-    if spot.segment.is_some() && view.number(spot.port.id).is_some() {
+    if spot.segment.is_some() && view.number(spot.port).is_some() {
         let port = spot.port;
         let both = [limits(port.qos.egress, egress(port)), limits(port.qos.ingress, ingress(port))];
         for (number, unit, limit) in both.into_iter().flatten() {

@@ -8,7 +8,7 @@
 use std::net::{IpAddr, Ipv6Addr};
 
 use model::network::{Router, RouterInterface};
-use openflow::flow::{Action, Field, Match, PortNo, Subfield};
+use openflow::flow::{Action, Field, Match, Subfield};
 
 use crate::compile::view::{Place, Spot, View};
 use crate::cookie::{Cookie, Object};
@@ -97,7 +97,7 @@ fn answer(address: IpAddr) -> Vec<Action> {
         Action::set(family.source(), family::value(address)),
         Action::set(Field::IpTtl, ANSWER_TTL),
         Action::set(family.icmp_type(), family.echo().1),
-        Action::output(PortNo::IN_PORT),
+        Action::GotoTable(Table::Reply.number()),
     ]
 }
 

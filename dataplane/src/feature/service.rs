@@ -64,7 +64,7 @@ pub(crate) fn host(part: &mut Part) {
 /// A port that is plugged in here.
 pub(crate) fn port(view: &View<'_>, spot: Spot<'_>, part: &mut Part) {
     let port = spot.port;
-    if spot.segment.is_none() || view.number(port.id).is_none() || port.addresses.is_empty() {
+    if spot.segment.is_none() || view.number(port).is_none() || port.addresses.is_empty() {
         return;
     }
     let cookie = Cookie { feature: Feature::Service, object: Object::Port(port.key) };

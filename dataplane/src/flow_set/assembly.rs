@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 
+use model::provider::VlanId;
 use openflow::flow::{FlowKey, Group, PortNo};
 use openflow::wire::Meter;
 
@@ -24,7 +25,7 @@ struct Piece {
     meters: Box<[u32]>,
     names: Box<[Object]>,
     hosts: Box<[Ipv4Addr]>,
-    ports: Box<[PortNo]>,
+    ports: Box<[(PortNo, Option<VlanId>)]>,
     physical: Box<[PortNo]>,
     has_tunnel: bool,
 }

@@ -9,6 +9,7 @@ use std::net::Ipv4Addr;
 use std::sync::Arc;
 
 use model::HostId;
+use model::provider::VlanId;
 use openflow::flow::{Action, Flow, FlowKey, Group, GroupKind, Match, PortNo, Selection};
 use openflow::wire::Meter;
 
@@ -24,7 +25,7 @@ pub(crate) struct Part {
     pub(super) meters: BTreeMap<u32, Meter>,
     pub(super) names: BTreeMap<Object, String>,
     pub(super) hosts: BTreeMap<Ipv4Addr, HostId>,
-    pub(super) ports: BTreeMap<PortNo, u32>,
+    pub(super) ports: BTreeMap<(PortNo, Option<VlanId>), u32>,
     pub(super) tunnel: Option<PortNo>,
     pub(super) physical: BTreeMap<PortNo, String>,
 }
@@ -105,9 +106,9 @@ impl Part {
         self.hosts.insert(endpoint, host);
     }
 
-    /// Says which port is plugged in at an OpenFlow port.
-    pub(crate) fn plug(&mut self, number: PortNo, key: u32) {
-        self.ports.insert(number, key);
+    /// Says which port is plugged in at an OpenFlow port, or has the frames there with a tag.
+    pub(crate) fn plug(&mut self, number: PortNo, tag: Option<VlanId>, key: u32) {
+        self.ports.insert((number, tag), key);
     }
 
     /// Says which physical network is plugged in at an OpenFlow port.

@@ -68,6 +68,7 @@ fn world() -> World {
         allowed_pairs: vec![],
         qos: model::qos::Qos::default(),
         port_security: true,
+        trunk: None,
         binding: Some(Binding { machine, hostname: "web-1".to_owned(), host, tunnel }),
     };
     world.network.ports = BTreeMap::from([(port, own)]);

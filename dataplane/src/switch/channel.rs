@@ -6,6 +6,7 @@
 use std::error::Error;
 use std::future::Future;
 
+use model::provider::VlanId;
 use openflow::flow::PortNo;
 use thiserror::Error;
 
@@ -59,6 +60,8 @@ pub struct Punted {
 pub struct Reply {
     /// The port.
     pub port: PortNo,
+    /// The VLAN whose tag it gets, for a sub-port.
+    pub tag: Option<VlanId>,
     /// The frame.
     pub frame: Vec<u8>,
 }

@@ -15,7 +15,7 @@ use super::stations::Search;
 use crate::punt::Punt;
 use crate::respond;
 use crate::router_advert::advertise;
-use crate::too_large::{self, Handed};
+use crate::too_large::{self, Handed, Told};
 
 /// Answers, and advertises routers, from the newest networks of the host.
 #[derive(Debug)]
@@ -36,8 +36,8 @@ impl DhcpResponder {
     /// Tells the sender that a router would not send its packet on.
     fn tell(&self, packet: &Punted, network: u32, router: u16) -> Option<Reply> {
         let handed = Handed { in_port: packet.in_port, network, router, frame: &packet.frame };
-        match self.host.read_ports(|host, ports| too_large::tell(host, ports, &handed)) {
-            Ok(frame) => Some(Reply { port: packet.in_port, frame }),
+        match self.host.read_numbers(|host, numbers| too_large::tell(host, numbers, &handed)) {
+            Ok(Told { tag, frame }) => Some(Reply { port: packet.in_port, tag, frame }),
             Err(error) => {
                 debug!(in_port = %packet.in_port, %error, "sender not told");
                 None
@@ -66,7 +66,7 @@ impl Responder for DhcpResponder {
         }
         let answer = self.host.read(|host| respond::answer(host, port, &packet.frame));
         match answer {
-            Ok(frame) => frame.map(|frame| Reply { port: packet.in_port, frame }),
+            Ok(frame) => frame.map(|frame| Reply { port: packet.in_port, tag: self.host.tag_of(port), frame }),
             Err(error) => {
                 debug!(in_port = %packet.in_port, %error, "question not answered");
                 None
@@ -82,12 +82,12 @@ impl Responder for DhcpResponder {
     }
 
     fn announce(&mut self) -> Vec<Reply> {
-        self.host.read_ports(|host, ports| {
-            let here = ports.iter().filter_map(|(id, number)| Some((host.ports.get(id)?.key, *number)));
+        self.host.read_numbers(|host, numbers| {
+            let here = host.local_ports().filter_map(|port| Some((port, numbers.of(port)?)));
             // Ports without IPv6 are told nothing.
-            let told = here.filter_map(|(key, port)| {
-                let frame = advertise(host, key, Ipv6Addr::UNSPECIFIED).ok()?;
-                Some(Reply { port, frame })
+            let told = here.filter_map(|(told, port)| {
+                let frame = advertise(host, told.key, Ipv6Addr::UNSPECIFIED).ok()?;
+                Some(Reply { port, tag: told.tag(), frame })
             });
             told.collect()
         })

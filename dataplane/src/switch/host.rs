@@ -8,10 +8,10 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use model::MachineId;
 use model::machine::Machine;
+use model::provider::VlanId;
 use model::spec::HostNetwork;
-use model::{MachineId, PortId};
-use openflow::flow::PortNo;
 use thiserror::Error;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -73,9 +73,9 @@ impl Shared {
         look(self.desired().compiler.network())
     }
 
-    /// Looks at the networks and at where ports are plugged in.
-    pub(super) fn read_ports<T>(&self, look: impl FnOnce(&HostNetwork, &BTreeMap<PortId, PortNo>) -> T) -> T {
-        self.read_numbers(|host, numbers| look(host, &numbers.ports))
+    /// The VLAN whose tag the frames of the port with this key have on its tap.
+    pub(super) fn tag_of(&self, key: u32) -> Option<VlanId> {
+        self.read(|host| host.ports.values().find(|port| port.key == key)?.tag())
     }
 
     /// Looks at the networks and at what this host found out.

@@ -18,8 +18,8 @@ use crate::metadata::stack::{Said, Stream};
 /// Who asked.
 #[derive(Debug)]
 enum Caller {
-    /// By a datagram: what its frame says, and where it came in.
-    Datagram(Envelope, PortNo),
+    /// By a datagram: what its frame says, and which port sent it from where.
+    Datagram(Envelope, u32, PortNo),
     /// On a connection.
     Stream(Stream),
 }
@@ -52,10 +52,10 @@ impl Names {
     pub(super) fn take(&mut self, key: u32, number: PortNo, envelope: Envelope, message: &[u8]) -> Option<Reply> {
         let verdict = self.judge(key, message, |mtu| envelope.room(mtu))?;
         match verdict {
-            Verdict::Answer(octets) => datagram(envelope, number, &octets),
-            Verdict::Unreadable(octets, _) => datagram(envelope, number, &octets?),
+            Verdict::Answer(octets) => self.datagram(envelope, (key, number), &octets),
+            Verdict::Unreadable(octets, _) => self.datagram(envelope, (key, number), &octets?),
             Verdict::Forward(question) => {
-                self.ready.extend(self.resolver.ask(key, Caller::Datagram(envelope, number), question));
+                self.ready.extend(self.resolver.ask(key, Caller::Datagram(envelope, key, number), question));
                 None
             }
         }
@@ -98,12 +98,12 @@ impl Names {
             None => self.resolver.next().await,
         };
         match caller {
-            Caller::Datagram(envelope, number) => Outcome::Frame(datagram(envelope, number, &octets)),
+            Caller::Datagram(envelope, key, number) => Outcome::Frame(self.datagram(envelope, (key, number), &octets)),
             Caller::Stream(stream) => Outcome::Message(stream, octets),
         }
     }
-}
 
-fn datagram(envelope: Envelope, number: PortNo, octets: &[u8]) -> Option<Reply> {
-    Some(Reply { port: number, frame: envelope.seal(octets)? })
+    fn datagram(&self, envelope: Envelope, (key, port): (u32, PortNo), octets: &[u8]) -> Option<Reply> {
+        Some(Reply { port, tag: self.host.tag_of(key), frame: envelope.seal(octets)? })
+    }
 }

@@ -14,6 +14,7 @@ use tracing::{debug, warn};
 
 use super::channel::{Channel, ChannelError, Connector, Punted, Reply};
 use crate::diff::{Changes, Counts, Installed};
+use crate::feature::provider;
 
 /// Connects to one bridge.
 #[derive(Debug, Clone)]
@@ -109,7 +110,9 @@ impl Channel for OpenFlowChannel {
     }
 
     async fn send(&mut self, reply: Reply) -> Result<(), ChannelError> {
-        let packet = PacketOut::new(PortNo::CONTROLLER, vec![Action::Output(reply.port)], reply.frame);
+        let tag = reply.tag.into_iter().flat_map(provider::tag);
+        let steps = tag.chain([Action::Output(reply.port)]).collect();
+        let packet = PacketOut::new(PortNo::CONTROLLER, steps, reply.frame);
         self.connection.packet_out(packet).await.map(drop).map_err(|error| failed("send a packet", error))
     }
 }

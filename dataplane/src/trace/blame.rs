@@ -7,6 +7,7 @@ use std::fmt;
 use std::net::IpAddr;
 
 use model::network::{Port, Router};
+use model::provider::VlanId;
 use model::security::{Direction, Protocol, Remote, Rule, SecurityGroup};
 use model::spec::HostNetwork;
 use model::{AddressGroupId, Mac};
@@ -22,6 +23,7 @@ use crate::feature::provider::NOT_WIRED;
 use crate::feature::router::LOST;
 use crate::feature::security::rule;
 use crate::feature::snat::NO_GATEWAY_HOST;
+use crate::feature::trunk::OTHER_TAG_NOTE;
 use crate::feature::way_out::NO_FLOATING_IP;
 use crate::table::Table;
 
@@ -36,6 +38,8 @@ pub enum Cause {
     SpoofedSource,
     /// It says what only routers and servers say, or speaks for a neighbour.
     ForbiddenMessage,
+    /// It has the tag of a VLAN that no sub-port of its trunk has.
+    NoSubPort,
     /// Nobody on the subnet has its destination.
     NoSuchAddress,
     /// The port that has its destination belongs to no running machine.
@@ -148,6 +152,7 @@ pub fn blame(host: &HostNetwork, numbers: &PortNumbers, packet: &Packet, path: &
         Table::Route | Table::Output if why.ends_with(NOT_WIRED) => Some(seen.not_wired(why)),
         Table::Route | Table::Output if leaving(why) => seen.no_way_out(),
         _ if is_said => None,
+        Table::Classify if why.ends_with(OTHER_TAG_NOTE) => seen.other_tag().or_else(|| seen.refused_at_the_door()),
         Table::Classify | Table::Guard => seen.refused_at_the_door(),
         Table::Forward | Table::Host | Table::Output => seen.nobody_there(),
         Table::Route => seen.no_route(),
@@ -184,8 +189,10 @@ impl<'a> Seen<'a> {
             _ => None,
         };
         let in_port = packet.get(Field::InPort);
-        let here = numbers.ports.iter().find(|(_, number)| u128::from(number.0) == in_port);
-        let sender = here.and_then(|(id, _)| host.ports.get(id));
+        let at = |port: &&Port| numbers.of(port).is_some_and(|number| u128::from(number.0) == in_port);
+        let here = || host.local_ports().filter(at);
+        let of_tag = here().find(|port| port.tag().map(VlanId::get) == packet.vlan());
+        let sender = of_tag.or_else(|| here().find(|port| port.trunk.is_none()));
         let seen = Self { host, packet, sender, family };
         let from_afar = || host.ports.values().find(|port| seen.source().is_some_and(|source| owns(port, source)));
         Self { sender: sender.or_else(from_afar), ..seen }
@@ -220,6 +227,15 @@ impl<'a> Seen<'a> {
         let subnets: Vec<_> = self.sender.iter().flat_map(|port| &port.addresses).map(|fixed| fixed.subnet).collect();
         let stands = move |router: &&Router| router.interfaces.iter().any(|foot| subnets.contains(&foot.subnet));
         self.host.routers.values().filter(stands)
+    }
+
+    /// A tag that no port of the trunk has.
+    fn other_tag(&self) -> Option<Blame> {
+        let (port, vlan) = (self.sender?, self.packet.vlan()?);
+        let line = format!("trunk {} has no sub-port in VLAN {vlan}", port.name);
+        let remedy =
+            format!("flowctl port create --trunk {} --vlan {vlan}, or have the guest send without a tag", port.name);
+        port.trunk.is_none().then(|| Blame::new(Cause::NoSubPort, line, remedy))
     }
 
     fn refused_at_the_door(&self) -> Option<Blame> {

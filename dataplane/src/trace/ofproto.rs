@@ -7,6 +7,7 @@
 use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
 
+use openflow::flow::Field;
 use serde::{Deserialize, Serialize};
 
 use super::{Connection, Packet, Path, Verdict};
@@ -127,7 +128,10 @@ pub fn exits(set: &FlowSet, path: &Path) -> BTreeSet<Exit> {
     path.outcomes
         .iter()
         .filter_map(|outcome| match &outcome.verdict {
-            Verdict::Delivered { port, .. } => set.number_of(*port).map(|number| Exit::Port(number.0)),
+            Verdict::Delivered { port, .. } => set.number_of(*port).map(|number| {
+                let is_back = outcome.leaving.get(Field::InPort) == u128::from(number.0);
+                if is_back { Exit::Back } else { Exit::Port(number.0) }
+            }),
             Verdict::Tunnelled { endpoint, vni, .. } => {
                 Some(Exit::Tunnel { endpoint: *endpoint, vni: u64::from(*vni) })
             }

@@ -202,13 +202,14 @@ impl Packet {
         payload: Payload,
     ) -> Result<Self, PacketError> {
         let target = target.into();
-        let number = numbers.ports.get(&port.id).ok_or_else(|| PacketError::NotHere(port.name.clone()))?;
+        let number = numbers.of(port).ok_or_else(|| PacketError::NotHere(port.name.clone()))?;
+        let sent = |macs, source: IpAddr| Self::ip(number, macs, (source, target), payload).sent_by(port);
         if let IpAddr::V4(ADDRESS_V4) = target {
             let source = first_address(port, Family::V4)?;
-            return Ok(Self::ip(*number, (port.mac, SERVICE_MAC), (source, target), payload));
+            return Ok(sent((port.mac, SERVICE_MAC), source));
         }
         if let Some(mac) = link_local_neighbour(host, port, target) {
-            return Ok(Self::ip(*number, (port.mac, mac), (port.mac.link_local(), target), payload));
+            return Ok(sent((port.mac, mac), port.mac.link_local().into()));
         }
         let address = first_address(port, Family::of(target))?;
         let subnet = port.addresses.iter().find(|fixed| fixed.address == address);
@@ -223,7 +224,7 @@ impl Packet {
             });
             gateway.ok_or_else(|| PacketError::NoGateway { port: port.name.clone(), target })?.mac
         };
-        Ok(Self::ip(*number, (port.mac, mac), (address, target), payload))
+        Ok(sent((port.mac, mac), address))
     }
 
     /// This packet as it comes out of a tunnel at another host: what the other host's switch sees of it.
@@ -300,6 +301,15 @@ impl Packet {
         // The bit that says that there is a tag is none that an action could write.
         self.fields.insert(Field::VlanVid, u128::from(VLAN_PRESENT | vlan & VLAN_MASK));
         self
+    }
+
+    /// With the tag that a port's frames have on its tap.
+    #[must_use]
+    pub fn sent_by(self, port: &Port) -> Self {
+        match port.tag() {
+            Some(vlan) => self.in_vlan(vlan.get()),
+            None => self,
+        }
     }
 
     /// Puts a tag on, of VLAN 0.

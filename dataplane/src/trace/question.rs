@@ -95,8 +95,8 @@ impl Question {
     pub fn packet(&self, host: &HostNetwork, numbers: &PortNumbers) -> Result<Packet, PacketError> {
         let known = |id: &PortId| {
             let port = host.ports.get(id).ok_or_else(|| PacketError::NotHere(id.to_string()))?;
-            let number = numbers.ports.get(id).ok_or_else(|| PacketError::NotHere(port.name.clone()))?;
-            Ok((port, *number))
+            let number = numbers.of(port).ok_or_else(|| PacketError::NotHere(port.name.clone()))?;
+            Ok((port, number))
         };
         match &self.origin {
             Origin::Port { port, target, payload, pretend } => {
@@ -109,17 +109,22 @@ impl Question {
             Origin::Arp { port, target } => {
                 let (port, number) = known(port)?;
                 let address = super::packet::first_ipv4(port)?;
-                Ok(Packet::arp_request(number, (port.mac, address), *target))
+                Ok(Packet::arp_request(number, (port.mac, address), *target).sent_by(port))
             }
             Origin::Neighbour { port, target } => {
                 let (port, number) = known(port)?;
-                Ok(Packet::neighbour_solicit(number, (port.mac, port.mac.link_local()), *target))
+                Ok(Packet::neighbour_solicit(number, (port.mac, port.mac.link_local()), *target).sent_by(port))
             }
-            Origin::Dhcp6 { port } => known(port).map(|(port, number)| Packet::dhcp6_solicit(number, port.mac)),
+            Origin::Dhcp6 { port } => {
+                known(port).map(|(port, number)| Packet::dhcp6_solicit(number, port.mac).sent_by(port))
+            }
             Origin::RouterSolicit { port } => {
-                known(port).map(|(port, number)| Packet::router_solicit(number, (port.mac, port.mac.link_local())))
+                let (port, number) = known(port)?;
+                Ok(Packet::router_solicit(number, (port.mac, port.mac.link_local())).sent_by(port))
             }
-            Origin::Dhcp { port } => known(port).map(|(port, number)| Packet::dhcp_discover(number, port.mac)),
+            Origin::Dhcp { port } => {
+                known(port).map(|(port, number)| Packet::dhcp_discover(number, port.mac).sent_by(port))
+            }
             Origin::Tunnel { packet, vni } => {
                 let tunnel = numbers.vxlan.ok_or(PacketError::NoTunnel)?;
                 Ok(packet.out_of_tunnel(tunnel, *vni))

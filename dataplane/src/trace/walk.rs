@@ -133,7 +133,7 @@ impl Walk<'_> {
                 }
                 Action::Group(number) => settled |= self.copy(*number, traveller, hop, by),
                 Action::Ct(ct) => settled |= self.track(ct, traveller),
-                Action::Output(port) => settled |= self.output(*port, traveller, by),
+                Action::Output(port) => settled |= self.output(*port, traveller, hop, by),
                 Action::Controller(controller) => {
                     let what = Punt::from_user_data(&controller.userdata)
                         .map_or_else(|error| error.to_string(), |punt| words::punt(self.set, punt, &traveller.packet));
@@ -209,28 +209,34 @@ impl Walk<'_> {
         true
     }
 
-    fn output(&mut self, port: PortNo, traveller: &Traveller, by: &str) -> bool {
+    fn output(&mut self, port: PortNo, traveller: &Traveller, hop: usize, by: &str) -> bool {
         let packet = &traveller.packet;
+        let in_port = PortNo(u32::try_from(packet.get(Field::InPort)).unwrap_or(u32::MAX));
+        let is_delivery = self.path.hops[hop].table == Table::Output.number();
         let verdict = match port {
+            PortNo::IN_PORT if is_delivery => self.exit(in_port, packet),
             PortNo::IN_PORT => Verdict::Answered { by: by.to_owned() },
-            port if u128::from(port.0) == packet.get(Field::InPort) => return false,
+            port if port == in_port => return false,
             port if Some(port) == self.set.tunnel() => {
                 let endpoint: Ipv4Addr = packet.address(Field::TunDst);
                 let vni = u32::try_from(packet.get(Field::TunId)).unwrap_or(u32::MAX);
                 Verdict::Tunnelled { endpoint, host: self.set.host_of(endpoint), vni }
             }
-            port => match self.set.port_at(port) {
-                Some(key) => Verdict::Delivered { port: key, name: words::port(self.set, key) },
-                None => match self.set.physical_at(port) {
-                    Some(network) => {
-                        Verdict::Physical { network: network.to_owned(), vlan: packet.vlan(), port: port.0 }
-                    }
-                    None => Verdict::Output { port: port.0 },
-                },
-            },
+            port => self.exit(port, packet),
         };
         self.end(traveller, verdict);
         true
+    }
+
+    /// Who is at an OpenFlow port, for a packet as it leaves there.
+    fn exit(&self, port: PortNo, packet: &Packet) -> Verdict {
+        if let Some(key) = self.set.port_at(port, packet.vlan()) {
+            return Verdict::Delivered { port: key, name: words::port(self.set, key) };
+        }
+        match self.set.physical_at(port) {
+            Some(network) => Verdict::Physical { network: network.to_owned(), vlan: packet.vlan(), port: port.0 },
+            None => Verdict::Output { port: port.0 },
+        }
     }
 
     fn drop(&mut self, traveller: &Traveller, table: u8, why: String) {

@@ -2,14 +2,12 @@
 
 #![allow(dead_code, unreachable_pub, reason = "each test program uses a part of it, as a module of its own")]
 
-use std::collections::BTreeMap;
-
 use anyhow::{Context as _, Result};
 use basalt_tests::ovs::Switch;
 use dataplane::{FlowSet, Installed, PortNumbers, compile};
 use openflow::flow::{Flow, Group, Meter, PortNo};
 
-use crate::topology::{Cloud, VXLAN, host_id};
+use crate::topology::{Cloud, VXLAN};
 
 pub const BRIDGE: &str = "br-int";
 
@@ -33,7 +31,7 @@ impl Rig {
             let words = ["add-port", BRIDGE, &name, "--", "set", "interface", &name, "type=internal", &request];
             rig.switch.vsctl(&words)?;
         }
-        for port in cloud.ports.iter().filter(|port| port.is_on(host_id(host))) {
+        for port in cloud.ports.iter().filter(|port| rig.numbers.ports.contains_key(&port.id)) {
             let name = port.tap_name();
             let request = format!("ofport_request={}", rig.numbers.ports[&port.id]);
             rig.switch.vsctl(&[
@@ -103,7 +101,6 @@ impl Rig {
 
     /// The OpenFlow port of a port of the cloud.
     pub fn number(&self, cloud: &Cloud, port: usize) -> PortNo {
-        let numbers: &BTreeMap<_, _> = &self.numbers.ports;
-        numbers[&cloud.ports[port].id]
+        self.numbers.of(&cloud.ports[port]).unwrap()
     }
 }

@@ -13,7 +13,7 @@ use dataplane::PortNumbers;
 use model::address_group::AddressGroup;
 use model::network::{
     Binding, ExternalGateway, FixedIp, FloatingIp, GatewayHost, Network, Port, Router, RouterInterface, Snat,
-    StaticRoute, Subnet,
+    StaticRoute, SubPort, Subnet,
 };
 use model::provider::{Provider, Segmentation};
 use model::security::{Direction, Ethertype, PortRange, Protocol, Remote, Rule, SecurityGroup};
@@ -247,6 +247,7 @@ impl Cloud {
             allowed_pairs: Vec::new(),
             qos: model::qos::Qos::default(),
             port_security: true,
+            trunk: None,
             binding: Some(Binding {
                 machine: MachineId::from_uuid(id(7, number)),
                 hostname: name.to_owned(),
@@ -255,6 +256,13 @@ impl Cloud {
             }),
         });
         number
+    }
+
+    /// Makes a port a sub-port of another one, in a VLAN: it is where that one is.
+    pub fn trunk(&mut self, port: usize, parent: usize, vlan: u16) {
+        let (parent, binding) = (self.ports[parent].id, self.ports[parent].binding.clone());
+        self.ports[port].trunk = Some(SubPort { parent, vlan: vlan.try_into().unwrap() });
+        self.ports[port].binding = binding;
     }
 
     /// What a host is told.
@@ -273,9 +281,9 @@ impl Cloud {
         network
     }
 
-    /// The OpenFlow ports of a host: 10 and the number of the port in the cloud.
+    /// The OpenFlow ports of a host: 10 and the number of the port in the cloud. Sub-ports have none of their own.
     pub fn numbers(&self, host: usize) -> PortNumbers {
-        let here = self.ports.iter().filter(|port| port.is_on(host_id(host)));
+        let here = self.ports.iter().filter(|port| port.trunk.is_none() && port.is_on(host_id(host)));
         let ports = here.map(|port| (port.id, PortNo(10 + port.key - 1))).collect();
         let wired: BTreeSet<_> = self.networks.iter().filter_map(|network| network.provider.as_ref()).collect();
         let names: BTreeSet<_> = wired.iter().map(|provider| provider.physical_network.clone()).collect();

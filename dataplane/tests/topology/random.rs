@@ -156,8 +156,27 @@ pub fn cloud(random: &mut Random) -> Cloud {
                 }
             }
         }
+        join(&mut cloud, tenant, random);
     }
     cloud
+}
+
+/// Makes some of a tenant's ports sub-ports of others of its own, on the same network or on another, there with the same MAC address sometimes.
+fn join(cloud: &mut Cloud, tenant: &str, random: &mut Random) {
+    let mine: Vec<usize> =
+        (0..cloud.ports.len()).filter(|port| cloud.ports[*port].name.split('-').next() == Some(tenant)).collect();
+    let Some((parents, others)) = mine.split_at_checked(2) else { return };
+    for port in others {
+        if random.once_in(3) {
+            let parent = *random.pick(parents);
+            cloud.trunk(*port, parent, u16::try_from(*port).unwrap() + 1);
+            let (there, here) = (&cloud.ports[parent], &cloud.ports[*port]);
+            let is_free = cloud.ports.iter().all(|other| (other.network, other.mac) != (here.network, there.mac));
+            if is_free && random.once_in(2) {
+                cloud.ports[*port].mac = cloud.ports[parent].mac;
+            }
+        }
+    }
 }
 
 /// Whether a new connection from one port to an address of another is allowed: they are joined, the sender's rules let it out and the receiver's

@@ -42,6 +42,8 @@ pub const PORTS: Kind = Kind {
         ("NETWORK", "/network/name"),
         ("ADDRESS", "/addresses/0/address"),
         ("MAC", "/mac"),
+        ("TRUNK", "/trunk/parent/name"),
+        ("VLAN", "/trunk/vlan"),
         ("VM", "/vm/name"),
         ("HOST", "/host/name"),
         ("ID", "/id"),
@@ -153,6 +155,12 @@ pub enum PortVerb {
         /// Let spoofed sources pass and hold no security group.
         #[arg(long)]
         no_port_security: bool,
+        /// Make it a sub-port of this port: it is on the interface of that one, its frames have the tag of a VLAN there.
+        #[arg(long, value_name = "PARENT", requires = "vlan")]
+        trunk: Option<String>,
+        /// The VLAN of the sub-port, 1 to 4094.
+        #[arg(long, requires = "trunk")]
+        vlan: Option<u16>,
     },
     /// Change a port's security groups, allowed pairs, quality of service or port security.
     Set {
@@ -349,7 +357,19 @@ impl Session<'_> {
     /// [`Failure`].
     pub async fn port(&self, verb: &PortVerb) -> Result<(), Failure> {
         match verb {
-            PortVerb::Create { name, network, address, mac, groups, allowed_pairs, qos, no_port_security } => {
+            PortVerb::Create {
+                name,
+                network,
+                address,
+                mac,
+                groups,
+                allowed_pairs,
+                qos,
+                no_port_security,
+                trunk,
+                vlan,
+            } => {
+                let trunk = trunk.as_ref().map(|parent| json!({"parent": parent, "vlan": vlan}));
                 let addresses = address.iter().map(|address| json!({"address": address})).collect::<Vec<_>>();
                 let fields = [
                     ("name", json!(name)),
@@ -360,6 +380,7 @@ impl Session<'_> {
                     ("allowed_pairs", json!(allowed_pairs)),
                     ("qos", qos.body()),
                     ("port_security", json!(!no_port_security)),
+                    ("trunk", json!(trunk)),
                 ];
                 self.create(PORTS, body(fields)).await
             }

@@ -83,6 +83,7 @@ fn parts() -> SpecParts {
         qos: crate::qos::Qos::default(),
         port_security: true,
         binding: Some(Binding { machine, hostname: "a".to_owned(), host: host(), tunnel: Ipv4Addr::new(192, 0, 2, 1) }),
+        trunk: None,
     };
     SpecParts {
         generation: Generation(3),
@@ -412,4 +413,63 @@ fn a_router_has_one_address_outside_for_all_its_ports() {
     assert!(wrong(&|snat| snat.gateways.push(host(1))).contains("a host is named twice among its gateways"));
     let crowd = wrong(&|snat| snat.gateways = (0..=16).map(host).collect());
     assert!(crowd.contains("it has 17 gateway hosts, at most 16"), "{crowd}");
+}
+
+/// A spec whose machine's port has a sub-port on the other network, with the parent's MAC address.
+fn trunk() -> SpecParts {
+    let mut parts = parts();
+    let parent = parts.ports[0].clone();
+    parts.ports.push(crate::network::Port {
+        id: PortId::from_uuid(uuid(41)),
+        name: "eth0.7".to_owned(),
+        network: NetworkId::from_uuid(uuid(20)),
+        key: 6,
+        addresses: vec![FixedIp { subnet: SubnetId::from_uuid(uuid(21)), address: "10.0.1.5".parse().unwrap() }],
+        trunk: Some(crate::network::SubPort { parent: parent.id, vlan: 7.try_into().unwrap() }),
+        ..parent
+    });
+    parts
+}
+
+/// Sub-ports are where their parents are, each with a tag of its own; a port without a trunk is written as it was before there were any.
+#[test]
+fn sub_ports_hang_on_their_parents() {
+    let spec = NodeSpec::check(trunk()).unwrap();
+    let bytes = wire::encode(&spec).unwrap();
+    assert_eq!(wire::decode(&bytes).unwrap(), spec);
+    assert_eq!(String::from_utf8(bytes).unwrap().matches("\"trunk\"").count(), 1);
+    let sub = &spec.network().ports[&PortId::from_uuid(uuid(41))];
+    assert_eq!((spec.network().tap_of(sub).tap_name(), sub.tag().map(|vlan| vlan.get())), ("tap5".to_owned(), Some(7)));
+
+    let refused = |change: &dyn Fn(&mut SpecParts)| {
+        let mut parts = trunk();
+        change(&mut parts);
+        NodeSpec::check(parts).unwrap_err().to_string()
+    };
+    let text = refused(&|parts| parts.ports[1].binding = None);
+    assert!(text.contains("000000000029") && text.contains("it is plugged in elsewhere than its parent"), "{text}");
+    let text = refused(&|parts| parts.ports[1].trunk.as_mut().unwrap().parent = PortId::from_uuid(uuid(99)));
+    assert!(text.contains("which the spec does not hold"), "{text}");
+    let text = refused(&|parts| parts.ports[1].trunk.as_mut().unwrap().parent = PortId::from_uuid(uuid(41)));
+    assert!(text.contains("is a sub-port itself"), "{text}");
+    let text = refused(&|parts| parts.machines[0].ports.push(PortId::from_uuid(uuid(41))));
+    assert!(text.contains("is a sub-port of"), "{text}");
+    let text = refused(&|parts| {
+        let mut other = parts.ports[1].clone();
+        (other.id, other.key, other.mac) = (PortId::from_uuid(uuid(42)), 7, Mac::new([2, 0, 0, 0, 0, 9]));
+        other.addresses.clear();
+        parts.ports.push(other);
+    });
+    assert!(text.contains("share VLAN 7 of"), "{text}");
+}
+
+/// A sub-port on another host needs no parent in the spec: the parent may be on a network that this host knows nothing of.
+#[test]
+fn a_sub_port_elsewhere_needs_no_parent_here() {
+    let mut parts = trunk();
+    parts.ports.remove(0);
+    parts.machines.clear();
+    parts.routers[0].routes.clear();
+    parts.ports[0].binding.as_mut().unwrap().host = HostId::from_uuid(uuid(2));
+    NodeSpec::check(parts).unwrap();
 }

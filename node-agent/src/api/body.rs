@@ -226,6 +226,8 @@ pub(super) struct PortBody {
     tap: String,
     /// The OpenFlow port number, once it works.
     pub(super) ofport: Option<u32>,
+    /// The VLAN of a sub-port on that tap, which is its parent's; none: it has the tap, and the frames without a tag.
+    pub(super) vlan: Option<u16>,
 }
 
 /// The local ports of a snapshot.
@@ -248,8 +250,9 @@ pub(super) fn ports(snapshot: &Snapshot) -> Vec<PortBody> {
             .map(|id| network.groups.get(id).map_or_else(|| id.to_string(), |group| group.name.clone()))
             .collect(),
         key: port.key,
-        tap: port.tap_name(),
-        ofport: numbers.and_then(|numbers| numbers.get(&port.tap_name()).copied().flatten()),
+        tap: network.tap_of(port).tap_name(),
+        ofport: numbers.and_then(|numbers| numbers.get(&network.tap_of(port).tap_name()).copied().flatten()),
+        vlan: port.tag().map(model::provider::VlanId::get),
     };
     network.local_ports().map(body).collect()
 }

@@ -72,7 +72,9 @@ pub struct FlowCounted {
 impl CountersBody {
     /// Sums up what was counted.
     pub(super) fn new(counters: &Counters, set: &FlowSet, ports: &[PortBody]) -> Self {
-        let by_number: BTreeMap<u32, &PortBody> = ports.iter().filter_map(|port| Some((port.ofport?, port))).collect();
+        // What a tap counts is its own port's and that of all sub-ports there.
+        let own = ports.iter().filter(|port| port.vlan.is_none());
+        let by_number: BTreeMap<u32, &PortBody> = own.filter_map(|port| Some((port.ofport?, port))).collect();
         let named = |counted: &PortCounters| {
             let known = by_number.get(&counted.number.0);
             let is_tunnel = set.tunnel() == Some(counted.number);

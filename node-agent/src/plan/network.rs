@@ -12,7 +12,8 @@ use crate::seen::{Bridge, Look, Seen, Tap};
 /// Plans the taps that should be, the taps that should not, and the flows.
 pub(super) fn plan(plan: &mut Plan, spec: &NodeSpec, seen: &Seen) {
     let mut wanted = BTreeMap::new();
-    for port in spec.network().local_ports() {
+    // A sub-port is on the tap of its parent.
+    for port in spec.network().local_ports().filter(|port| port.trunk.is_none()) {
         wanted.insert(port.tap_name(), port);
     }
     for (name, port) in &wanted {

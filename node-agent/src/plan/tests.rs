@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use model::image::{Image, ImageKind, Sha256};
 use model::machine::{Boot, Disk, Machine, Power};
-use model::network::{Binding, Network, Port};
+use model::network::{Binding, Network, Port, SubPort};
 use model::spec::{Generation, NodeSpec, SpecParts};
 use model::volume::{Volume, VolumeBackend, VolumeSource};
 use model::{HostId, ImageId, MachineId, Mib, NetworkId, PortId, Vcpus, Vni, VolumeId};
@@ -96,7 +96,7 @@ fn spec(generation: u64, wishes: &[Wish], before: &[Wish]) -> NodeSpec {
         parts.volumes.push(volume(wish));
         if wish.port {
             let binding = Binding { machine, hostname: "m".to_owned(), host, tunnel };
-            parts.ports.push(Port {
+            let own = Port {
                 id: port,
                 name: "p".to_owned(),
                 network,
@@ -107,8 +107,18 @@ fn spec(generation: u64, wishes: &[Wish], before: &[Wish]) -> NodeSpec {
                 allowed_pairs: Vec::new(),
                 qos: model::qos::Qos::default(),
                 port_security: true,
+                trunk: None,
                 binding: Some(binding),
-            });
+            };
+            // A sub-port is on its parent's tap: it must never get one.
+            let sub = Port {
+                id: PortId::from_uuid(id(3, wish.number)),
+                key: u32::from(wish.number) + 1001,
+                mac: format!("fa:16:3e:00:01:{:02x}", wish.number).parse().unwrap(),
+                trunk: Some(SubPort { parent: port, vlan: 7.try_into().unwrap() }),
+                ..own.clone()
+            };
+            parts.ports.extend([own, sub]);
         }
         parts.machines.push(Machine {
             id: machine,

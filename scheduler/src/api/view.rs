@@ -304,11 +304,22 @@ pub(crate) struct PortView {
     port_security: bool,
     /// Number of the port in flows, and of its tap device.
     key: u32,
+    /// The trunk that it is a part of; none: it has an interface of its own.
+    trunk: Option<TrunkView>,
     vm: Option<NamedRef>,
     host: Option<NamedRef>,
     /// `up`, `down`, `unknown`, or `unplugged` when it is on no host.
     state: &'static str,
     problem: Option<ProblemView>,
+}
+
+/// The trunk of a sub-port.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct TrunkView {
+    /// The port whose interface it is on.
+    parent: NamedRef,
+    /// The VLAN whose tag its frames have there.
+    vlan: u16,
 }
 
 /// An address of a port.
@@ -335,7 +346,7 @@ impl From<&AllowedPair> for PairView {
 impl PortView {
     fn of(world: &World, it: &PortIntent) -> Self {
         let (intent, port) = (&world.intent, &it.port);
-        let vm = intent.port_user(port.id).and_then(|(id, _)| intent.machines.get(&id));
+        let vm = intent.port_user(port.tap_port()).and_then(|(id, _)| intent.machines.get(&id));
         let host = vm.and_then(|vm| vm.host);
         let report = host.and_then(|host| world.cluster.fresh(host));
         let seen = report.as_ref().and_then(|report| report.ports.iter().find(|seen| seen.id == port.id));
@@ -360,6 +371,9 @@ impl PortView {
             qos: port.qos,
             port_security: port.port_security,
             key: port.key,
+            trunk: port
+                .trunk
+                .map(|trunk| TrunkView { parent: named(&intent.ports, &trunk.parent), vlan: trunk.vlan.get() }),
             vm: vm.map(|vm| named(&intent.machines, &vm.machine.id)),
             host: host.map(|host| named(&intent.hosts, &host)),
             state,

@@ -19,7 +19,7 @@ use utoipa::ToSchema;
 use super::image::check_cmdline;
 use super::port::NewPort;
 use super::volume::{Backend, NewVolume};
-use super::{Context, Intent, check_label, check_name, find};
+use super::{Context, Intent, check_label, check_name, find, refuse_users};
 use crate::place::Decision;
 use crate::refusal::Refusal;
 
@@ -207,7 +207,11 @@ impl Intent {
         let mut ports: Vec<PortId> = Vec::new();
         for (index, name) in new.ports.iter().enumerate() {
             let field = format!("ports[{index}]");
-            let (id, _) = find(&self.ports, name, Some(&field))?;
+            let (id, port) = find(&self.ports, name, Some(&field))?;
+            if port.port.trunk.is_some() {
+                let problem = "it is a sub-port: it is where its parent is".to_owned();
+                return Err(Refusal::State { object: format!("port {name}"), problem, field: Some(field) });
+            }
             if ports.contains(&id) {
                 return Err(Refusal::invalid(field, format!("port {name:?} is given twice")));
             }
@@ -286,9 +290,14 @@ impl Intent {
         Ok(id)
     }
 
-    /// Has a machine deleted. It is forgotten when its host reports it absent; at once when it has no host.
+    /// Has a machine deleted. It is forgotten when its host reports it absent; at once when it has no host. The ports that would go with it must
+    /// have no sub-ports.
     pub(crate) fn delete_machine(&mut self, name: &str) -> Result<MachineId, Refusal> {
         let (id, vm) = find(&self.machines, name, None)?;
+        let going = vm.machine.ports.iter().filter_map(|port| self.ports.get(port)).filter(|port| port.goes_with_vm);
+        for port in going {
+            refuse_users(format!("port {}, which goes with the vm,", port.port.name), self.sub_ports_of(port.port.id))?;
+        }
         if vm.host.is_none() {
             self.forget_machine(id);
         } else {

@@ -3,7 +3,8 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use model::network::{AllowedPair, FixedIp, Port};
+use model::network::{AllowedPair, FixedIp, Port, SubPort};
+use model::provider::VlanId;
 use model::qos::Qos;
 use model::{Mac, MachineId, NetworkId, PortId, SecurityGroupId};
 use serde::{Deserialize, Serialize};
@@ -56,6 +57,18 @@ pub(crate) struct NewPort {
     pub(crate) qos: Qos,
     /// Whether spoofed sources are dropped and security groups hold; true unless said.
     pub(crate) port_security: Option<bool>,
+    /// Makes it a sub-port of another port, on whose interface it is; it has an interface of its own unless said.
+    pub(crate) trunk: Option<NewTrunk>,
+}
+
+/// The trunk that a port is to be a part of.
+#[derive(Debug, Clone, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct NewTrunk {
+    /// The port whose interface it is on, by name or id: no sub-port itself.
+    parent: String,
+    /// The VLAN whose tag its frames have there: 1 to 4094, unique on the trunk.
+    vlan: u16,
 }
 
 /// An address for a port.
@@ -98,6 +111,7 @@ impl Intent {
         goes_with_vm: bool,
     ) -> Result<PortId, Refusal> {
         let (network, _) = find(&self.networks, &new.network, Some("network"))?;
+        let trunk = new.trunk.as_ref().map(|trunk| self.check_trunk(network, trunk)).transpose()?;
         let groups = match &new.groups {
             Some(names) => self.find_groups(names)?,
             None => vec![find(&self.groups, DEFAULT_GROUP, Some("groups"))?.0],
@@ -127,6 +141,7 @@ impl Intent {
             qos: new.qos,
             port_security,
             binding: None,
+            trunk,
         };
         self.ports.insert(id, Arc::new(PortIntent { port, goes_with_vm }));
         Ok(id)
@@ -152,11 +167,50 @@ impl Intent {
         Ok(id)
     }
 
+    /// The sub-ports of a port.
+    pub(crate) fn sub_ports(&self, parent: PortId) -> impl Iterator<Item = &Port> {
+        let ports = self.ports.values().map(|it| &it.port);
+        ports.filter(move |port| port.trunk.is_some_and(|trunk| trunk.parent == parent))
+    }
+
+    /// Names those who need a port: its sub-ports.
+    pub(super) fn sub_ports_of(&self, parent: PortId) -> impl Iterator<Item = String> {
+        self.sub_ports(parent).map(|port| format!("sub-port {}", port.name))
+    }
+
+    fn check_trunk(&self, network: NetworkId, new: &NewTrunk) -> Result<SubPort, Refusal> {
+        let (id, parent) = find(&self.ports, &new.parent, Some("trunk.parent"))?;
+        let state = |problem: String| {
+            let field = Some("trunk.parent".to_owned());
+            Err(Refusal::State { object: format!("port {}", parent.port.name), problem, field })
+        };
+        let vlan = VlanId::try_from(new.vlan).map_err(|error| Refusal::invalid("trunk.vlan", error.to_string()))?;
+        if parent.port.trunk.is_some() {
+            return state("it is a sub-port itself".to_owned());
+        }
+        let user = self.port_user(id).and_then(|(vm, _)| self.machines.get(&vm));
+        if let Some(vm) = user.filter(|vm| vm.deleting) {
+            return state(format!("its vm {} is being deleted", vm.machine.name));
+        }
+        if let Some(owner) = self.sub_ports(id).find(|port| port.tag() == Some(vlan)) {
+            let (what, owner) = (format!("VLAN {} of port {}", new.vlan, parent.port.name), owner.name.clone());
+            return Err(Refusal::Taken { field: "trunk.vlan".to_owned(), what, owner: format!("port {owner}") });
+        }
+        // The guest's VLAN interface carries no more than the interface that it is on.
+        let mtu = |id: &NetworkId| self.networks.get(id).map_or(0, |network| network.mtu);
+        let (own, carried) = (mtu(&network), mtu(&parent.port.network));
+        if own > carried {
+            let problem = format!("its network carries {carried} octets, less than the {own} of the sub-port's");
+            return Err(Refusal::invalid("trunk.parent", problem));
+        }
+        Ok(SubPort { parent: id, vlan })
+    }
+
     /// Forgets a port that no machine has.
     pub(crate) fn delete_port(&mut self, name: &str) -> Result<(), Refusal> {
         let (id, port) = find(&self.ports, name, None)?;
         let user = self.port_user(id).map(|(_, name)| format!("vm {name}"));
-        let users = user.into_iter().chain(self.floating_ips_of(id));
+        let users = user.into_iter().chain(self.floating_ips_of(id)).chain(self.sub_ports_of(id));
         refuse_users(format!("port {}", port.port.name), users)?;
         self.ports.remove(&id);
         Ok(())

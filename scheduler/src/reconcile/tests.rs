@@ -461,6 +461,67 @@ fn address_groups_go_where_their_rules_do() {
     assert_eq!(told(&cloud), [0, 0]);
 }
 
+/// A sub-port is where its parent is, also once that moves, and only hosts that are wired for both take the machine. A parent that has one stays, with its
+/// machine where it would go with that; a sub-port goes at any time.
+#[test]
+fn a_sub_port_is_where_its_parent_is() {
+    let mut cloud = Cloud::new();
+    cloud.images();
+    let provider = json!({"network_type": "vlan", "physical_network": "dc", "segmentation_id": 100});
+    let outside = json!({"name": "outside", "mtu": 1450, "provider": provider});
+    cloud.change(|intent, context| intent.create_network(context, read(outside))).unwrap();
+    let subnet = json!({"name": "out", "network": "outside", "cidr": "203.0.113.0/24"});
+    cloud.change(|intent, context| intent.create_subnet(context, read(subnet))).unwrap();
+    cloud.network("blue", "10.1.0.0/24").unwrap();
+    let port = |cloud: &mut Cloud, new: serde_json::Value| {
+        cloud.change(|intent, context| intent.create_port(context, read(new)))
+    };
+    let sub = |name: &str, parent: &str, vlan: u16| json!({"name": name, "network": "outside", "trunk": {"parent": parent, "vlan": vlan}});
+    let parent = port(&mut cloud, json!({"name": "parent", "network": "blue"})).unwrap();
+    let child = port(&mut cloud, sub("child", "parent", 7)).unwrap();
+    let (one, two) = (cloud.join("one", 1), cloud.join("two", 2));
+    cloud.appear(one);
+    let vm = cloud.launch(json!({"name": "vm", "flavor": "tiny", "image": "debian", "ports": ["parent"]})).unwrap();
+    let problem = cloud.intent.machines[&vm].decision.as_ref().unwrap().problem();
+    assert!(problem.contains("dc"), "{problem}");
+    let mut report = empty_report(two);
+    report.resources.physical_networks.insert("dc".parse().unwrap());
+    cloud.hosts.entry(two).or_default().report = Some(report);
+    cloud.reconcile();
+    assert_eq!(cloud.host_of(vm), Some(two), "wired for the sub-port");
+    let spec = &cloud.intent.assigned[&two].spec;
+    let ports = &spec.network().ports;
+    assert_eq!(ports[&child].binding, ports[&parent].binding);
+    assert_eq!((ports[&child].tap_port(), ports[&child].tag().map(|vlan| vlan.get())), (parent, Some(7)));
+    assert_eq!(spec.machines()[&vm].ports, [parent], "the machine has one interface");
+
+    // One of a machine that runs comes and goes with nothing else.
+    let late = port(&mut cloud, sub("late", "parent", 8)).unwrap();
+    assert!(cloud.intent.assigned[&two].spec.network().ports[&late].is_on(two));
+    cloud.change(|intent, _| intent.delete_port("late")).unwrap();
+    assert!(!cloud.intent.assigned[&two].spec.network().ports.contains_key(&late));
+
+    let own = cloud.launch(json!({"name": "own", "flavor": "tiny", "image": "debian", "networks": ["blue"]})).unwrap();
+    let made = cloud.intent.machines[&own].machine.ports[0].to_string();
+    port(&mut cloud, sub("guest", &made, 9)).unwrap();
+    let refused = cloud.change(|intent, _| intent.delete_machine("own")).unwrap_err().to_string();
+    assert!(refused.contains("which goes with the vm, is in use by sub-port guest"), "{refused}");
+    cloud.change(|intent, _| intent.delete_port("guest")).unwrap();
+    cloud.change(|intent, _| intent.delete_machine("own")).unwrap();
+
+    cloud.change(|intent, _| intent.delete_machine("vm")).unwrap();
+    let refused = port(&mut cloud, sub("late", "parent", 8)).unwrap_err().to_string();
+    assert!(refused.contains("its vm vm is being deleted"), "{refused}");
+    for _ in 0..3 {
+        cloud.settle(two);
+    }
+    assert!(cloud.intent.ports[&child].port.binding.is_none() && !cloud.intent.machines.contains_key(&vm));
+    let refused = cloud.change(|intent, _| intent.delete_port("parent")).unwrap_err().to_string();
+    assert_eq!(refused, "port parent is in use by sub-port child");
+    cloud.change(|intent, _| intent.delete_port("child")).unwrap();
+    cloud.change(|intent, _| intent.delete_port("parent")).unwrap();
+}
+
 /// A router's gateway is a host that is up and wired, and stays it until it is down or unwired and another can take over; nothing moves back.
 #[test]
 fn a_router_has_its_gateway_on_one_host_until_that_is_down() {
@@ -634,6 +695,7 @@ fn too_many_addresses_are_refused_by_their_number() {
 enum Step {
     Network(u8),
     Port(u8, u8),
+    SubPort(u8, u8),
     Group(u8),
     Rule(u8, u8),
     Addresses(u8, u8),
@@ -653,6 +715,7 @@ fn any_step() -> impl Strategy<Value = Step> {
     proptest::prop_oneof![
         small.clone().prop_map(Step::Network),
         (small.clone(), small.clone()).prop_map(|(a, b)| Step::Port(a, b)),
+        (small.clone(), small.clone()).prop_map(|(a, b)| Step::SubPort(a, b)),
         small.clone().prop_map(Step::Group),
         (small.clone(), small.clone()).prop_map(|(a, b)| Step::Rule(a, b)),
         (small.clone(), small.clone()).prop_map(|(a, b)| Step::Addresses(a, b)),
@@ -681,6 +744,13 @@ fn take(cloud: &mut Cloud, hosts: &[HostId], step: &Step) {
                 intent.create_port(context, read(json!({"network": name("net", n), "groups": groups})))
             })
             .map(|_| ()),
+        Step::SubPort(n, vlan) => {
+            // The youngest port has the machine that was launched last, most often.
+            let parent = cloud.intent.ports.values().max_by_key(|it| it.port.key).map(|it| it.port.name.clone());
+            let trunk = json!({"parent": parent.unwrap_or_default(), "vlan": vlan + 1});
+            let new = json!({"network": name("net", n), "trunk": trunk});
+            cloud.change(|intent, context| intent.create_port(context, read(new))).map(|_| ())
+        }
         Step::Group(n) => cloud
             .change(|intent, context| intent.create_group(context, read(json!({"name": name("group", n)}))))
             .map(|_| ()),
@@ -759,6 +829,10 @@ proptest! {
         }
         for step in &steps {
             take(&mut cloud, &hosts, step);
+        }
+        let subs = cloud.intent.ports.values().filter(|it| it.port.trunk.is_some()).map(|it| it.port.name.clone());
+        for sub in subs.collect::<Vec<_>>() {
+            cloud.change(|intent, _| intent.delete_port(&sub)).unwrap();
         }
         // Everything that is deleted goes once hosts have done what they were told.
         for vm in cloud.intent.machines.values().map(|vm| vm.machine.name.clone()).collect::<Vec<_>>() {

@@ -115,6 +115,7 @@ impl Topology {
             allowed_pairs: Vec::new(),
             qos: model::qos::Qos::default(),
             port_security: true,
+            trunk: None,
             binding: Some(Binding {
                 machine: Self::machine_id(number),
                 hostname: format!("lp{number}"),

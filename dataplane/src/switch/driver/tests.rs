@@ -106,7 +106,7 @@ struct Echo;
 
 impl Responder for Echo {
     fn respond(&mut self, packet: &Punted) -> Option<Reply> {
-        Some(Reply { port: packet.in_port, frame: packet.frame.clone() })
+        Some(Reply { port: packet.in_port, tag: None, frame: packet.frame.clone() })
     }
 }
 
@@ -138,6 +138,7 @@ fn flows(ports: u8) -> Arc<FlowSet> {
             allowed_pairs: Vec::new(),
             qos: model::qos::Qos::default(),
             port_security: true,
+            trunk: None,
             binding: Some(binding),
         };
         network.ports.insert(port, value);
@@ -299,5 +300,5 @@ async fn packets_are_answered() {
     memory.with(|state| state.packets.push_back(packet));
     driver.applied(driver.set(flows(1)), LIMIT).await.unwrap();
     tokio::time::sleep(Duration::from_secs(1)).await;
-    memory.with(|state| assert_eq!(state.sent, [Reply { port: PortNo(3), frame: vec![1, 2, 3] }]));
+    memory.with(|state| assert_eq!(state.sent, [Reply { port: PortNo(3), tag: None, frame: vec![1, 2, 3] }]));
 }
