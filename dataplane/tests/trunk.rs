@@ -126,6 +126,18 @@ impl World {
         Packet::arp_request(number, (port.mac, self.cloud.address(from)), to).sent_by(port)
     }
 
+    /// A frame with a tag more than its sender's frames have, as Open vSwitch sees it.
+    #[cfg(test)]
+    fn twice(&self, from: usize, to: usize, kind: u16) -> Packet {
+        let port = &self.cloud.ports[from];
+        let packet = Packet::default()
+            .with(Field::InPort, self.numbers.of(port).unwrap())
+            .with(Field::EthSrc, port.mac.bytes())
+            .with(Field::EthDst, self.cloud.mac(to).bytes())
+            .with(Field::EthType, kind);
+        packet.sent_by(port)
+    }
+
     #[cfg(test)]
     fn path(&self, packet: &Packet) -> Path {
         trace(&self.set, packet, Connection::New)
@@ -260,7 +272,7 @@ fn other_tags_go_nowhere() {
 #[test]
 fn tags_hold_without_port_security() {
     let mut world = World::new();
-    for port in [TRUNK, SUB] {
+    for port in [TRUNK, SUB, BLUE] {
         world.cloud.ports[port].port_security = false;
     }
     world.network = world.cloud.host(0);
@@ -270,6 +282,16 @@ fn tags_hold_without_port_security() {
     assert!(world.says(&anything).0.contains("with VNI 5002"), "{:?}", world.says(&anything));
     assert!(world.says(&anything.clone().in_vlan(OTHER_VLAN)).0.starts_with("dropped in classify: port trunk"));
     assert_eq!(world.says(&world.arp(SUB, cloud.address(FAR))).1, [Some(SUB_VLAN)]);
+    for kind in [0x8100, 0x88a8] {
+        let twice = world.twice(SUB, FAR, kind);
+        assert_eq!(world.says(&twice).0, "dropped in classify: port trunk: it has two tags", "{kind:#x}");
+        // What Open vSwitch sees of such a frame from elsewhere once a tag is off it.
+        let popped = world.twice(BLUE, TRUNK, kind);
+        assert!(
+            world.says(&popped).0.starts_with("dropped in output: port trunk: a frame with a second tag"),
+            "{kind:#x}"
+        );
+    }
     let down = world.packet(TRUNK, cloud.address(SUB), HTTP);
     assert_eq!(world.says(&down), said("delivered to port trunk.7", Some(SUB_VLAN)));
 }
@@ -363,6 +385,9 @@ fn the_model_and_the_switch_agree() {
         }
         packets.push(Packet::dhcp_discover(rig.number(cloud, from), port.mac).sent_by(port));
     }
+    packets.extend([0x8100, 0x88a8].into_iter().flat_map(|kind| {
+        [(SUB, FAR), (SUB, TRUNK), (BLUE, TRUNK), (TRUNK, SUB)].map(|(from, to)| world.twice(from, to, kind))
+    }));
     let tagged: Vec<Packet> =
         packets.iter().flat_map(|packet| [SUB_VLAN, OTHER_VLAN].map(|vlan| packet.clone().in_vlan(vlan))).collect();
     for packet in packets.iter().chain(&tagged) {

@@ -2,7 +2,8 @@
 //!
 //! The tag is taken off where a frame is classified and put on where one is delivered or answered, so that nothing between knows of it; the parent has
 //! the frames without a tag. A tag that no sub-port has is dropped, and so is a frame that is tagged already when it is to be delivered to any port of
-//! a trunk: who could send one to the parent could speak on the networks of its sub-ports. Ports of one trunk talk to each other by way of their
+//! a trunk: who could send one to the parent could speak on the networks of its sub-ports. So is one with a second tag, which Open vSwitch takes for
+//! its payload (`vlan-limit` 1): no rule would see what is behind it. Ports of one trunk talk to each other by way of their
 //! common tap, which Open vSwitch lets nothing back out of unless it is told to; a flood must not come back to its sender that way.
 //!
 //! Every flow is made by the unit of a sub-port, those of its parent too: a port that is no part of a trunk has none of them.
@@ -22,7 +23,11 @@ use crate::table::Table;
 const OTHER_TAG: u16 = 130;
 /// How much higher than those of other ports the flows of sub-ports stand: the lowest of them above the drop of other tags.
 const RAISED: u16 = 60;
+/// Above all flows of a sub-port.
+const TWO_TAGS: u16 = 190;
 const TAGGED: u16 = 130;
+/// What a tag says that another follows (IEEE 802.1Q §9.6).
+const TAG_TYPES: [u16; 2] = [0x8100, 0x88a8];
 const OWN: u16 = 120;
 /// Above delivery to a port by its number.
 const SAME_TAP: u16 = 110;
@@ -70,6 +75,10 @@ pub(crate) fn port(view: &View<'_>, spot: Spot<'_>, part: &mut Part) {
     let cookie = Cookie { feature: Feature::Trunk, object: Object::Port(parent.key) };
     let tagged = Match::new().in_port(number).with_masked(Field::VlanVid, VLAN_PRESENT, VLAN_PRESENT);
     part.add_noted(Table::Classify, OTHER_TAG, tagged, Vec::new(), (cookie, OTHER_TAG_NOTE.to_owned()));
+    for kind in TAG_TYPES {
+        let twice = frames(spot.port, number).with(Field::EthType, kind);
+        part.add_noted(Table::Classify, TWO_TAGS, twice, Vec::new(), (cookie, "it has two tags".to_owned()));
+    }
     for port in [parent, spot.port] {
         add_delivery(port, number, part);
     }
@@ -87,6 +96,11 @@ fn add_delivery(port: &Port, number: PortNo, part: &mut Part) {
     let tagged = to().with_masked(Field::VlanVid, VLAN_PRESENT, VLAN_PRESENT);
     let note = "a frame with a tag is for no port of a trunk".to_owned();
     part.add_noted(Table::Output, TAGGED, tagged, Vec::new(), (cookie, note));
+    for kind in TAG_TYPES {
+        let second = to().with(Field::EthType, kind);
+        let note = "a frame with a second tag is for no port of a trunk".to_owned();
+        part.add_noted(Table::Output, TAGGED, second, Vec::new(), (cookie, note));
+    }
     let own = to().with(SOURCE.field, port.key);
     part.add_noted(Table::Output, OWN, own, Vec::new(), (cookie, "it is from there".to_owned()));
     let steps = deliver::steps(port, PortNo::IN_PORT);
