@@ -6,14 +6,14 @@ mod hosts;
 #[cfg(test)]
 mod topology;
 
-use std::io::{ErrorKind, Read as _, Write as _};
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::io::Write as _;
+use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
-use basalt_tests::listener::accept;
 use basalt_tests::require;
 use basalt_tests::skip::Need;
+use basalt_tests::tcp::{Pair, REACH, arrives};
 use dataplane::trace::{Cause, Connection, Packet, Path, Payload, blame};
 use dataplane::{compile, trace};
 use hosts::{Host, Machine};
@@ -25,8 +25,6 @@ const SERVER: usize = 0;
 const DESK: usize = 1;
 const OTHER: usize = 2;
 
-/// How long bytes that should arrive may take: TCP sends lost ones again after up to a few seconds.
-const REACH: Duration = Duration::from_secs(12);
 /// How long is waited for bytes that should not arrive.
 const SILENCE: Duration = Duration::from_millis(900);
 
@@ -120,49 +118,12 @@ fn an_address_group_is_told_by_its_name() {
     assert_eq!(blame.remedy, "flowctl address-group add office PREFIX, or add a rule for the other side");
 }
 
-/// Both ends of a connection.
-struct Pair {
-    client: TcpStream,
-    server: TcpStream,
-}
-
-impl Pair {
-    fn connect(machines: &[Machine], from: usize, listener: &TcpListener, to: IpAddr) -> Result<Self> {
-        let address = SocketAddr::from((to, listener.local_addr()?.port()));
-        let client = machines[from].namespace.enter(|| TcpStream::connect_timeout(&address, REACH))??;
-        let server = accept(listener, REACH)?;
-        client.set_nodelay(true)?;
-        server.set_nodelay(true)?;
-        Ok(Self { client, server })
-    }
-
-    /// Whether an octet gets there and another back.
-    fn speaks(&mut self) -> Result<bool> {
-        self.client.write_all(b"q")?;
-        let there = arrives(&mut self.server, b'q', REACH)?;
-        self.server.write_all(b"a")?;
-        Ok(there && arrives(&mut self.client, b'a', REACH)?)
-    }
-
-    /// Whether nothing gets there any more, and then nothing back either.
-    fn is_cut(&mut self) -> Result<bool> {
-        self.client.write_all(b"x")?;
-        let there = arrives(&mut self.server, b'x', SILENCE)?;
-        self.server.write_all(b"y")?;
-        Ok(!there && !arrives(&mut self.client, b'y', SILENCE)?)
-    }
-}
-
-/// Whether an octet arrives within a time.
-fn arrives(stream: &mut TcpStream, octet: u8, within: Duration) -> Result<bool> {
-    stream.set_read_timeout(Some(within))?;
-    let mut read = [0];
-    match stream.read(&mut read) {
-        Ok(1) => Ok(read[0] == octet),
-        Ok(_) => Ok(false),
-        Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => Ok(false),
-        Err(error) => Err(error.into()),
-    }
+/// Whether nothing gets there any more, and then nothing back either.
+fn is_cut(pair: &mut Pair) -> Result<bool> {
+    pair.client.write_all(b"x")?;
+    let there = arrives(&mut pair.server, b'x', SILENCE)?;
+    pair.server.write_all(b"y")?;
+    Ok(!there && !arrives(&mut pair.client, b'y', SILENCE)?)
 }
 
 async fn run(cloud: &Cloud) -> Result<(Host, Vec<Machine>)> {
@@ -196,23 +157,23 @@ async fn an_address_taken_away_cuts_its_live_connections() -> Result<()> {
     let (host, machines) = run(&cloud).await?;
     let listener = machines[SERVER].listen(80)?;
     let (plain, six) = (cloud.address(SERVER).into(), cloud.address6(SERVER).context("no IPv6 address")?.into());
-    let mut desk = Pair::connect(&machines, DESK, &listener, plain)?;
-    let mut desk6 = Pair::connect(&machines, DESK, &listener, six)?;
+    let mut desk = Pair::connect(&machines[DESK].namespace, &listener, plain)?;
+    let mut desk6 = Pair::connect(&machines[DESK].namespace, &listener, six)?;
     assert!(!machines[OTHER].intrudes(cloud.address(SERVER), &listener)?, "it is not in the group");
 
     keep(&mut cloud, &["10.0.1.12/32", "10.0.1.8/29", "fd00:0:0:1::c/128"]);
     program(&host, &cloud).await?;
-    let mut other = Pair::connect(&machines, OTHER, &listener, plain)?;
+    let mut other = Pair::connect(&machines[OTHER].namespace, &listener, plain)?;
     assert!(desk.speaks()? && desk6.speaks()? && other.speaks()?);
 
     keep(&mut cloud, &["10.0.1.12/32", "fd00:0:0:1::/80"]);
     program(&host, &cloud).await?;
-    assert!(other.is_cut()?, "the prefix that it was in is gone");
+    assert!(is_cut(&mut other)?, "the prefix that it was in is gone");
     assert!(desk.speaks()? && desk6.speaks()?, "another prefix has the desk");
 
     keep(&mut cloud, &["192.0.2.0/24"]);
     program(&host, &cloud).await?;
-    assert!(desk.is_cut()? && desk6.is_cut()?);
+    assert!(is_cut(&mut desk)? && is_cut(&mut desk6)?);
 
     keep(&mut cloud, &["10.0.0.0/8"]);
     program(&host, &cloud).await?;
@@ -238,7 +199,7 @@ async fn a_stateless_group_judges_each_packet_by_the_addresses() -> Result<()> {
     let (host, machines) = run(&cloud).await?;
     let listener = machines[SERVER].listen(80)?;
     let plain = cloud.address(SERVER);
-    let mut desk = Pair::connect(&machines, DESK, &listener, plain.into())?;
+    let mut desk = Pair::connect(&machines[DESK].namespace, &listener, plain.into())?;
     assert!(desk.speaks()?);
     assert!(!machines[OTHER].intrudes(plain, &listener)?);
     let tracked = host.switch.appctl(&["dpctl/dump-conntrack"])?;
@@ -246,7 +207,7 @@ async fn a_stateless_group_judges_each_packet_by_the_addresses() -> Result<()> {
 
     keep(&mut cloud, &["10.0.1.13/32"]);
     program(&host, &cloud).await?;
-    assert!(desk.is_cut()?);
+    assert!(is_cut(&mut desk)?);
     assert!(machines[OTHER].reaches(plain, &listener)?);
     Ok(())
 }

@@ -7,15 +7,15 @@ mod rig;
 #[cfg(test)]
 mod topology;
 
-use std::io::{ErrorKind, Read as _, Write as _};
-use std::net::{Ipv4Addr, TcpListener, TcpStream, UdpSocket};
+use std::io::{ErrorKind, Write as _};
+use std::net::{Ipv4Addr, TcpListener, UdpSocket};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
-use basalt_tests::listener::accept;
 use basalt_tests::netns::Namespace;
 use basalt_tests::require;
 use basalt_tests::skip::Need;
+use basalt_tests::tcp::{Pair, REACH, arrives};
 use model::security::Direction;
 use rig::{BRIDGE, Rig};
 use topology::{Cloud, two_subnets};
@@ -24,8 +24,6 @@ const WEB_1: usize = 0;
 const DB_1: usize = 2;
 const OPEN_1: usize = 4;
 
-/// How long bytes that should arrive may take: TCP sends lost ones again after up to a few seconds.
-const REACH: Duration = Duration::from_secs(12);
 /// How long is waited for bytes that should not arrive.
 const SILENCE: Duration = Duration::from_millis(900);
 
@@ -64,40 +62,7 @@ impl Host {
     /// A connection from one machine to a port of another.
     fn connect(&self, cloud: &Cloud, from: usize, to: usize, port: u16) -> Result<Pair> {
         let listener = self.machine(to)?.enter(|| TcpListener::bind((Ipv4Addr::UNSPECIFIED, port)))??;
-        let address = (cloud.address(to), port).into();
-        let client = self.machine(from)?.enter(|| TcpStream::connect_timeout(&address, REACH))??;
-        let server = accept(&listener, REACH)?;
-        client.set_nodelay(true)?;
-        server.set_nodelay(true)?;
-        Ok(Pair { client, server })
-    }
-}
-
-/// Both ends of a connection.
-struct Pair {
-    client: TcpStream,
-    server: TcpStream,
-}
-
-/// Whether an octet arrives within a time.
-fn arrives(stream: &mut TcpStream, octet: u8, within: Duration) -> Result<bool> {
-    stream.set_read_timeout(Some(within))?;
-    let mut read = [0];
-    match stream.read(&mut read) {
-        Ok(1) => Ok(read[0] == octet),
-        Ok(_) => Ok(false),
-        Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => Ok(false),
-        Err(error) => Err(error.into()),
-    }
-}
-
-impl Pair {
-    /// Whether an octet gets there and another back.
-    fn speaks(&mut self) -> Result<bool> {
-        self.client.write_all(b"q")?;
-        let there = arrives(&mut self.server, b'q', REACH)?;
-        self.server.write_all(b"a")?;
-        Ok(there && arrives(&mut self.client, b'a', REACH)?)
+        Pair::connect(self.machine(from)?, &listener, cloud.address(to).into())
     }
 }
 

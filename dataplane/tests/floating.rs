@@ -3,6 +3,8 @@
 #[cfg(test)]
 mod hosts;
 #[cfg(test)]
+mod outside;
+#[cfg(test)]
 mod rig;
 #[cfg(test)]
 mod topology;
@@ -11,22 +13,21 @@ use std::collections::BTreeSet;
 use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 
 use anyhow::{Context as _, Result, ensure};
-use basalt_tests::netns::Namespace;
-use basalt_tests::ovs::Switch;
 use basalt_tests::require;
 use basalt_tests::skip::Need;
+use basalt_tests::snmp;
 use dataplane::compile::Stations;
 use dataplane::table::Table;
-use dataplane::trace::ofproto::{Report, arguments, compare};
 use dataplane::trace::{Cause, Connection, Packet, Path, Payload, blame};
 use dataplane::{FlowSet, PortNumbers, compile, trace};
 use hosts::{Host, Machine};
 use model::Mac;
 use model::security::{Direction, Ethertype, Remote};
 use model::spec::HostNetwork;
-use openflow::flow::{Action, Field, PortNo};
+use openflow::flow::{Action, Field};
+use outside::{DC, FAR, GATEWAY, GATEWAY_AT, eventually, plug, wide};
 use proptest::prelude::{ProptestConfig, any, proptest};
-use rig::{BRIDGE, Rig};
+use rig::Rig;
 use topology::random::{self, HOSTS, Random};
 use topology::{Cloud, PING, VXLAN, endpoint, host_id, tcp, udp};
 
@@ -40,10 +41,6 @@ const BLUE: usize = 0;
 const OUTER: usize = 2;
 /// The router of blue.
 const MAIN: usize = 0;
-const DC: PortNo = PortNo(2);
-const GATEWAY: Mac = Mac::new([2, 9, 0, 0, 0, 1]);
-const GATEWAY_AT: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 1);
-const FAR: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 7);
 const HTTP: Payload = Payload::Tcp { source: 40_000, target: 80 };
 const SSH: Payload = Payload::Tcp { source: 40_000, target: 22 };
 const ECHO: Payload = Payload::Icmp { kind: 8, code: 0 };
@@ -156,12 +153,6 @@ fn both_directions_are_rewritten() {
     assert_eq!(elsewhere, "dropped in forward: no port of the network has this destination MAC address");
     let untagged = host.to(50, ECHO).in_vlan(200);
     assert!(host.says(&untagged).starts_with("dropped in classify"));
-}
-
-fn wide(mac: Mac) -> [u8; 16] {
-    let mut octets = [0; 16];
-    octets[10..].copy_from_slice(&mac.bytes());
-    octets
 }
 
 /// What a packet that can not leave is told.
@@ -301,14 +292,7 @@ fn the_model_and_the_switch_agree() {
             packets.extend([ask.clone(), ask.in_vlan(100), told.in_vlan(100)]);
         }
     }
-    for packet in packets {
-        for connection in [Connection::New, Connection::Reply] {
-            let path = trace(&host.set, &packet, connection);
-            let said = rig.switch.appctl(&arguments(BRIDGE, &packet, connection)).unwrap();
-            let report = Report::parse(&said, Some(VXLAN.0)).unwrap();
-            assert_eq!(compare(&host.set, &path, &report), None, "{path}\n{said}");
-        }
-    }
+    rig.ask_all(&host.set, &packets);
 }
 
 #[cfg(test)]
@@ -384,29 +368,8 @@ fn knock(machine: &Machine, target: SocketAddr) -> Result<()> {
 }
 
 /// How many messages of an unreachable destination a machine was told (ICMP type 3, which the kernel counts whoever it is for).
-fn unreachables(machine: &Machine) -> Result<u64> {
-    let counters = machine.namespace.run(&["cat", "/proc/net/snmp"])?;
-    let mut lines = counters.lines().filter_map(|line| line.strip_prefix("Icmp: "));
-    let (names, values) = (lines.next().context("names of counters")?, lines.next().context("counters")?);
-    let mut both = names.split(' ').zip(values.split(' '));
-    let (_, value) = both.find(|(name, _)| *name == "InDestUnreachs").context("the counter")?;
-    Ok(value.parse()?)
-}
-
-async fn plug(host: &Host, cloud: &Cloud, port: usize) -> Result<Machine> {
-    let machine = host.plug(&cloud.ports[port]).await?;
-    machine.configure(cloud.address(port), Ipv4Addr::new(10, 0, 1, 1))?;
-    Ok(machine)
-}
-
-/// Looks at something a bounded number of times until it is so; the looks themselves take time.
-fn eventually(what: &str, mut is_so: impl FnMut() -> Result<bool>) -> Result<()> {
-    for _ in 0..60 {
-        if is_so()? {
-            return Ok(());
-        }
-    }
-    anyhow::bail!("never {what}")
+fn unreachables(machine: &Machine) -> Result<u32> {
+    snmp::icmp(&machine.namespace.run(&["cat", "/proc/net/snmp"])?, "InDestUnreachs")
 }
 
 /// Two hosts on the wire of the data centre: machines with floating IPs reach the gateway and what is beyond, and are reached, by TCP and pings, from
@@ -416,18 +379,11 @@ fn eventually(what: &str, mut is_so: impl FnMut() -> Result<bool>) -> Result<()>
 async fn packets_take_floating_ips_both_ways() -> Result<()> {
     require!(Need::Root, Need::OpenVswitch, Need::Program("ping"), Need::Program("ethtool"));
     let mut cloud = cloud();
-    let dc = Switch::start()?;
-    dc.vsctl(&["add-br", "dc", "--", "set", "bridge", "dc", "datapath_type=netdev"])?;
+    let dc = outside::datacentre()?;
     let nothing = |host| HostNetwork::empty(host_id(host), endpoint(host));
     let wires = [("dc", &dc)];
     let hosts = [Host::start_wired(nothing(0), &wires).await?, Host::start_wired(nothing(1), &wires).await?];
-    let outside = Machine { namespace: Namespace::new()? };
-    dc.plug("dc", "gateway", &outside.namespace, &GATEWAY.to_string())?;
-    dc.vsctl(&["set", "port", "gateway", "tag=100"])?;
-    outside.restart_link()?;
-    outside.namespace.add_address("eth0", "203.0.113.1/24")?;
-    outside.namespace.up("lo")?;
-    outside.namespace.add_address("lo", &format!("{FAR}/32"))?;
+    let outside = outside::gateway(&dc)?;
     let blue_1 = plug(&hosts[0], &cloud, BLUE_1).await?;
     let blue_2 = plug(&hosts[1], &cloud, BLUE_2).await?;
     let blue_3 = plug(&hosts[0], &cloud, BLUE_3).await?;

@@ -14,9 +14,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
-use basalt_tests::listener::accept;
 use basalt_tests::require;
 use basalt_tests::skip::Need;
+use basalt_tests::tcp::accept;
 use dataplane::{FlowSet, Installed, compile};
 use hosts::{Host, Machine};
 use model::spec::HostNetwork;

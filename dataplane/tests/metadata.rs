@@ -15,7 +15,6 @@ use anyhow::{Context as _, Result};
 use basalt_tests::require;
 use basalt_tests::skip::Need;
 use dataplane::feature::service::{ADDRESS_V4, ADDRESS_V6};
-use dataplane::trace::ofproto::{Report, arguments, compare};
 use dataplane::trace::{Connection, Packet, Payload};
 use dataplane::{compile, trace};
 use hosts::{Host, Machine};
@@ -24,7 +23,7 @@ use model::metadata::{Metadata, USER_DATA_MAX, UserData};
 use model::spec::HostNetwork;
 use model::{ImageId, MachineId, Mib, Vcpus};
 use openflow::flow::Field;
-use rig::{BRIDGE, Rig};
+use rig::Rig;
 use topology::{Cloud, VXLAN, endpoint, host_id};
 use uuid::Uuid;
 
@@ -109,10 +108,7 @@ fn the_model_and_the_switch_agree_on_who_is_served() {
         let away = packet(HTTP).out_of_tunnel(VXLAN, cloud.networks[0].vni.get());
         assert!(says(&cloud, &away).starts_with("dropped in service"), "{}", says(&cloud, &away));
         for packet in [packet(HTTP), packet(Payload::Icmp { kind: 8, code: 0 }), other, spoofed, asked, away] {
-            let said = rig.switch.appctl(&arguments(BRIDGE, &packet, Connection::New)).unwrap();
-            let report = Report::parse(&said, Some(VXLAN.0)).unwrap();
-            let path = trace(&set, &packet, Connection::New);
-            assert_eq!(compare(&set, &path, &report), None, "{path}\n{said}");
+            rig.ask(&set, &packet, Connection::New);
         }
     }
 }

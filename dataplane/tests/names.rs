@@ -19,13 +19,12 @@ use basalt_tests::process::Daemon;
 use basalt_tests::require;
 use basalt_tests::skip::Need;
 use dataplane::feature::service::{ADDRESS_V4, ADDRESS_V6};
-use dataplane::trace::ofproto::{Report, arguments, compare};
 use dataplane::trace::{Connection, Packet, Payload};
 use dataplane::{compile, trace};
 use hosts::{Host, Machine};
 use model::spec::HostNetwork;
 use openflow::flow::Field;
-use rig::{BRIDGE, Rig};
+use rig::Rig;
 use topology::{Cloud, VXLAN, endpoint, host_id};
 
 const LIMIT: Duration = Duration::from_secs(30);
@@ -93,10 +92,7 @@ fn the_model_and_the_switch_agree_on_who_is_answered() {
         let long = packet(Payload::Tcp { source: 40_000, target: 53 });
         assert_eq!(says(&cloud, &long), says(&cloud, &asked), "over TCP");
         for packet in [asked, long, other, spoofed, away] {
-            let said = rig.switch.appctl(&arguments(BRIDGE, &packet, Connection::New)).unwrap();
-            let report = Report::parse(&said, Some(VXLAN.0)).unwrap();
-            let path = trace(&set, &packet, Connection::New);
-            assert_eq!(compare(&set, &path, &report), None, "{path}\n{said}");
+            rig.ask(&set, &packet, Connection::New);
         }
     }
 }

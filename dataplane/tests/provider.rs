@@ -4,6 +4,8 @@
 #[cfg(test)]
 mod hosts;
 #[cfg(test)]
+mod outside;
+#[cfg(test)]
 mod rig;
 #[cfg(test)]
 mod topology;
@@ -15,7 +17,6 @@ use basalt_tests::netns::Namespace;
 use basalt_tests::ovs::Switch;
 use basalt_tests::require;
 use basalt_tests::skip::Need;
-use dataplane::trace::ofproto::{Report, arguments, compare};
 use dataplane::trace::{Connection, Packet, Payload};
 use dataplane::{FlowSet, compile, trace};
 use hosts::{Host, Machine};
@@ -23,8 +24,9 @@ use model::Mac;
 use model::security::{Direction, Ethertype, Protocol, Remote};
 use model::spec::HostNetwork;
 use openflow::flow::{Field, PortNo};
-use rig::{BRIDGE, Rig};
-use topology::{Cloud, PING, VXLAN, endpoint, host_id, tcp};
+use outside::datacentre;
+use rig::Rig;
+use topology::{Cloud, PING, endpoint, host_id, tcp};
 
 const OFFICE_1: usize = 0;
 const OFFICE_2: usize = 1;
@@ -230,21 +232,7 @@ fn the_model_and_the_switch_agree() {
     let solicit = Packet::neighbour_solicit(PortNo(10), (cloud.mac(OFFICE_1), own), STATION.link_local());
     let outside = Packet::neighbour_solicit(DC, (STATION, STATION.link_local()), own).in_vlan(100);
     packets.extend([arp.clone().with(Field::InPort, DC).in_vlan(100), arp, solicit, outside]);
-    for packet in packets {
-        for connection in [Connection::New, Connection::Reply] {
-            let path = trace(&host.set, &packet, connection);
-            let said = rig.switch.appctl(&arguments(BRIDGE, &packet, connection)).unwrap();
-            let report = Report::parse(&said, Some(VXLAN.0)).unwrap();
-            assert_eq!(compare(&host.set, &path, &report), None, "{path}\n{said}");
-        }
-    }
-}
-
-/// A switch of the data centre, of the kind that learns.
-fn datacentre() -> Result<Switch> {
-    let switch = Switch::start()?;
-    switch.vsctl(&["add-br", "dc", "--", "set", "bridge", "dc", "datapath_type=netdev"])?;
-    Ok(switch)
+    rig.ask_all(&host.set, &packets);
 }
 
 /// A station of the data centre, in a VLAN or untagged.

@@ -9,26 +9,14 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 
 use basalt_tests::require;
 use basalt_tests::skip::Need;
-use dataplane::trace::ofproto::{Report, arguments, compare};
+use dataplane::diff;
 use dataplane::trace::{Connection, Packet, Payload};
-use dataplane::{FlowSet, diff, trace};
 use model::Mac;
 use model::security::Ethertype;
 use openflow::flow::Field;
-use rig::{BRIDGE, Rig};
+use rig::Rig;
 use topology::random::{self, Random};
 use topology::{Cloud, VXLAN, dual_stack, two_subnets};
-
-/// Asks both about a packet and says where they part.
-#[cfg(test)]
-fn ask_both(rig: &Rig, set: &FlowSet, packet: &Packet, connection: Connection) {
-    let path = trace(set, packet, connection);
-    let said = rig.switch.appctl(&arguments(BRIDGE, packet, connection)).unwrap();
-    let report = Report::parse(&said, Some(VXLAN.0)).unwrap();
-    if let Some(parting) = compare(set, &path, &report) {
-        panic!("{parting:#?}\nthe model says:\n{path}\nOpen vSwitch says:\n{said}");
-    }
-}
 
 /// The switch takes every flow and group, and what it dumps back equals what was sent: nothing is left to change. A rule more or less, installed
 /// over it, leaves nothing to change either.
@@ -72,24 +60,24 @@ fn the_model_and_the_switch_agree_on_known_packets() {
         let routers =
             ["10.0.1.1", "10.0.2.1", "10.0.2.99", "8.8.8.8"].map(|address| address.parse::<Ipv4Addr>().unwrap());
         for to in others.chain(routers) {
-            ask_both(&rig, &set, &Packet::arp_request(number, (port.mac, cloud.address(from)), to), Connection::New);
+            rig.ask(&set, &Packet::arp_request(number, (port.mac, cloud.address(from)), to), Connection::New);
             for payload in payloads {
                 let packet = Packet::from_port(&network, &numbers, port, to, payload).unwrap();
                 let tracked = if matches!(payload, Payload::Tcp { .. }) { &states[..] } else { &states[..1] };
                 for connection in tracked {
-                    ask_both(&rig, &set, &packet, *connection);
+                    rig.ask(&set, &packet, *connection);
                 }
             }
         }
-        ask_both(&rig, &set, &Packet::dhcp_discover(number, port.mac), Connection::New);
+        rig.ask(&set, &Packet::dhcp_discover(number, port.mac), Connection::New);
         let broadcast = Packet::ip(
             number,
             (port.mac, Mac::BROADCAST),
             (cloud.address(from), Ipv4Addr::new(10, 0, 1, 255)),
             payloads[3],
         );
-        ask_both(&rig, &set, &broadcast, Connection::New);
-        ask_both(&rig, &set, &broadcast.with(Field::EthSrc, [2, 0, 0, 0, 0, 9]), Connection::New);
+        rig.ask(&set, &broadcast, Connection::New);
+        rig.ask(&set, &broadcast.with(Field::EthSrc, [2, 0, 0, 0, 0, 9]), Connection::New);
     }
 }
 
@@ -123,23 +111,23 @@ fn the_model_and_the_switch_agree_on_ipv6_packets() {
         for to in others.chain(feet).chain(nobody) {
             for sender in [own, cloud.address6(from).unwrap(), Ipv6Addr::UNSPECIFIED, cloud.mac(1).link_local()] {
                 let solicit = Packet::neighbour_solicit(number, (mac, sender), to);
-                ask_both(&rig, &set, &solicit, new);
-                ask_both(&rig, &set, &solicit.with(Field::NdSll, [2, 9, 9, 9, 9, 9]), new);
-                ask_both(&rig, &set, &Packet::neighbour_advert(number, (mac, sender), to), new);
+                rig.ask(&set, &solicit, new);
+                rig.ask(&set, &solicit.with(Field::NdSll, [2, 9, 9, 9, 9, 9]), new);
+                rig.ask(&set, &Packet::neighbour_advert(number, (mac, sender), to), new);
             }
             for payload in payloads {
                 let packet = Packet::from_port(&network, &numbers, port, to, payload).unwrap();
                 for connection in [new, Connection::Established, Connection::Reply] {
-                    ask_both(&rig, &set, &packet, connection);
+                    rig.ask(&set, &packet, connection);
                 }
-                ask_both(&rig, &set, &packet.with(Field::IpTtl, 1), new);
+                rig.ask(&set, &packet.with(Field::IpTtl, 1), new);
             }
         }
         for sender in [own, Ipv6Addr::UNSPECIFIED] {
-            ask_both(&rig, &set, &Packet::router_solicit(number, (mac, sender)), new);
-            ask_both(&rig, &set, &Packet::router_advert(number, (mac, sender)), new);
+            rig.ask(&set, &Packet::router_solicit(number, (mac, sender)), new);
+            rig.ask(&set, &Packet::router_advert(number, (mac, sender)), new);
         }
-        ask_both(&rig, &set, &Packet::dhcp6_solicit(number, mac), new);
+        rig.ask(&set, &Packet::dhcp6_solicit(number, mac), new);
     }
 }
 
@@ -159,7 +147,7 @@ fn the_model_and_the_switch_agree_on_random_clouds() {
                 random_packet(&cloud, &rig, &mut random),
                 *random.pick(&[Connection::New, Connection::Reply, Connection::Established]),
             );
-            ask_both(&rig, &set, &packet, connection);
+            rig.ask(&set, &packet, connection);
         }
     }
 }

@@ -4,6 +4,8 @@
 #[cfg(test)]
 mod hosts;
 #[cfg(test)]
+mod outside;
+#[cfg(test)]
 mod rig;
 #[cfg(test)]
 mod topology;
@@ -13,12 +15,10 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
-use basalt_tests::netns::Namespace;
-use basalt_tests::ovs::Switch;
 use basalt_tests::require;
 use basalt_tests::skip::Need;
+use basalt_tests::tcp::accept;
 use dataplane::compile::Stations;
-use dataplane::trace::ofproto::{Report, arguments, compare};
 use dataplane::trace::{Cause, Connection, Outcome, Packet, Path, Payload, Verdict, blame};
 use dataplane::zone::{snat_zones, zones};
 use dataplane::{FlowSet, PortNumbers, compile, trace};
@@ -27,9 +27,10 @@ use model::Mac;
 use model::network::StaticRoute;
 use model::security::{Direction, Ethertype, Remote};
 use model::spec::HostNetwork;
-use openflow::flow::{Field, PortNo};
+use openflow::flow::Field;
+use outside::{DC, FAR, GATEWAY, GATEWAY_AT, eventually, plug, wide};
 use proptest::prelude::{ProptestConfig, any, proptest};
-use rig::{BRIDGE, Rig};
+use rig::Rig;
 use topology::random::{self, HOSTS, Random, lets_stranger};
 use topology::{Cloud, PING, VXLAN, endpoint, host_id, tcp, udp};
 
@@ -44,11 +45,7 @@ const MAIN: usize = 0;
 const OTHER: usize = 1;
 const MAIN_AT: u8 = 40;
 const OTHER_AT: u8 = 41;
-const DC: PortNo = PortNo(2);
-const GATEWAY: Mac = Mac::new([2, 9, 0, 0, 0, 1]);
-const GATEWAY_AT: Ipv4Addr = outside(1);
-const NEAR: Ipv4Addr = outside(9);
-const FAR: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 7);
+const NEAR: Ipv4Addr = at(9);
 const ANY: Ipv4Addr = Ipv4Addr::UNSPECIFIED;
 const HTTP: Payload = Payload::Tcp { source: 40_000, target: 80 };
 const SSH: Payload = Payload::Tcp { source: 40_000, target: 22 };
@@ -58,7 +55,7 @@ const ECHO: Payload = Payload::Icmp { kind: 8, code: 0 };
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(3);
 const SILENCE: Duration = Duration::from_millis(700);
 
-const fn outside(last: u8) -> Ipv4Addr {
+const fn at(last: u8) -> Ipv4Addr {
     Ipv4Addr::new(203, 0, 113, last)
 }
 
@@ -137,7 +134,7 @@ impl World {
     /// From the wire to the address of a router: an answer to a connection of `to`, or what nobody asked for.
     #[cfg(test)]
     fn answer(&self, last: u8, to: Ipv4Addr, payload: Payload) -> Packet {
-        let packet = Packet::ip(DC, (GATEWAY, mac(last)), (FAR, outside(last)), payload).in_vlan(100);
+        let packet = Packet::ip(DC, (GATEWAY, mac(last)), (FAR, at(last)), payload).in_vlan(100);
         packet.with(Field::CtNwSrc, to)
     }
 
@@ -172,12 +169,6 @@ impl World {
     }
 }
 
-fn wide(mac: Mac) -> [u8; 16] {
-    let mut octets = [0; 16];
-    octets[10..].copy_from_slice(&mac.bytes());
-    octets
-}
-
 /// Ports without a floating IP leave on the gateway host as their router, wherever they are; one with a floating IP leaves where it is, as that.
 #[test]
 fn ports_leave_as_their_router() {
@@ -192,7 +183,7 @@ fn ports_leave_as_their_router() {
                 let said = out.verdict.to_string();
                 assert_eq!((*host, said.as_str()), (gateway, "sent out to physical network dc in VLAN 100"), "{name}");
                 let (source, target) = (out.leaving.address(Field::Ipv4Src), out.leaving.address(Field::Ipv4Dst));
-                assert_eq!((source, target), (outside(last), to), "{name}");
+                assert_eq!((source, target), (at(last), to), "{name}");
                 assert_eq!(out.leaving.get(Field::EthSrc), u128::from_be_bytes(wide(mac(last))), "{name}");
                 assert_eq!(out.leaving.get(Field::EthDst), u128::from_be_bytes(wide(station)), "{name} to {to}");
                 assert_eq!(out.leaving.get(Field::IpTtl), 63, "routed once: {name}");
@@ -234,7 +225,7 @@ fn answers_come_back_and_nothing_else() {
     assert!(path.to_string().contains("translates destination 203.0.113.40 back to 10.0.1.12"), "{path}");
     let unasked = world.says(0, &world.answer(MAIN_AT, FAR, SSH), Connection::New);
     assert!(unasked.ends_with("nobody behind the router has begun a connection as 203.0.113.40 that it belongs to"));
-    let said = world.says(0, &world.from(OUTER_1, outside(MAIN_AT), HTTP), Connection::New);
+    let said = world.says(0, &world.from(OUTER_1, at(MAIN_AT), HTTP), Connection::New);
     assert!(said.contains("nobody behind the router has begun"), "from a machine on the network outside: {said}");
 }
 
@@ -260,9 +251,8 @@ fn no_machine_speaks_outside_as_hosts_do_among_themselves() {
 fn nobody_outside_pretends_to_be_inside() {
     let mut world = World::new(cloud(), 2);
     let unreachable = Payload::Icmp { kind: 3, code: 3 };
-    let from = |source: [u8; 4]| {
-        Packet::ip(DC, (GATEWAY, mac(MAIN_AT)), (Ipv4Addr::from(source), outside(MAIN_AT)), unreachable)
-    };
+    let from =
+        |source: [u8; 4]| Packet::ip(DC, (GATEWAY, mac(MAIN_AT)), (Ipv4Addr::from(source), at(MAIN_AT)), unreachable);
     let fixed = world.cloud.address(BLUE_2);
     let to_blue_2 = |source| from(source).in_vlan(100).with(Field::CtNwSrc, fixed);
     for (source, range) in [([10, 0, 1, 11], "10.0.1.0/24"), ([203, 0, 113, MAIN_AT], "203.0.113.40/32")] {
@@ -300,16 +290,16 @@ fn what_leaves_finds_its_way_among_neighbours_outside() {
         (format!("host {host}: {}", end.verdict), end.leaving.address(Field::Ipv4Src))
     };
     let to_blue_4 = "host 0: delivered to port blue-4".to_owned();
-    assert_eq!(seen(BLUE_1, outside(51)), (to_blue_4.clone(), outside(MAIN_AT)));
-    assert_eq!(seen(RED_1, outside(51)), (to_blue_4, outside(OTHER_AT)), "another tenant");
+    assert_eq!(seen(BLUE_1, at(51)), (to_blue_4.clone(), at(MAIN_AT)));
+    assert_eq!(seen(RED_1, at(51)), (to_blue_4, at(OTHER_AT)), "another tenant");
     let outer = world.cloud.address(OUTER_1);
-    assert_eq!(seen(BLUE_2, outer), ("host 0: delivered to port outer-1".to_owned(), outside(MAIN_AT)));
-    assert!(seen(BLUE_2, outside(OTHER_AT)).0.contains("nobody behind the router has begun"), "{:?}", {
-        seen(BLUE_2, outside(OTHER_AT))
+    assert_eq!(seen(BLUE_2, outer), ("host 0: delivered to port outer-1".to_owned(), at(MAIN_AT)));
+    assert!(seen(BLUE_2, at(OTHER_AT)).0.contains("nobody behind the router has begun"), "{:?}", {
+        seen(BLUE_2, at(OTHER_AT))
     });
     // Answers of the floating IP go back the same way.
     let reply = Payload::Tcp { source: 80, target: 40_000 };
-    let back = world.from(BLUE_4, outside(OTHER_AT), reply).with(Field::CtNwSrc, world.cloud.address(RED_1));
+    let back = world.from(BLUE_4, at(OTHER_AT), reply).with(Field::CtNwSrc, world.cloud.address(RED_1));
     assert_eq!(world.says(0, &back, Connection::Reply), "host 1: delivered to port red-1");
 }
 
@@ -317,16 +307,16 @@ fn what_leaves_finds_its_way_among_neighbours_outside() {
 #[test]
 fn the_gateway_host_answers_arp() {
     let mut world = World::new(cloud(), 2);
-    let ask = |sender: (Mac, Ipv4Addr)| Packet::arp_request(DC, sender, outside(MAIN_AT)).in_vlan(100);
+    let ask = |sender: (Mac, Ipv4Addr)| Packet::arp_request(DC, sender, at(MAIN_AT)).in_vlan(100);
     let stranger = || ask((GATEWAY, GATEWAY_AT));
     let path = world.path(0, &stranger(), Connection::New);
     assert_eq!(path.verdicts()[0].to_string(), "answered by router main", "{path}");
     let reply = &path.outcomes[0].leaving;
-    assert_eq!((reply.vlan(), reply.address(Field::ArpSpa)), (Some(100), outside(MAIN_AT)));
+    assert_eq!((reply.vlan(), reply.address(Field::ArpSpa)), (Some(100), at(MAIN_AT)));
     assert_eq!(reply.get(Field::ArpSha), u128::from_be_bytes(wide(mac(MAIN_AT))));
     let elsewhere = world.says(1, &stranger(), Connection::New);
     assert!(!elsewhere.contains("answered"), "{elsewhere}");
-    let own = world.says(0, &ask((mac(MAIN_AT), outside(MAIN_AT))), Connection::New);
+    let own = world.says(0, &ask((mac(MAIN_AT), at(MAIN_AT))), Connection::New);
     assert!(own.contains("external address 203.0.113.40 is announced by another host"), "{own}");
     // The second host of the list takes over.
     world.cloud.share(MAIN, &[1, 0], MAIN_AT);
@@ -450,26 +440,26 @@ fn the_model_and_the_switch_agree() {
         for payload in [ECHO, HTTP, SSH, DNS] {
             let local = (0..world.cloud.ports.len()).filter(|port| world.host_of(*port) == host);
             for port in local {
-                let targets = [FAR, NEAR, GATEWAY_AT, outside(99), world.cloud.address(OUTER_1)].into_iter();
-                let targets = targets.chain([MAIN_AT, OTHER_AT, 50, 51].map(outside));
+                let targets = [FAR, NEAR, GATEWAY_AT, at(99), world.cloud.address(OUTER_1)].into_iter();
+                let targets = targets.chain([MAIN_AT, OTHER_AT, 50, 51].map(at));
                 packets
                     .extend(targets.filter(|to| port != OUTER_1 || *to != FAR).map(|to| world.from(port, to, payload)));
             }
             for last in [MAIN_AT, OTHER_AT, 50] {
-                let packet = Packet::ip(DC, (GATEWAY, mac(last)), (FAR, outside(last)), payload).in_vlan(100);
+                let packet = Packet::ip(DC, (GATEWAY, mac(last)), (FAR, at(last)), payload).in_vlan(100);
                 packets.push(packet.clone().with(Field::IpTtl, 1_u8));
                 packets.push(packet);
             }
             for port in [BLUE_1, BLUE_2, RED_1] {
                 let vni = world.cloud.networks[usize::from(port == RED_1)].vni.get();
-                for to in [FAR, NEAR, outside(99), outside(51)] {
+                for to in [FAR, NEAR, at(99), at(51)] {
                     packets.push(world.from(port, to, payload).out_of_tunnel(VXLAN, vni));
                 }
             }
         }
         for last in [MAIN_AT, OTHER_AT] {
-            for sender in [(GATEWAY, GATEWAY_AT), (mac(last), outside(last))] {
-                let ask = Packet::arp_request(DC, sender, outside(last));
+            for sender in [(GATEWAY, GATEWAY_AT), (mac(last), at(last))] {
+                let ask = Packet::arp_request(DC, sender, at(last));
                 let told = ask.clone().with(Field::ArpOp, 2_u16).with(Field::EthDst, mac(last).bytes());
                 packets.extend([ask.clone(), ask.in_vlan(100), told.in_vlan(100)]);
             }
@@ -486,14 +476,7 @@ fn agree(world: &World, host: usize, packets: &[Packet]) {
     let set = rig.install(&world.cloud).unwrap();
     let changes = dataplane::diff(&set, &rig.installed().unwrap());
     assert!(changes.is_empty(), "{changes:#?}");
-    for packet in packets {
-        for connection in [Connection::New, Connection::Reply] {
-            let path = trace(&set, packet, connection);
-            let said = rig.switch.appctl(&arguments(BRIDGE, packet, connection)).unwrap();
-            let report = Report::parse(&said, Some(VXLAN.0)).unwrap();
-            assert_eq!(compare(&set, &path, &report), None, "host {host}: {path}\n{said}");
-        }
-    }
+    rig.ask_all(&set, packets);
 }
 
 #[cfg(test)]
@@ -579,7 +562,7 @@ fn the_model_and_the_switch_agree_on_random_clouds() {
         for port in &world.cloud.ports {
             let payload = random.payload(Ethertype::IPv4);
             let home = (0..HOSTS).find(|host| port.is_on(host_id(*host))).unwrap();
-            for to in [FAR, NEAR, outside(40), outside(41), outside(100)] {
+            for to in [FAR, NEAR, at(40), at(41), at(100)] {
                 let packet = Packet::from_port(&world.cloud.host(home), &world.numbers[home], port, to, payload);
                 let Ok(packet) = packet else { continue };
                 if home == host {
@@ -593,27 +576,11 @@ fn the_model_and_the_switch_agree_on_random_clouds() {
                 }
             }
             for last in [40, 41] {
-                packets.push(Packet::ip(DC, (GATEWAY, mac(last)), (FAR, outside(last)), payload).in_vlan(100));
+                packets.push(Packet::ip(DC, (GATEWAY, mac(last)), (FAR, at(last)), payload).in_vlan(100));
             }
         }
         agree(&world, host, &packets);
     }
-}
-
-async fn plug(host: &Host, cloud: &Cloud, port: usize) -> Result<Machine> {
-    let machine = host.plug(&cloud.ports[port]).await?;
-    machine.configure(cloud.address(port), Ipv4Addr::new(10, 0, 1, 1))?;
-    Ok(machine)
-}
-
-/// Looks at something a bounded number of times until it is so; the looks themselves take time.
-fn eventually(what: &str, mut is_so: impl FnMut() -> Result<bool>) -> Result<()> {
-    for _ in 0..60 {
-        if is_so()? {
-            return Ok(());
-        }
-    }
-    anyhow::bail!("never {what}")
 }
 
 /// A socket inside a machine, at an address of it.
@@ -639,21 +606,9 @@ fn connect(machine: &Machine, server: &TcpListener) -> Result<(TcpStream, TcpStr
     let address = SocketAddr::from((FAR, server.local_addr()?.port()));
     let client =
         machine.namespace.enter(|| TcpStream::connect_timeout(&address, ANSWER_TIMEOUT))?.context("connect")?;
-    let (accepted, seen) = server.accept()?;
+    let accepted = accept(server, ANSWER_TIMEOUT)?;
+    let seen = accepted.peer_addr()?;
     Ok((client, accepted, seen))
-}
-
-/// The station outside, the gateway of the data centre, with an address beyond it.
-#[cfg(test)]
-fn station(dc: &Switch) -> Result<Machine> {
-    let outside = Machine { namespace: Namespace::new()? };
-    dc.plug("dc", "gateway", &outside.namespace, &GATEWAY.to_string())?;
-    dc.vsctl(&["set", "port", "gateway", "tag=100"])?;
-    outside.restart_link()?;
-    outside.namespace.add_address("eth0", "203.0.113.1/24")?;
-    outside.namespace.up("lo")?;
-    outside.namespace.add_address("lo", &format!("{FAR}/32"))?;
-    Ok(outside)
 }
 
 /// Two hosts on the wire of the data centre, one the gateway of both routers: machines on it and on the other host ping, ask by UDP and connect by TCP
@@ -663,13 +618,12 @@ fn station(dc: &Switch) -> Result<Machine> {
 async fn packets_leave_by_the_gateway_host() -> Result<()> {
     require!(Need::Root, Need::OpenVswitch, Need::Program("ping"), Need::Program("ethtool"));
     let mut cloud = cloud();
-    let dc = Switch::start()?;
-    dc.vsctl(&["add-br", "dc", "--", "set", "bridge", "dc", "datapath_type=netdev"])?;
+    let dc = outside::datacentre()?;
     let nothing = |host| HostNetwork::empty(host_id(host), endpoint(host));
     let wires = [("dc", &dc)];
     let hosts = [Host::start_wired(nothing(0), &wires).await?, Host::start_wired(nothing(1), &wires).await?];
     hosts[0].link(&hosts[1])?;
-    let station = station(&dc)?;
+    let station = outside::gateway(&dc)?;
     let blue_1 = plug(&hosts[0], &cloud, BLUE_1).await?;
     let blue_2 = plug(&hosts[1], &cloud, BLUE_2).await?;
     let blue_3 = plug(&hosts[1], &cloud, BLUE_3).await?;
@@ -681,7 +635,7 @@ async fn packets_leave_by_the_gateway_host() -> Result<()> {
         eventually(&format!("does {name} get out"), || Ok(machine.pings(FAR)? == 3))?;
         assert_eq!(machine.pings(GATEWAY_AT)?, 3, "{name} to a station nearby");
     }
-    let address = |last: u8| IpAddr::V4(outside(last));
+    let address = |last: u8| IpAddr::V4(at(last));
 
     // By UDP, all from one port at once, two of them from one address; the answers come back in the end, when all have asked.
     let server = socket(&station, FAR, 9000)?;
@@ -726,9 +680,9 @@ async fn packets_leave_by_the_gateway_host() -> Result<()> {
     }
 
     // Nobody asked for this: a ping, a connection, and a datagram to a port that is in use, from another one.
-    assert!(!station.leaks(outside(MAIN_AT))? && !station.leaks(outside(OTHER_AT))?, "pings from outside");
+    assert!(!station.leaks(at(MAIN_AT))? && !station.leaks(at(OTHER_AT))?, "pings from outside");
     let (open, other) = (blue_1.listen(80)?, socket(&station, FAR, 9001)?);
-    assert!(!station.intrudes(outside(MAIN_AT), &open)?, "a connection from outside");
+    assert!(!station.intrudes(at(MAIN_AT), &open)?, "a connection from outside");
     other.send_to(b"unasked", seen[0].1)?;
     seen[0].0.set_read_timeout(Some(SILENCE))?;
     assert!(seen[0].0.recv(&mut [0; 16]).is_err(), "a datagram from where nobody was asked");
@@ -756,16 +710,15 @@ async fn packets_leave_by_the_gateway_host() -> Result<()> {
 async fn a_connection_follows_its_router_to_another_address() -> Result<()> {
     require!(Need::Root, Need::OpenVswitch, Need::Program("ping"), Need::Program("ethtool"));
     let mut cloud = cloud();
-    let dc = Switch::start()?;
-    dc.vsctl(&["add-br", "dc", "--", "set", "bridge", "dc", "datapath_type=netdev"])?;
+    let dc = outside::datacentre()?;
     let host = Host::start_wired(HostNetwork::empty(host_id(0), endpoint(0)), &[("dc", &dc)]).await?;
-    let station = station(&dc)?;
+    let station = outside::gateway(&dc)?;
     let blue_1 = plug(&host, &cloud, BLUE_1).await?;
     host.program(cloud.host(0)).await?;
     eventually("does it get out", || Ok(blue_1.pings(FAR)? == 3))?;
     let (server, client) = (socket(&station, FAR, 9000)?, socket(&blue_1, ANY, 5000)?);
-    assert_eq!(ask(&client, &server)?.ip(), IpAddr::V4(outside(MAIN_AT)));
-    let is_seen = |last: u8| ask(&client, &server).is_ok_and(|seen| seen.ip() == IpAddr::V4(outside(last)));
+    assert_eq!(ask(&client, &server)?.ip(), IpAddr::V4(at(MAIN_AT)));
+    let is_seen = |last: u8| ask(&client, &server).is_ok_and(|seen| seen.ip() == IpAddr::V4(at(last)));
     let follows = |last: u8| (0..8).any(|_| is_seen(last));
     cloud.share(MAIN, &[0], 42);
     host.program(cloud.host(0)).await?;

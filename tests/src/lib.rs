@@ -7,11 +7,12 @@
 //! The library is blocking and knows no async runtime, so that plain tests, `hw-tests` and `xtask` can all use it.
 
 pub mod ceph;
-pub mod listener;
 pub mod loopback;
 pub mod netns;
 pub mod ovs;
 pub mod process;
 pub mod program;
 pub mod skip;
+pub mod snmp;
 pub mod systemd;
+pub mod tcp;

@@ -16,9 +16,9 @@ use std::os::unix::fs::PermissionsExt;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use basalt_tests::listener::accept;
 use basalt_tests::netns::Namespace;
 use basalt_tests::ovs::Switch;
+use basalt_tests::tcp::accept;
 use dataplane::switch::bridge::{Datapath, Settings, TapPort};
 use dataplane::switch::host::HostSwitch;
 use dataplane::switch::openflow::OpenFlow;
@@ -137,6 +137,26 @@ impl Machine {
     pub fn configure(&self, address: Ipv4Addr, gateway: Ipv4Addr) -> Result<()> {
         self.namespace.add_address("eth0", &format!("{address}/24"))?;
         self.namespace.add_route("default", &gateway.to_string())
+    }
+
+    /// The same for addresses of both versions, as far as it has them; their subnets' first addresses lead out.
+    pub fn configure_both(&self, four: Ipv4Addr, six: Option<Ipv6Addr>) -> Result<()> {
+        let [a, b, c, _] = four.octets();
+        self.configure(four, Ipv4Addr::new(a, b, c, 1))?;
+        let Some(six) = six else { return Ok(()) };
+        let [a, b, c, d, ..] = six.segments();
+        let gateway = Ipv6Addr::new(a, b, c, d, 0, 0, 0, 1);
+        self.namespace.run(&["ip", "address", "add", &format!("{six}/64"), "dev", "eth0", "nodad"])?;
+        self.namespace.run(&["ip", "-6", "route", "add", "default", "via", &gateway.to_string()]).map(drop)
+    }
+
+    /// Gives it addresses that are no port's.
+    pub fn also_has(&self, addresses: &[&str]) -> Result<()> {
+        let dad = |address: &str| address.contains(':').then_some("nodad");
+        addresses.iter().try_for_each(|address| {
+            let words = ["ip", "address", "add", address, "dev", "lo"].into_iter().chain(dad(address));
+            self.namespace.run(&words.collect::<Vec<_>>()).map(drop)
+        })
     }
 
     /// Gives it what DHCP says, by a client of its own.

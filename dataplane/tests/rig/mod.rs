@@ -4,7 +4,9 @@
 
 use anyhow::{Context as _, Result};
 use basalt_tests::ovs::Switch;
-use dataplane::{FlowSet, Installed, PortNumbers, compile};
+use dataplane::trace::ofproto::{Report, arguments, compare};
+use dataplane::trace::{Connection, Packet};
+use dataplane::{FlowSet, Installed, PortNumbers, compile, trace};
 use openflow::flow::{Flow, Group, Meter, PortNo};
 
 use crate::topology::{Cloud, VXLAN};
@@ -97,6 +99,24 @@ impl Rig {
             groups: groups.lines().filter(|line| line.contains("group_id=")).map(group).collect::<Result<_>>()?,
             meters: meters.split("meter=").skip(1).map(meter).collect::<Result<_>>()?,
         })
+    }
+
+    /// Asks the switch about a packet, and holds its word against that of the model.
+    pub fn ask(&self, set: &FlowSet, packet: &Packet, connection: Connection) {
+        let path = trace(set, packet, connection);
+        let said = self.switch.appctl(&arguments(BRIDGE, packet, connection)).unwrap();
+        let report = Report::parse(&said, Some(VXLAN.0)).unwrap();
+        if let Some(parting) = compare(set, &path, &report) {
+            panic!("host {}: {parting:#?}\nthe model says:\n{path}\nOpen vSwitch says:\n{said}", self.host);
+        }
+    }
+
+    /// The same for several packets, each as the first of a connection and as an answer.
+    pub fn ask_all(&self, set: &FlowSet, packets: &[Packet]) {
+        for packet in packets {
+            self.ask(set, packet, Connection::New);
+            self.ask(set, packet, Connection::Reply);
+        }
     }
 
     /// The OpenFlow port of a port of the cloud.

@@ -21,6 +21,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail};
+use basalt_tests::snmp;
 
 use super::Cloud;
 use super::evidence::Examiner;
@@ -73,12 +74,7 @@ impl Occupied {
     /// # Errors
     /// The kernel counts no such kind.
     pub fn icmp(&self, kind: &str) -> Result<u32> {
-        let text = self.ok("grep ^Icmp: /proc/net/snmp")?;
-        let mut lines = text.lines().map(str::split_whitespace);
-        let (names, values) = (lines.next(), lines.next());
-        let mut pairs = names.into_iter().flatten().zip(values.into_iter().flatten());
-        let found = pairs.find(|(name, _)| *name == kind).and_then(|(_, value)| value.parse().ok());
-        found.with_context(|| format!("no count of {kind}: {text}"))
+        snmp::icmp(&self.ok("grep ^Icmp: /proc/net/snmp")?, kind)
     }
 
     fn shell(&self) -> MutexGuard<'_, Shell<InputStream>> {
