@@ -17,9 +17,9 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tracing::warn;
 
+use super::answers::Answers;
 use super::bridge::{Bridge, BridgeError, PortState, Settings, TapPort};
 use super::channel::Connector;
-use super::dhcp::DhcpResponder;
 use super::driver::{Applied, Driver, DriverError, DriverSettings, DriverStatus};
 use super::names::Names;
 use super::resolver::{NameCounts, Tally, Upstreams};
@@ -135,7 +135,7 @@ impl HostSwitch {
         let names = Names::new(shared.clone(), upstreams.clone(), tally.clone());
         let services = Services::start(shared.clone(), machines.clone(), names);
         let (search, found) = Search::start(shared.clone());
-        let responder = DhcpResponder::new(shared.clone(), services, search);
+        let responder = Answers::new(shared.clone(), services, search);
         let driver = Driver::start_with(flows, connector, responder);
         let bridge = Bridge::start(settings);
         let inner = Arc::new(Inner { bridge, driver, shared, machines, upstreams, names: tally, found });

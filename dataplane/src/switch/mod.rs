@@ -6,10 +6,10 @@
 //! forwards nothing. Nothing here decides
 //! what traffic may do.
 
+mod answers;
 pub mod bridge;
 pub mod channel;
 pub mod counters;
-mod dhcp;
 pub mod driver;
 pub mod handlers;
 pub mod host;

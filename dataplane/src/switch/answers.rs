@@ -19,20 +19,20 @@ use crate::too_large::{self, Handed, Told};
 
 /// Answers, and advertises routers, from the newest networks of the host.
 #[derive(Debug)]
-pub(super) struct DhcpResponder {
+pub(super) struct Answers {
     host: Shared,
     services: Services,
     search: Search,
 }
 
-impl DhcpResponder {
+impl Answers {
     /// Answers from what `host` holds at the time of the question.
     pub(super) const fn new(host: Shared, services: Services, search: Search) -> Self {
         Self { host, services, search }
     }
 }
 
-impl DhcpResponder {
+impl Answers {
     /// Tells the sender that a router would not send its packet on.
     fn tell(&self, packet: &Punted, network: u32, router: u16) -> Option<Reply> {
         let handed = Handed { in_port: packet.in_port, network, router, frame: &packet.frame };
@@ -46,7 +46,7 @@ impl DhcpResponder {
     }
 }
 
-impl Responder for DhcpResponder {
+impl Responder for Answers {
     fn respond(&mut self, packet: &Punted) -> Option<Reply> {
         let port = match Punt::from_user_data(&packet.user_data) {
             Ok(Punt::Question { port }) => port,
