@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use basalt_tests::{ovs::Switch, require, skip::Need};
 use openflow::{
-    connection::{ApplyError, Connection, Incoming, Options, Target, Unasked},
+    connection::{ApplyError, Connection, Incoming, Options, RequestError, Target, Unasked},
     flow::{Action, Controller, Field, Flow, Group, Match, Meter, MeterUnit, PortNo},
     session::{BundleError, Change},
     wire::{
@@ -278,6 +278,27 @@ async fn meters_come_back_equal() -> Result<()> {
     ensure!(format!("{error:?}").contains("kind: 12, code: 1"), "{error:?}");
     connection.change_meter(MeterMod::Delete(METER_ALL)).await?;
     assert_eq!(connection.dump_meters().await?, []);
+    Ok(())
+}
+
+/// Shows that many meters are changed in their order, also those behind a refused one of the same message train, and that the first refused is named.
+#[tokio::test]
+async fn many_meters_are_changed_at_once() -> Result<()> {
+    require!(Need::OpenVswitch, Need::Root);
+    let switch = start()?;
+    let (connection, mut incoming) = connect(&switch).await?;
+    let meter = |id| Meter::drop_above(id, MeterUnit::Packets, 50, 50);
+    let added = (1..=600).map(|id| MeterMod::Add(meter(id)));
+    connection.change_meters(added.collect()).await?;
+    assert_eq!(connection.dump_meters().await?.len(), 600);
+    let changes = [MeterMod::Add(meter(601)), MeterMod::Add(meter(7)), MeterMod::Add(meter(8)), MeterMod::Delete(9)];
+    let error = connection.change_meters(changes.to_vec()).await.err().context("added what is there")?;
+    assert_eq!(error.change, changes[1].to_string());
+    ensure!(matches!(error.source, RequestError::Refused(_)), "{error:?}");
+    let left: Vec<u32> = connection.dump_meters().await?.iter().map(|meter| meter.id).collect();
+    ensure!(left.contains(&601) && !left.contains(&9) && left.len() == 600, "{left:?}");
+    drop(connection);
+    ensure!(incoming.next().await.is_none(), "a refusal came unasked as well");
     Ok(())
 }
 

@@ -6,7 +6,7 @@
 use std::error::Error;
 use std::path::PathBuf;
 
-use openflow::connection::{ApplyError, Connection, Incoming, Options, RequestError, Target, Unasked};
+use openflow::connection::{ApplyError, Connection, Incoming, MetersError, Options, RequestError, Target, Unasked};
 use openflow::flow::{Action, PortNo};
 use openflow::session::Change;
 use openflow::wire::{FlowFilter, FlowMod, GroupMod, Message, MeterMod, PacketOut};
@@ -69,10 +69,8 @@ impl Channel for OpenFlowChannel {
     async fn apply(&mut self, changes: Changes) -> Result<usize, ChannelError> {
         let mut count = 0;
         let added = changes.add_meters.iter().cloned().map(MeterMod::Add);
-        for meter in added.chain(changes.modify_meters.iter().cloned().map(MeterMod::Modify)) {
-            self.change_meter(meter).await?;
-            count += 1;
-        }
+        let modified = changes.modify_meters.iter().cloned().map(MeterMod::Modify);
+        count += self.change_meters(added.chain(modified).collect()).await?;
         let unused = changes.delete_meters.clone();
         let steps = bundled(changes);
         count += steps.len();
@@ -82,10 +80,7 @@ impl Channel for OpenFlowChannel {
                 error @ ApplyError::Unknown(_) => ChannelError::Lost { what: "change flows", source: Box::new(error) },
             })?;
         }
-        for meter in unused {
-            self.change_meter(MeterMod::Delete(meter)).await?;
-            count += 1;
-        }
+        count += self.change_meters(unused.into_iter().map(MeterMod::Delete).collect()).await?;
         Ok(count)
     }
 
@@ -118,8 +113,19 @@ impl Channel for OpenFlowChannel {
 }
 
 impl OpenFlowChannel {
-    async fn change_meter(&self, change: MeterMod) -> Result<(), ChannelError> {
-        self.connection.change_meter(change).await.map_err(|error| failed("change a meter", error))
+    /// Changes meters, and says how many.
+    async fn change_meters(&self, changes: Vec<MeterMod>) -> Result<usize, ChannelError> {
+        let count = changes.len();
+        let failed = |error: MetersError| {
+            let (what, source) = ("change meters", Box::new(error));
+            if is_lost(&source.source) {
+                ChannelError::Lost { what, source }
+            } else {
+                ChannelError::Refused { what, source }
+            }
+        };
+        self.connection.change_meters(changes).await.map_err(failed)?;
+        Ok(count)
     }
 
     async fn over(&self, what: &'static str) -> ChannelError {
@@ -143,7 +149,11 @@ fn bundled(changes: Changes) -> Vec<Change> {
 
 /// Whether the connection is of further use decides which error it is.
 fn failed(what: &'static str, error: RequestError) -> ChannelError {
-    let is_lost = matches!(error, RequestError::Over(_) | RequestError::Timeout { .. });
+    let is_lost = is_lost(&error);
     let source = Box::new(error);
     if is_lost { ChannelError::Lost { what, source } } else { ChannelError::Refused { what, source } }
+}
+
+const fn is_lost(error: &RequestError) -> bool {
+    matches!(error, RequestError::Over(_) | RequestError::Timeout { .. })
 }

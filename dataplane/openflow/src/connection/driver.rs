@@ -18,7 +18,7 @@ use tokio::{
 use super::{ConnectionError, Options, RequestError, Target, Unasked};
 use crate::{
     session::{Bundle, BundleError, Change, Event, Session},
-    wire::{EncodeError, Message, MultipartReply, Xid},
+    wire::{EncodeError, Message, MultipartReply, SwitchError, Xid},
 };
 
 /// Octets that may wait to be written before commands have to wait.
@@ -33,21 +33,54 @@ pub(super) enum Command {
     Ask { message: Box<Message>, reply: oneshot::Sender<Result<Message, RequestError>> },
     /// A message without answer.
     Send { message: Box<Message>, reply: oneshot::Sender<Result<Xid, EncodeError>> },
-    /// A message without answer, followed by a barrier that tells whether it was refused.
-    Checked { message: Box<Message>, reply: oneshot::Sender<Result<(), RequestError>> },
+    /// Messages without answer, followed by a barrier that tells whether one was refused.
+    Checked { messages: Vec<Message>, reply: oneshot::Sender<Result<(), CheckedError>> },
     /// Changes, all or none.
     Bundle { changes: Vec<Change>, reply: oneshot::Sender<Result<(), BundleError>> },
+}
+
+/// Why messages were not all taken: the place of the first of them that was not, if that is known.
+#[derive(Debug)]
+pub(super) struct CheckedError {
+    pub(super) index: Option<usize>,
+    pub(super) source: RequestError,
 }
 
 /// Who waits for the end of a question.
 #[derive(Debug)]
 enum Waiting {
     Answer(oneshot::Sender<Result<Message, RequestError>>),
-    /// The barrier behind the message of this id.
-    Done {
-        xid: Xid,
-        reply: oneshot::Sender<Result<(), RequestError>>,
-    },
+    /// The barrier behind messages.
+    Done(Checked),
+}
+
+/// Messages that a barrier follows.
+#[derive(Debug)]
+struct Checked {
+    /// Their ids, in the order in which they were sent.
+    xids: Vec<Xid>,
+    /// The first that was refused.
+    refused: Option<(usize, SwitchError)>,
+    reply: oneshot::Sender<Result<(), CheckedError>>,
+}
+
+impl Checked {
+    /// The barrier was answered.
+    fn done(self) {
+        let outcome = match self.refused {
+            Some((index, error)) => Err(CheckedError { index: Some(index), source: RequestError::Refused(error) }),
+            None => Ok(()),
+        };
+        // Whoever asked may have gone away: then nobody wants to know.
+        let _ = self.reply.send(outcome);
+    }
+
+    /// Notes a refusal; false when it is of another message.
+    fn refuse(&mut self, xid: Xid, error: &SwitchError) -> bool {
+        let Some(index) = self.xids.iter().position(|of| *of == xid) else { return false };
+        self.refused.get_or_insert_with(|| (index, error.clone()));
+        true
+    }
 }
 
 trait Stream: AsyncRead + AsyncWrite + Send {}
@@ -205,9 +238,9 @@ impl Driver {
             Command::Send { message, reply } => {
                 let _ = reply.send(self.session.send(&message));
             }
-            Command::Checked { message, reply } => match self.send_checked(&message) {
-                Ok((xid, barrier)) => {
-                    self.waiting.insert(barrier, Waiting::Done { xid, reply });
+            Command::Checked { messages, reply } => match self.send_checked(&messages) {
+                Ok((xids, barrier)) => {
+                    self.waiting.insert(barrier, Waiting::Done(Checked { xids, refused: None, reply }));
                 }
                 Err(error) => {
                     let _ = reply.send(Err(error));
@@ -221,9 +254,14 @@ impl Driver {
         }
     }
 
-    fn send_checked(&mut self, message: &Message) -> Result<(Xid, Xid), RequestError> {
-        let xid = self.session.send(message)?;
-        Ok((xid, self.session.ask(&Message::BarrierRequest)?))
+    fn send_checked(&mut self, messages: &[Message]) -> Result<(Vec<Xid>, Xid), CheckedError> {
+        let mut xids = Vec::with_capacity(messages.len());
+        for (index, message) in messages.iter().enumerate() {
+            let failed = |error| CheckedError { index: Some(index), source: RequestError::from(error) };
+            xids.push(self.session.send(message).map_err(failed)?);
+        }
+        let barrier = self.session.ask(&Message::BarrierRequest);
+        Ok((xids, barrier.map_err(|error| CheckedError { index: None, source: error.into() })?))
     }
 
     fn take_event(&mut self, event: Event) {
@@ -241,18 +279,17 @@ impl Driver {
                 Some(Waiting::Answer(reply)) => {
                     let _ = reply.send(Ok(message));
                 }
-                Some(Waiting::Done { reply, .. }) => {
-                    let _ = reply.send(Ok(()));
-                }
+                Some(Waiting::Done(checked)) => checked.done(),
                 None => {}
             },
-            Event::Refused { xid, error } => match self.end_of(xid) {
+            Event::Refused { xid, error } => match self.waiting.remove(&xid) {
                 Some(Waiting::Answer(reply)) => {
                     let _ = reply.send(Err(RequestError::Refused(error)));
                 }
-                Some(Waiting::Done { reply, .. }) => {
-                    let _ = reply.send(Err(RequestError::Refused(error)));
+                Some(Waiting::Done(checked)) => {
+                    let _ = checked.reply.send(Err(CheckedError { index: None, source: RequestError::Refused(error) }));
                 }
+                None if self.note_refusal(xid, &error) => {}
                 None if self.bundles.iter().any(|(bundle, _)| bundle.has_sent(xid)) => {}
                 None => self.hand_on(Unasked::Refused { xid, error }),
             },
@@ -272,11 +309,12 @@ impl Driver {
         }
     }
 
-    /// Who waits for the message of this id, or for the barrier behind it.
-    fn end_of(&mut self, xid: Xid) -> Option<Waiting> {
-        let behind = |waiting: &Waiting| matches!(waiting, Waiting::Done { xid: of, .. } if *of == xid);
-        let key = self.waiting.iter().find(|(of, waiting)| **of == xid || behind(waiting)).map(|(of, _)| *of)?;
-        self.waiting.remove(&key)
+    /// Tells who waits for the barrier behind the message of this id that it was refused; false when nobody does.
+    fn note_refusal(&mut self, xid: Xid, error: &SwitchError) -> bool {
+        self.waiting.values_mut().any(|waiting| match waiting {
+            Waiting::Done(checked) => checked.refuse(xid, error),
+            Waiting::Answer(_) => false,
+        })
     }
 
     /// Gives a message to the owner, or counts it as lost when the owner is slow.

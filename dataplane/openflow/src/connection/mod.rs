@@ -12,7 +12,7 @@ use std::{fmt, io, path::PathBuf, str::FromStr, sync::Arc, time::Duration};
 use thiserror::Error;
 use tokio::sync::{mpsc, oneshot, watch};
 
-use self::driver::Command;
+use self::driver::{CheckedError, Command};
 use crate::{
     flow::{Flow, Group, Meter, PortNo},
     session::{AskError, BundleError, Change, Limits, SessionError},
@@ -27,6 +27,8 @@ use crate::{
 
 /// Commands that may wait for the driver.
 const COMMANDS_MAX: usize = 64;
+/// Messages that share a barrier.
+const CHECKED_MAX: usize = 256;
 
 /// Where a switch listens.
 ///
@@ -203,6 +205,17 @@ pub enum ApplyError {
     /// The connection ended or was too slow: look at what is installed.
     #[error("it is not known whether the bundle was applied")]
     Unknown(#[source] RequestError),
+}
+
+/// Why not all of several meters were changed. Those before the one that is named are, and some behind it may be.
+#[derive(Debug, Clone, Error)]
+#[error("{change}")]
+pub struct MetersError {
+    /// The first change that was refused, or all of them when that is not known.
+    pub change: String,
+    /// Why.
+    #[source]
+    pub source: RequestError,
 }
 
 /// What comes from the switch without being asked for.
@@ -408,6 +421,23 @@ impl Connection {
         self.checked(Message::MeterMod(change)).await
     }
 
+    /// Changes meters, in order, and waits until that is done: many cost little more than one does by [`change_meter`](Self::change_meter).
+    ///
+    /// # Errors
+    /// When the switch refuses one or the connection is over.
+    pub async fn change_meters(&self, changes: Vec<MeterMod>) -> Result<(), MetersError> {
+        for changes in changes.chunks(CHECKED_MAX) {
+            let messages = changes.iter().cloned().map(Message::MeterMod).collect();
+            let name = |index: Option<usize>| match index.and_then(|index| changes.get(index)) {
+                Some(change) => change.to_string(),
+                None => format!("change {} meters", changes.len()),
+            };
+            let failed = |error: CheckedError| MetersError { change: name(error.index), source: error.source };
+            self.check(messages).await.map_err(failed)?;
+        }
+        Ok(())
+    }
+
     /// Makes the switch forget tracked connections, and waits until that is done.
     ///
     /// # Errors
@@ -421,10 +451,15 @@ impl Connection {
     /// # Errors
     /// When the switch refuses it or the connection is over.
     pub async fn checked(&self, message: Message) -> Result<(), RequestError> {
+        self.check(vec![message]).await.map_err(|error| error.source)
+    }
+
+    async fn check(&self, messages: Vec<Message>) -> Result<(), CheckedError> {
+        let unknown = |source| CheckedError { index: None, source };
         let (reply, answer) = oneshot::channel();
-        let command = Command::Checked { message: Box::new(message), reply };
-        self.commands.send(command).await.map_err(|_| self.is_over())?;
-        self.wait(self.options.request_timeout, answer).await?
+        let command = Command::Checked { messages, reply };
+        self.commands.send(command).await.map_err(|_| unknown(self.is_over()))?;
+        self.wait(self.options.request_timeout, answer).await.map_err(unknown)?
     }
 }
 

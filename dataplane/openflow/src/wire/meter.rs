@@ -3,7 +3,7 @@
 //! Owns [`MeterMod`], [`MeterCounters`] and [`MeterFeatures`]. Never decides what should change.
 //! Source: OpenFlow 1.5.1 §7.3.4.4 and §7.3.5.13 to §7.3.5.15.
 
-use std::time::Duration;
+use std::{fmt, time::Duration};
 
 use super::{
     buffer::{Reader, Writer},
@@ -43,6 +43,17 @@ pub enum MeterMod {
     Modify(Meter),
     /// Deletes a meter and the flows that use it. [`METER_ALL`] deletes all.
     Delete(u32),
+}
+
+impl fmt::Display for MeterMod {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Add(meter) => write!(f, "add {meter}"),
+            Self::Modify(meter) => write!(f, "modify {meter}"),
+            Self::Delete(METER_ALL) => write!(f, "delete all meters"),
+            Self::Delete(id) => write!(f, "delete meter={id}"),
+        }
+    }
 }
 
 impl MeterMod {
