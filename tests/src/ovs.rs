@@ -50,8 +50,10 @@ pub struct Plugged {
     pub ids: Vec<(&'static str, String)>,
 }
 
-/// How many links are plugged in by one command.
-const PLUGGED_AT_ONCE: usize = 100;
+/// How many links are plugged in by one command, which the database takes in one transaction.
+const PLUGGED_AT_ONCE: usize = 1000;
+/// How long that may take: with thousands of links there already the switch keeps the database waiting.
+const PLUG_TIMEOUT: Duration = Duration::from_secs(300);
 
 impl Switch {
     /// Starts both daemons in a fresh directory and namespace.
@@ -134,9 +136,13 @@ impl Switch {
     /// # Errors
     /// As [`process::run`].
     pub fn vsctl<S: AsRef<OsStr>>(&self, words: &[S]) -> Result<String> {
+        process::run(self.vsctl_command().arg("--timeout=20").args(words), COMMAND_TIMEOUT)
+    }
+
+    fn vsctl_command(&self) -> Command {
         let mut command = self.command("ovs-vsctl");
-        command.arg(self.database_argument()).arg("--timeout=20").args(words);
-        process::run(&mut command, COMMAND_TIMEOUT)
+        command.arg(self.database_argument());
+        command
     }
 
     /// Runs `ovs-ofctl -O OpenFlow15`, for example `&["dump-flows", "br-int"]`.
@@ -198,7 +204,7 @@ impl Switch {
                 words.extend(port.is_dummy.then(|| "type=dummy".to_owned()));
                 words.extend(port.ids.iter().map(|(key, value)| format!("external_ids:\"{key}\"={value}")));
             }
-            self.vsctl(&words)?;
+            process::run(self.vsctl_command().args(words), PLUG_TIMEOUT)?;
         }
         Ok(())
     }
