@@ -23,6 +23,7 @@ pub mod ledger;
 pub mod link;
 pub mod metrics;
 pub mod plan;
+pub mod probe;
 pub mod process;
 pub mod reconcile;
 pub mod record;

@@ -1,8 +1,10 @@
 //! What stops a packet or a machine, in one line with the way out (`flowctl why`).
 //!
-//! A packet is asked about three times: by the model of the flows that should be ([`dataplane::trace::blame`]), by Open vSwitch, which has the flows
-//! that are, and by what this host knows of the machine that would take it. The first that objects is the answer.
+//! A packet is asked about four times: by the model of the flows that should be ([`dataplane::trace::blame`]), by Open vSwitch, which has the flows
+//! that are, by what this host knows of the machine that would take it, and by a question to the host that it would go to. The first that objects is the
+//! answer.
 
+use std::net::Ipv4Addr;
 use std::path::Path;
 
 use dataplane::trace::{Blame, Cause, Connection, Packet, PacketError, Verdict, blame};
@@ -14,6 +16,7 @@ use serde::Serialize;
 
 use crate::ask::{self, AskError, Flows, Question, Traced};
 use crate::plan::Lane;
+use crate::probe::{Reach, probe};
 use crate::reconcile::Snapshot;
 use crate::report;
 
@@ -107,7 +110,12 @@ pub async fn packet(
         Err(error) => return Err(error),
     };
     let traced = ask::traced(flows, &packet, connection, switch).await;
-    Ok(asked.answer(&traced, asked.found(spec, snapshot, flows, (&packet, connection), &traced)))
+    let found = asked.found(spec, snapshot, flows, (&packet, connection), &traced);
+    let (blame, heard) = match (found, host_after(&traced)) {
+        (None, Some((host, name))) => of_host(&name, host, probe(flows.network.tunnel, host).await),
+        (found, _) => (found, None),
+    };
+    Ok(asked.answer(&traced, blame, heard))
 }
 
 impl Asked<'_> {
@@ -126,7 +134,7 @@ impl Asked<'_> {
         too_large.or_else(refused).or_else(|| of_switch(traced)).or_else(|| of_receiver(spec, snapshot, traced))
     }
 
-    fn answer(&self, traced: &Traced, blame: Option<Blame>) -> Why {
+    fn answer(&self, traced: &Traced, blame: Option<Blame>, heard: Option<String>) -> Why {
         let asked = self.words();
         let note = self.elsewhere.map(|at| {
             let (port, host, tunnel) = (&self.question.port, at.host, at.tunnel);
@@ -135,7 +143,7 @@ impl Asked<'_> {
             )
         });
         let hops = traced.path.hops.iter().map(|hop| format!("table {} {}: {}", hop.table, hop.name, hop.meaning));
-        let details = note.into_iter().chain(hops).collect();
+        let details = note.into_iter().chain(hops).chain(heard).collect();
         match blame {
             Some(blame) => stopped(&asked, blame, details),
             None => Why {
@@ -200,4 +208,34 @@ fn of_receiver(spec: &NodeSpec, snapshot: &Snapshot, traced: &Traced) -> Option<
     let state = format!("{:?}", entry.state).to_lowercase();
     let line = format!("it reaches port {}, but vm {name} is {state}", port.name);
     Some(Blame::new(Cause::MachineDown, line, format!("flowctl vm start {name}; flowctl why --from {name}")))
+}
+
+/// The one host that it goes to by tunnel, and how it is called.
+fn host_after(traced: &Traced) -> Option<(Ipv4Addr, String)> {
+    let [outcome] = traced.path.outcomes.as_slice() else { return None };
+    match &outcome.verdict {
+        Verdict::Tunnelled { endpoint, host: Some(host), .. } => {
+            Some((*endpoint, format!("host {host} at {endpoint}")))
+        }
+        Verdict::Tunnelled { endpoint, host: None, .. } => Some((*endpoint, format!("the host at {endpoint}"))),
+        _ => None,
+    }
+}
+
+/// It leaves for another host; is that one there? What was heard of it otherwise is a detail.
+fn of_host(name: &str, endpoint: Ipv4Addr, reach: Reach) -> (Option<Blame>, Option<String>) {
+    match reach {
+        Reach::Unreachable(error) => {
+            let line = format!("it leaves for {name}, which cannot be reached: {error}");
+            let remedy = format!(
+                "flowctl host list; ping {endpoint}; flowctl host evacuate NAME --force places its machines on others"
+            );
+            (Some(Blame::new(Cause::HostDown, line, remedy)), None)
+        }
+        Reach::Answers => (None, Some(format!("{name} answers"))),
+        Reach::Silent => {
+            (None, Some(format!("{name} does not answer, nor does the network say that it is down: ping {endpoint}")))
+        }
+        Reach::NotAsked(error) => (None, Some(format!("{name} was not asked whether it is up: {error}"))),
+    }
 }

@@ -12,6 +12,7 @@ mod agent;
 use std::time::Duration;
 
 use agent::{Agent, spec};
+use basalt_tests::netns::Namespace;
 use basalt_tests::ovs::Switch;
 use basalt_tests::process::wait_for;
 use basalt_tests::require;
@@ -102,6 +103,32 @@ fn faults_outside_of_the_model_are_blamed_by_name() {
     assert!(cause == "switch_down" && line.contains("Open vSwitch"), "{cause}: {line}");
 }
 
+/// A packet that leaves for another host is stopped when that host is down, and is not when it is up.
+#[test]
+fn a_host_that_is_down_is_blamed() {
+    require!(Need::Root, Need::OpenVswitch, Need::File("/dev/net/tun"));
+    let switch = Switch::start().unwrap();
+    let peer = Namespace::new().unwrap();
+    switch.namespace().add_veth("under0", &peer, "under0").unwrap();
+    switch.namespace().add_address("under0", "192.0.2.1/24").unwrap();
+    peer.add_address("under0", "192.0.2.2/24").unwrap();
+    let mut agent = Agent::new(Some(&switch));
+    agent.add_config("[underlay]\nip = \"192.0.2.1\"\n");
+    agent.start();
+    agent.put(&agent::spec_with_a_peer()).unwrap();
+    agent.wait("generation 1 to settle", SETTLE, |status| status["settled"] == true);
+    let asked = || agent.post("/v1/why", r#"{"vm":"vm1","dst":"vm2","proto":"tcp","dst_port":22}"#).unwrap();
+    let up = asked();
+    let last = up["details"].as_array().unwrap().last().unwrap().as_str().unwrap();
+    assert!(up["stopped"] == false && last.contains("192.0.2.2 answers"), "{up:#}");
+    peer.run(&["ip", "address", "del", "192.0.2.2/24", "dev", "under0"]).unwrap();
+    switch.namespace().run(&["ip", "neighbour", "flush", "dev", "under0"]).unwrap();
+    let down = asked();
+    assert_eq!((&down["stopped"], &down["cause"]), (&true.into(), &"host_down".into()), "{down:#}");
+    let line = down["line"].as_str().unwrap();
+    assert!(line.contains("192.0.2.2") && line.contains(&agent::uuid(9, 2)), "{down:#}");
+}
+
 /// A question whose sender is on another host is answered for the leg that is here: out of the tunnel, by the model and by Open vSwitch; one that
 /// has neither end here names the host to ask.
 #[test]
@@ -111,16 +138,7 @@ fn a_sender_on_another_host_is_asked_about_as_its_packets_arrive_here() {
     let mut agent = Agent::new(Some(&switch));
     agent.add_config("[underlay]\nip = \"192.0.2.1\"\n");
     agent.start();
-    let mut spec = agent::spec_value(1, 2, false);
-    for list in ["machines", "volumes"] {
-        spec[list].as_array_mut().unwrap().pop();
-    }
-    for port in spec["ports"].as_array_mut().unwrap() {
-        port["port_security"] = false.into();
-    }
-    spec["ports"][1]["binding"]["host"] = agent::uuid(9, 2).into();
-    spec["ports"][1]["binding"]["tunnel"] = "192.0.2.2".into();
-    agent.put(&spec.to_string()).unwrap();
+    agent.put(&agent::spec_with_a_peer()).unwrap();
     agent.wait("generation 1 to settle", SETTLE, |status| status["settled"] == true);
     let traced = agent.post("/v1/trace", r#"{"port":"vm2","dst":"vm1","proto":"tcp","dst_port":22}"#).unwrap();
     assert_eq!(traced["agree"], true, "{traced:#}");

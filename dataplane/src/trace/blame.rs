@@ -68,6 +68,8 @@ pub enum Cause {
     TooLarge,
     /// The machine that has the port does not run.
     MachineDown,
+    /// The host that it goes to cannot be reached.
+    HostDown,
     /// What stands in the switch is not what should.
     StaleFlows,
     /// The switch does not answer.

@@ -299,3 +299,17 @@ pub(crate) fn running(mut spec: Value, words: &str, images: &Path) -> Value {
     }
     spec
 }
+
+/// Two machines without port security, the second on a host at 192.0.2.2.
+pub(crate) fn spec_with_a_peer() -> String {
+    let mut spec = spec_value(1, 2, false);
+    for list in ["machines", "volumes"] {
+        spec[list].as_array_mut().unwrap().pop();
+    }
+    for port in spec["ports"].as_array_mut().unwrap() {
+        port["port_security"] = false.into();
+    }
+    spec["ports"][1]["binding"]["host"] = uuid(9, 2).into();
+    spec["ports"][1]["binding"]["tunnel"] = "192.0.2.2".into();
+    spec.to_string()
+}
