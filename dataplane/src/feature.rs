@@ -14,6 +14,7 @@ pub(crate) mod forward;
 pub(crate) mod identity;
 pub(crate) mod neighbour;
 pub(crate) mod path_mtu;
+pub(crate) mod port_forwarding;
 pub(crate) mod provider;
 pub(crate) mod qos;
 pub(crate) mod router;
@@ -64,6 +65,8 @@ pub enum Feature {
     PathMtu,
     /// Ports on the tap of another, by the tags of VLANs.
     Trunk,
+    /// Ports of a router's address that lead behind it.
+    PortForwarding,
 }
 
 /// What is known of a feature.
@@ -97,6 +100,7 @@ pub const FEATURES: &[FeatureInfo] = &[
     FeatureInfo { feature: Feature::Snat, number: 19, name: "snat" },
     FeatureInfo { feature: Feature::PathMtu, number: 21, name: "path mtu" },
     FeatureInfo { feature: Feature::Trunk, number: 23, name: "trunk" },
+    FeatureInfo { feature: Feature::PortForwarding, number: 24, name: "port forwarding" },
 ];
 
 impl Feature {

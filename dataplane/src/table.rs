@@ -5,7 +5,7 @@
 //! A packet crosses the connection tracker at most once, in [`Table::Track`], after its destination is known. What leaves by a floating IP begins
 //! again at [`Table::Forward`], by `resubmit`, as a frame of the network outside: only there is it tracked again, if its destination is here. On the
 //! gateway of its router, what leaves by the router's own address crosses it once more to be translated, out of [`Table::Output`] and, coming back,
-//! out of [`Table::Forward`]; both go on in [`Table::Nat`].
+//! out of [`Table::Forward`]; both go on in [`Table::Nat`], where the first packet to a forwarded port is tracked again.
 //!
 //! ```text
 //! classify -> guard (IPv6) -> neighbour -> ask ---\--> punt

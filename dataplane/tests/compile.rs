@@ -7,6 +7,7 @@ mod topology;
 use std::path::Path;
 
 use dataplane::{Installed, compile, diff};
+use model::network::ForwardedProtocol;
 use openflow::flow::Flow;
 use proptest::prelude::{any, proptest};
 use topology::random::{self, Random};
@@ -90,6 +91,7 @@ fn no_flow_writes_what_the_kernel_cannot() {
     outside.lead_out(0, outer);
     outside.float(0, 0, 50);
     outside.share(0, &[0, 1], 40);
+    outside.forward(0, (ForwardedProtocol::Tcp, 8080), (2, 80));
     let mut unequal = outside.clone();
     unequal.float(0, 1, 51);
     for (network, mtu) in unequal.networks.iter_mut().zip([1450, 1300, 9000]) {

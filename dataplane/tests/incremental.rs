@@ -8,7 +8,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use dataplane::compile::{Compiler, Edit, Stations};
 use dataplane::{PortNumbers, compile};
-use model::network::{Port, Router, StaticRoute};
+use model::network::{ForwardedProtocol, Port, Router, StaticRoute};
 use model::spec::HostNetwork;
 use model::{Mac, PortId, Vni};
 use openflow::flow::{Action, FlowKey, PortNo};
@@ -58,7 +58,7 @@ impl World {
             self.cloud.port("first", 0, 0, 200, &[]);
             return "a first port";
         }
-        match self.random.below(33) {
+        match self.random.below(35) {
             0 | 1 => self.add_port(port),
             2 => {
                 self.cloud.ports.remove(port);
@@ -114,6 +114,7 @@ impl World {
                 "a station outside"
             }
             21 | 22 => self.share(port),
+            33 | 34 => self.forward(port),
             29..=32 => self.join(port),
             _ => {
                 self.added += 1;
@@ -161,6 +162,23 @@ impl World {
         "SNAT of a router"
     }
 
+    /// One more forwarded port of a router's address, or one less.
+    fn forward(&mut self, port: usize) -> &'static str {
+        let subnet = self.cloud.ports[port].addresses[0].subnet;
+        let stands = |router: &Router| router.interfaces.iter().any(|foot| foot.subnet == subnet);
+        let Some(router) = self.cloud.routers.iter().position(stands) else { return "no forwarding" };
+        let external = self.cloud.routers[router].external.as_mut();
+        let Some(snat) = external.and_then(|external| external.snat.as_mut()) else { return "no forwarding" };
+        if self.random.once_in(3) {
+            snat.forwardings.pop();
+        } else {
+            self.added += 1;
+            let protocol = if self.random.once_in(2) { ForwardedProtocol::Tcp } else { ForwardedProtocol::Udp };
+            self.cloud.forward(router, (protocol, u16::from(self.added)), (port, 80 + u16::from(self.added)));
+        }
+        "a forwarded port"
+    }
+
     /// A port on the tap of another, in a VLAN, or on one of its own again.
     fn join(&mut self, port: usize) -> &'static str {
         let parent = self.random.below(self.cloud.ports.len());
@@ -197,11 +215,19 @@ impl World {
             }
             let feet: Vec<_> = router.interfaces.iter().map(|foot| foot.subnet).collect();
             let Some(external) = &mut router.external else { continue };
-            external.floating_ips.retain(|floating| {
-                let port = ports.iter().find(|port| port.id == floating.port);
+            let is_behind = |id, address| {
+                let port = ports.iter().find(|port| port.id == id);
                 let mut fixed = port.into_iter().flat_map(|port| &port.addresses);
-                fixed.any(|fixed| fixed.address == IpAddr::V4(floating.fixed) && feet.contains(&fixed.subnet))
-            });
+                fixed.any(|fixed| fixed.address == IpAddr::V4(address) && feet.contains(&fixed.subnet))
+            };
+            external.floating_ips.retain(|floating| is_behind(floating.port, floating.fixed));
+            let held: Vec<_> = external.floating_ips.iter().map(|floating| (floating.port, floating.fixed)).collect();
+            if let Some(snat) = &mut external.snat {
+                snat.forwardings.retain(|forwarding| {
+                    let end = (forwarding.port, forwarding.internal_ip_address);
+                    is_behind(end.0, end.1) && !held.contains(&end)
+                });
+            }
         }
     }
 

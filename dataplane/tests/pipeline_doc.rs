@@ -13,6 +13,7 @@ use dataplane::compile;
 use dataplane::flow_set::FlowSet;
 use dataplane::table::{TABLES, Table, TableInfo};
 use dataplane::trace::{self, Connection, Packet, Payload, Verdict};
+use model::network::ForwardedProtocol;
 use topology::{Cloud, VXLAN, dual_stack};
 
 const HEAD: &str = "\
@@ -27,7 +28,7 @@ identity of the sender's and the receiver's groups.
 
 The examples are of one host with two networks, blue and green, that have both versions of IP and a router between them: web-1 and open-1 (no port
 security) on blue and db-1 on green are here, web-2 and db-2 on another host, cam-1 on a VLAN of a physical network, where web-1 has a floating IP
-and the router an address for everybody else, whose gateway this host is.
+and the router an address for everybody else, whose gateway this host is, with TCP port 5433 forwarded to port 5432 of db-1.
 Group web lets in TCP 80 and pings, and TCP 8443 from the addresses of office, which are 10.0.3.192/26; group db TCP 5432 from members of web.
 ";
 
@@ -52,6 +53,7 @@ fn cloud() -> Cloud {
     cloud.allow(web, topology::tcp(8443, 8443), office);
     cloud.float(0, port(&cloud, "web-1"), 50);
     cloud.share(0, &[0, 1], 60);
+    cloud.forward(0, (ForwardedProtocol::Tcp, 5433), (port(&cloud, "db-1"), 5432));
     cloud
 }
 
@@ -125,9 +127,20 @@ fn examples(cloud: &Cloud) -> Vec<Example> {
         new("somebody on that VLAN connects to the floating IP of web-1", outside(80)),
         new("db-1, without a floating IP, connects to cam-1 as its router", from("db-1", v4("cam-1"), tcp(80))),
         answer(cloud),
+        new(
+            "somebody there connects to a forwarded port of the router, which db-1 does not let in",
+            to_router(cloud, tcp(5433)),
+        ),
         new("cam-1 speaks to somebody on its VLAN", from("cam-1", "10.0.3.200".parse().unwrap(), tcp(80))),
         new("somebody in the office connects to what only the office may", outside(8443)),
     ]
+}
+
+/// From somebody on the VLAN to the address of the router.
+fn to_router(cloud: &Cloud, payload: Payload) -> Packet {
+    let stranger = (cloud.mac(port(cloud, "web-2")), model::Mac::new([2, 3, 0, 0, 0, 60]));
+    let addresses = (std::net::Ipv4Addr::new(10, 0, 3, 200), std::net::Ipv4Addr::new(10, 0, 3, 60));
+    Packet::ip(openflow::flow::PortNo(2), stranger, addresses, payload).in_vlan(100)
 }
 
 /// What comes back to the address of the router.

@@ -224,7 +224,7 @@ fn answers_come_back_and_nothing_else() {
     let path = world.path(0, &world.answer(MAIN_AT, world.cloud.address(BLUE_2), reply), Connection::Reply);
     assert!(path.to_string().contains("translates destination 203.0.113.40 back to 10.0.1.12"), "{path}");
     let unasked = world.says(0, &world.answer(MAIN_AT, FAR, SSH), Connection::New);
-    assert!(unasked.ends_with("nobody behind the router has begun a connection as 203.0.113.40 that it belongs to"));
+    assert!(unasked.ends_with("that it belongs to, and no port forwarding is for it"));
     let said = world.says(0, &world.from(OUTER_1, at(MAIN_AT), HTTP), Connection::New);
     assert!(said.contains("nobody behind the router has begun"), "from a machine on the network outside: {said}");
 }

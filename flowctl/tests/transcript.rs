@@ -198,7 +198,16 @@ fn a_cloud_in_tables() {
         subnet create out4 --network outside --cidr 203.0.113.0/24
         router set-gateway edge out4 --no-snat
         router set-gateway edge out4
+        router add-port-forwarding edge --protocol tcp --external-port 8080 --port p1 --internal-port 80
+        router add-port-forwarding edge --protocol udp --external-port 8080 --port p1 --internal-port 53
+        router add-port-forwarding edge --protocol tcp --external-port 8080 --port p1 --internal-port 81
+        router port-forwardings edge
+        router set-gateway edge out4 --no-snat
         router add-floating-ip edge p1 --address 203.0.113.50
+        router remove-port-forwarding edge --protocol tcp --external-port 8080
+        router remove-port-forwarding edge --protocol udp --external-port 8080
+        router add-floating-ip edge p1 --address 203.0.113.50
+        router add-port-forwarding edge --protocol tcp --external-port 8080 --port p1 --internal-port 80
         router floating-ips edge
         router clear-gateway edge
         router remove-floating-ip edge 203.0.113.50

@@ -118,7 +118,7 @@ pub struct ExternalGateway {
     pub floating_ips: Vec<FloatingIp>,
 }
 
-/// The router's own address on an external subnet: all ports behind it leave as that, and are not reached by it.
+/// The router's own address on an external subnet: all ports behind it leave as that, and are reached by it at the ports that it forwards only.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Snat {
@@ -129,6 +129,35 @@ pub struct Snat {
     /// The hosts that may be the gateway: the first one is, the others stand by in this order.
     #[serde(default)]
     pub gateways: Vec<GatewayHost>,
+    /// The ports of the address that lead to ports behind the router.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub forwardings: Vec<PortForwarding>,
+}
+
+/// A port of a router's own address outside that leads to one of an address behind the router.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PortForwarding {
+    /// Of what.
+    pub protocol: ForwardedProtocol,
+    /// The port outside: 1 to 65535.
+    pub external_port: u16,
+    /// The port that has the address.
+    pub port: PortId,
+    /// The address behind the router.
+    pub internal_ip_address: Ipv4Addr,
+    /// The port there: 1 to 65535.
+    pub internal_port: u16,
+}
+
+/// What has ports that can be forwarded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ForwardedProtocol {
+    /// TCP.
+    Tcp,
+    /// UDP.
+    Udp,
 }
 
 /// A host that leads a router's packets out.
@@ -244,6 +273,30 @@ pub struct Binding {
     pub host: HostId,
     /// That host's tunnel endpoint on the underlay.
     pub tunnel: Ipv4Addr,
+}
+
+impl ForwardedProtocol {
+    /// Its name, as it is written in requests.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Tcp => "tcp",
+            Self::Udp => "udp",
+        }
+    }
+}
+
+impl std::fmt::Display for ForwardedProtocol {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl std::fmt::Display for PortForwarding {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { protocol, external_port, internal_ip_address, internal_port, .. } = self;
+        write!(f, "{protocol} {external_port} to {internal_ip_address}:{internal_port}")
+    }
 }
 
 impl Snat {

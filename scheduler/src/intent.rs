@@ -25,6 +25,7 @@ pub(crate) mod address;
 pub(crate) mod address_group;
 pub(crate) mod flavor;
 pub(crate) mod floating;
+pub(crate) mod forwarding;
 pub(crate) mod host;
 pub(crate) mod image;
 pub(crate) mod machine;

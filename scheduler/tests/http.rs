@@ -487,6 +487,73 @@ async fn a_port_has_a_floating_ip() {
     assert_eq!((status, &router["gateway"]), (StatusCode::OK, &json!(null)), "{router}");
 }
 
+/// Ports of a router's address are forwarded to ports behind it; what cannot be is refused by name, and what they need stays.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_router_forwards_ports() {
+    let scheduler = Scheduler::start().await;
+    let operator = scheduler.operator();
+    let provider = json!({"network_type": "vlan", "physical_network": "dc", "segmentation_id": 100});
+    operator.make("/v1/networks", json!({"name": "outside", "provider": provider})).await;
+    operator.make("/v1/networks", json!({"name": "blue"})).await;
+    for (name, network, cidr) in [("out", "outside", "203.0.113.0/24"), ("in", "blue", "10.1.0.0/24")] {
+        operator.make("/v1/subnets", json!({"name": name, "network": network, "cidr": cidr})).await;
+    }
+    operator.make("/v1/routers", json!({"name": "r"})).await;
+    operator.make("/v1/routers/r/interfaces", json!({"subnet": "in"})).await;
+    for (name, network) in [("p", "blue"), ("q", "blue"), ("far", "outside")] {
+        operator.make("/v1/ports", json!({"name": name, "network": network})).await;
+    }
+    let path = "/v1/routers/r/port-forwardings";
+    let new = |change: serde_json::Value| {
+        let mut body = json!({"protocol": "tcp", "external_port": 8080, "port": "p", "internal_port": 80});
+        body.as_object_mut().unwrap().extend(change.as_object().unwrap().clone());
+        body
+    };
+    let plain = || new(json!({}));
+    let refused = async |body: serde_json::Value| operator.refused(Method::POST, path, Some(body)).await;
+    let early = refused(plain()).await;
+    assert_eq!((early.0, early.1.as_str()), (409, "wrong_state"), "no gateway yet: {early:?}");
+    operator.make("/v1/routers/r/gateway", json!({"subnet": "out", "enable_snat": false})).await;
+    assert_eq!(refused(plain()).await.0, 409, "no SNAT");
+    operator.make("/v1/routers/r/gateway", json!({"subnet": "out"})).await;
+    let router = operator.make(path, plain()).await;
+    let forwarding = &router["gateway"]["port_forwardings"][0];
+    let seen = (&forwarding["protocol"], &forwarding["external_port"], &forwarding["port"]["name"]);
+    assert_eq!(seen, (&json!("tcp"), &json!(8080), &json!("p")), "{router}");
+    assert_eq!(forwarding["internal_ip_address"], json!("10.1.0.2"), "{router}");
+    operator.make(path, new(json!({"protocol": "udp"}))).await;
+    let invalid = |field: &str| (400, "invalid".to_owned(), field.to_owned());
+    let taken = |field: &str| (409, "taken".to_owned(), field.to_owned());
+    assert_eq!(refused(new(json!({"internal_port": 81}))).await, taken("external_port"));
+    assert_eq!(refused(new(json!({"external_port": 8081}))).await, taken("internal_port"));
+    for field in ["external_port", "internal_port"] {
+        assert_eq!(refused(new(json!({field: 0}))).await, invalid(field));
+    }
+    assert_eq!(refused(new(json!({"protocol": "sctp"}))).await, invalid("protocol"));
+    assert_eq!(refused(new(json!({"port": "far"}))).await, invalid("port"));
+    for (address, why) in [("10.1.0.77", "not its own"), ("fd00::2", "of IPv6")] {
+        let other = new(json!({"external_port": 1, "internal_ip_address": address}));
+        assert_eq!(refused(other).await, invalid("internal_ip_address"), "{why}");
+    }
+    let floating = operator.refused(Method::POST, "/v1/routers/r/floating-ips", Some(json!({"port": "p"}))).await;
+    assert_eq!((floating.0, floating.1.as_str()), (409, "in_use"), "its answers would leave by that");
+    operator.make("/v1/routers/r/floating-ips", json!({"port": "q"})).await;
+    assert_eq!(refused(new(json!({"port": "q", "external_port": 1}))).await, invalid("port"));
+    for used in ["/v1/routers/r/gateway", "/v1/routers/r/interfaces/in", "/v1/ports/p"] {
+        let refused = operator.refused(Method::DELETE, used, None).await;
+        assert_eq!((refused.0, refused.1.as_str()), (409, "in_use"), "{used}");
+    }
+    let off = Some(json!({"subnet": "out", "enable_snat": false}));
+    assert_eq!(operator.refused(Method::POST, "/v1/routers/r/gateway", off).await.0, 409);
+    assert_eq!(operator.refused(Method::DELETE, &format!("{path}/tcp/8081"), None).await.0, 404);
+    let (status, router) = operator.call(Method::DELETE, &format!("{path}/tcp/8080"), None).await;
+    assert_eq!((status, router["gateway"]["port_forwardings"].as_array().unwrap().len()), (StatusCode::OK, 1));
+    let (status, router) = operator.call(Method::DELETE, &format!("{path}/udp/8080"), None).await;
+    assert_eq!((status, &router["gateway"]["port_forwardings"]), (StatusCode::OK, &json!([])), "{router}");
+    let (status, _) = operator.call(Method::DELETE, "/v1/ports/p", None).await;
+    assert_eq!(status, StatusCode::NO_CONTENT);
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_vm_goes_from_launch_to_gone() {
     let scheduler = Scheduler::start().await;

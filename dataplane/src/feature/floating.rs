@@ -57,6 +57,9 @@ const BACK_IN: u16 = 380;
 /// What is said of a packet that neither a floating IP nor its router's address leads out.
 pub(crate) const NO_WAY_OUT: &str = "its address has no floating IP to leave by";
 
+/// What is said of a packet from outside with an address from behind the router.
+pub(crate) const NO_SENDER: &str = "no sender outside has an address of";
+
 /// ARP replies of one network that the agent is handed in a second, and at once; the same for packets to stations that it does not know, and for
 /// replies of gateways: whoever sends too much of one keeps none of the others from it.
 const STATIONS_PER_SECOND: u32 = 100;
@@ -207,7 +210,7 @@ pub(crate) fn add_pretended(
     part: &mut Part,
 ) {
     for range in feet(view, router).chain([IpNet::from(IpAddr::V4(address))]) {
-        let note = format!("no sender outside has an address of {range}");
+        let note = format!("{NO_SENDER} {range}");
         part.add_noted(Table::Forward, PRETENDED, family::from_net(to(), range), Vec::new(), (cookie, note));
     }
 }

@@ -3,8 +3,9 @@
 //! Owns both directions of the translation and the address itself, which answers ARP on that host only. What leaves has been judged and tracked by
 //! its sender's host, with the fixed address; the gateway translates it in a zone that is the router's own, so that tenants with the same addresses
 //! never meet, and puts it on the network outside like any other frame there. What comes to the address goes on only as an answer, or an error about
-//! one, of a connection that was begun behind the router: it is translated back, routed, and judged as a reply where its port is. Nobody outside speaks with an address from behind the
-//! router, and an answer to an address that is not behind it does not leave again.
+//! one, of a connection that was begun behind the router: it is translated back, routed, and judged as a reply where its port is. All else there is
+//! [`port_forwarding`]'s. Nobody outside speaks with an address from behind the router, and an answer to an address that is not behind it does not leave
+//! again.
 //! Invariant: no packet leaves with an address of a port, whatever the connection tracker makes of it.
 //!
 //! ```text
@@ -25,9 +26,9 @@ use openflow::flow::{Action, Ct, CtZone, Field, Match, Nat, NatRange, NatSide, V
 use crate::compile::view::{Segment, View};
 use crate::cookie::{Cookie, Object};
 use crate::family;
-use crate::feature::Feature;
 use crate::feature::floating::{Station, add_pretended, again, feet};
 use crate::feature::way_out::Exit;
+use crate::feature::{Feature, port_forwarding};
 use crate::flow_set::Part;
 use crate::identity::NOBODY;
 use crate::register::{
@@ -57,14 +58,17 @@ const PORTS: (u16, u16) = (1024, 65_535);
 /// What is said where a router has an address outside and no host to have it.
 pub(crate) const NO_GATEWAY_HOST: &str = "no host is up and wired to be the router's gateway";
 
+/// What is said of what comes to a router's address and is for nobody.
+pub(crate) const NOT_FORWARDED: &str = ", and no port forwarding is for it";
+
 /// The address of a router, on its gateway host.
-struct Gate<'a> {
-    snat: &'a Snat,
-    exit: &'a Exit<'a>,
+pub(crate) struct Gate<'a> {
+    pub(crate) snat: &'a Snat,
+    pub(crate) exit: &'a Exit<'a>,
     /// The network outside.
     outside: Segment<'a>,
     /// The zone in which addresses are translated.
-    zone: u16,
+    pub(crate) zone: u16,
     cookie: Cookie,
 }
 
@@ -83,6 +87,7 @@ pub(crate) fn add<'a>(view: &View<'a>, exit: &'a Exit<'a>, snat: &'a Snat, part:
     gate.add_arrivals(view, part);
     gate.add_outward(part);
     gate.add_inward(view, part);
+    port_forwarding::add(&gate, part);
 }
 
 fn is_ipv4(range: &IpNet) -> bool {
@@ -90,7 +95,7 @@ fn is_ipv4(range: &IpNet) -> bool {
 }
 
 impl Gate<'_> {
-    fn of_router(&self) -> Match {
+    pub(crate) fn of_router(&self) -> Match {
         Match::new().with(ROUTER.field, self.exit.router.key)
     }
 
@@ -134,12 +139,16 @@ impl Gate<'_> {
         ];
         let leaving = || self.of_router().with_masked(FLAG_BITS.field, LEAVING.mask, LEAVING.mask);
         part.add_noted(Table::Output, OUTWARD, leaving().ip(), steps, (self.cookie, format!("it leaves as {address}")));
-        let mut steps = vec![Action::CtClear, Action::set(ROUTER.field, 0_u32)];
-        steps.extend(again(0));
         let left = leaving().ip().with(Field::Ipv4Src, address);
-        part.add_noted(Table::Nat, LEFT, left, steps, (self.cookie, format!("out as {address}")));
+        part.add_noted(Table::Nat, LEFT, left, self.leave(), (self.cookie, format!("out as {address}")));
         let note = format!("the connection tracker gives it no port of {address} to leave by");
         part.add_noted(Table::Nat, NOT_LEFT, leaving(), Vec::new(), (self.cookie, note));
+    }
+
+    /// What has been translated goes out on the network outside.
+    pub(crate) fn leave(&self) -> Vec<Action> {
+        let steps = [Action::CtClear, Action::set(ROUTER.field, 0_u32)];
+        steps.into_iter().chain(again(0)).collect()
     }
 
     /// From outside to a port.
@@ -176,7 +185,8 @@ impl Gate<'_> {
         use ct_state::{ESTABLISHED, INVALID, NEW, RELATED, REPLY, TRACKED};
         let address = self.snat.address;
         let unasked = self.of_router().ip().with(Field::Ipv4Dst, address);
-        let note = format!("nobody behind the router has begun a connection as {address} that it belongs to");
+        let note =
+            format!("nobody behind the router has begun a connection as {address} that it belongs to{NOT_FORWARDED}");
         part.add_noted(Table::Nat, UNASKED, unasked, Vec::new(), (self.cookie, note));
         let answers = [
             (TRACKED | ESTABLISHED | REPLY, "an answer to a connection from behind the router"),

@@ -17,12 +17,12 @@ use serde::{Deserialize, Serialize};
 use super::{Packet, PacketError, Path, Verdict};
 use crate::compile::PortNumbers;
 use crate::family::Family;
-use crate::feature::floating::NO_WAY_OUT;
+use crate::feature::floating::{NO_SENDER, NO_WAY_OUT};
 use crate::feature::path_mtu;
 use crate::feature::provider::NOT_WIRED;
 use crate::feature::router::LOST;
 use crate::feature::security::rule;
-use crate::feature::snat::NO_GATEWAY_HOST;
+use crate::feature::snat::{NO_GATEWAY_HOST, NOT_FORWARDED};
 use crate::feature::trunk::OTHER_TAG_NOTE;
 use crate::feature::way_out::NO_FLOATING_IP;
 use crate::table::Table;
@@ -54,6 +54,8 @@ pub enum Cause {
     SnatOff,
     /// No host is up and wired that could be the gateway of its router.
     NoGatewayHost,
+    /// Its router forwards nothing that comes to this port of its address, or not to those behind itself.
+    NotForwarded,
     /// This host is not wired to the physical network that it goes to.
     NotWired,
     /// The guarded port is in no security group.
@@ -153,6 +155,8 @@ pub fn blame(host: &HostNetwork, numbers: &PortNumbers, packet: &Packet, path: &
     let found = match table {
         Table::Route | Table::Output if why.ends_with(NOT_WIRED) => Some(seen.not_wired(why)),
         Table::Route | Table::Output if leaving(why) => seen.no_way_out(),
+        Table::Nat if why.ends_with(NOT_FORWARDED) => seen.not_forwarded(),
+        Table::Forward if why.contains(NO_SENDER) => seen.own_address(),
         _ if is_said => None,
         Table::Classify if why.ends_with(OTHER_TAG_NOTE) => seen.other_tag().or_else(|| seen.refused_at_the_door()),
         Table::Classify | Table::Guard => seen.refused_at_the_door(),
@@ -306,6 +310,46 @@ impl<'a> Seen<'a> {
                 "flowctl host list shows which hosts are up; [[physical]] in its configuration wires one",
             ),
         })
+    }
+
+    /// The router that has the destination outside.
+    fn translating(&self) -> Option<&'a Router> {
+        let target = self.target()?;
+        let has = |router: &&Router| {
+            let snat = router.external.as_ref().and_then(|external| external.snat.as_ref());
+            snat.is_some_and(|snat| target == IpAddr::V4(snat.address))
+        };
+        self.host.routers.values().find(has)
+    }
+
+    /// It went to the address of a router, and no further.
+    fn not_forwarded(&self) -> Option<Blame> {
+        let (router, target) = (self.translating()?, self.target()?);
+        let (protocol, port) = match u8::try_from(self.packet.get(Field::IpProto)) {
+            Ok(ip_proto::TCP) => ("tcp", self.packet.get(Field::TcpDst)),
+            Ok(ip_proto::UDP) => ("udp", self.packet.get(Field::UdpDst)),
+            _ => {
+                let line =
+                    format!("router {} forwards ports of TCP and UDP to its {target}, nothing else", router.name);
+                return Some(Blame::new(Cause::NotForwarded, line, "flowctl router add-floating-ip"));
+            }
+        };
+        let line = format!("router {} forwards no {protocol} port {port} of {target}", router.name);
+        let remedy = format!(
+            "flowctl router add-port-forwarding {} --protocol {protocol} --external-port {port} --port PORT --internal-port NUMBER",
+            router.name
+        );
+        Some(Blame::new(Cause::NotForwarded, line, remedy))
+    }
+
+    /// It left by the address that it goes to.
+    fn own_address(&self) -> Option<Blame> {
+        let (router, target, port) = (self.translating()?, self.target()?, self.sender?);
+        if !self.routers().any(|own| own.id == router.id) {
+            return None;
+        }
+        let line = format!("port {} is behind router {}, whose {target} is for those outside", port.name, router.name);
+        Some(Blame::new(Cause::NotForwarded, line, "ask the port behind the router by its own address"))
     }
 
     fn not_wired(&self, why: &str) -> Blame {

@@ -202,6 +202,11 @@ impl Walk<'_> {
             };
         let mut tracked = traveller.clone();
         tracked.packet.set_masked(Field::CtState, state.into(), Field::CtState.full_mask());
+        for action in &ct.actions {
+            if let Action::SetField(set) = action {
+                write(&mut tracked.packet, *set);
+            }
+        }
         if self.connection != Connection::Invalid {
             translate(&mut tracked.packet, ct, self.connection);
         }
@@ -259,22 +264,32 @@ fn translate(packet: &mut Packet, ct: &Ct, connection: Connection) {
         Some(NatRange { side: NatSide::Source, addresses: Some((IpAddr::V4(address), _)), .. }) => {
             packet.set(Subfield::whole(Field::Ipv4Src), address.to_bits().into());
         }
+        Some(NatRange { side: NatSide::Destination, addresses: Some((IpAddr::V4(address), _)), ports, .. }) => {
+            packet.set(Subfield::whole(Field::Ipv4Dst), address.to_bits().into());
+            if let (Some((port, _)), Some(target)) = (ports, target_port(packet)) {
+                packet.set(Subfield::whole(target), port.into());
+            }
+        }
         None if matches!(connection, Connection::Reply | Connection::Related) => {
             let (address, port) = (packet.get(Field::CtNwSrc), packet.get(Field::CtTpSrc));
             if address == 0 {
                 return;
             }
             packet.set(Subfield::whole(Field::Ipv4Dst), address);
-            let target = match u8::try_from(packet.get(Field::IpProto)) {
-                Ok(ip_proto::TCP) => Field::TcpDst,
-                Ok(ip_proto::UDP) => Field::UdpDst,
-                _ => return,
-            };
-            if port != 0 {
+            if let (true, Some(target)) = (port != 0, target_port(packet)) {
                 packet.set(Subfield::whole(target), port);
             }
         }
         _ => {}
+    }
+}
+
+/// The field of a packet's destination port, if it has one.
+fn target_port(packet: &Packet) -> Option<Field> {
+    match u8::try_from(packet.get(Field::IpProto)) {
+        Ok(ip_proto::TCP) => Some(Field::TcpDst),
+        Ok(ip_proto::UDP) => Some(Field::UdpDst),
+        _ => None,
     }
 }
 

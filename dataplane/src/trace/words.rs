@@ -2,7 +2,7 @@
 
 use std::net::Ipv4Addr;
 
-use openflow::flow::{Action, Ct, CtZone, Field, Flow, MeterUnit, NatRange, SetField};
+use openflow::flow::{Action, Ct, CtZone, Field, Flow, MeterUnit, NatRange, NatSide, SetField};
 
 use super::Packet;
 use crate::cookie::{Cookie, Object};
@@ -125,6 +125,10 @@ pub(super) fn effect(set: &FlowSet, action: &Action, before: &Packet) -> Option<
 fn translation(ct: &Ct, before: &Packet) -> String {
     let Some(Action::Nat(nat)) = ct.actions.first() else { return String::new() };
     match nat.range {
+        Some(NatRange { side: NatSide::Destination, addresses: Some((address, _)), ports }) => {
+            let port = ports.map(|(port, _)| format!(", port {port}")).unwrap_or_default();
+            format!(", translates destination {} to {address}{port}", before.address(Field::Ipv4Dst))
+        }
         Some(NatRange { addresses: Some((address, _)), ports, .. }) => {
             let ports = ports.map(|(first, last)| format!(", ports {first} to {}", last.unwrap_or(first)));
             let source = before.address(Field::Ipv4Src);

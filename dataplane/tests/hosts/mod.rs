@@ -228,8 +228,21 @@ impl Machine {
         self.connects(target.into(), listener, SILENCE)
     }
 
+    /// Whether it reaches a server by another address and port than the server's own.
+    pub fn reaches_by(&self, target: Ipv4Addr, port: u16, listener: &TcpListener) -> Result<bool> {
+        self.connects_to((target, port).into(), listener, REACH_TIMEOUT)
+    }
+
+    /// The same, for targets that should be out of reach.
+    pub fn intrudes_by(&self, target: Ipv4Addr, port: u16, listener: &TcpListener) -> Result<bool> {
+        self.connects_to((target, port).into(), listener, SILENCE)
+    }
+
     fn connects(&self, target: IpAddr, listener: &TcpListener, timeout: Duration) -> Result<bool> {
-        let address = SocketAddr::from((target, listener.local_addr()?.port()));
+        self.connects_to((target, listener.local_addr()?.port()).into(), listener, timeout)
+    }
+
+    fn connects_to(&self, address: SocketAddr, listener: &TcpListener, timeout: Duration) -> Result<bool> {
         let Ok(mut client) = self.namespace.enter(|| TcpStream::connect_timeout(&address, timeout))? else {
             return Ok(false);
         };

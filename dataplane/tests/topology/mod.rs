@@ -12,8 +12,8 @@ pub mod random;
 use dataplane::PortNumbers;
 use model::address_group::AddressGroup;
 use model::network::{
-    Binding, ExternalGateway, FixedIp, FloatingIp, GatewayHost, Network, Port, Router, RouterInterface, Snat,
-    StaticRoute, SubPort, Subnet,
+    Binding, ExternalGateway, FixedIp, FloatingIp, ForwardedProtocol, GatewayHost, Network, Port, PortForwarding,
+    Router, RouterInterface, Snat, StaticRoute, SubPort, Subnet,
 };
 use model::provider::{Provider, Segmentation};
 use model::security::{Direction, Ethertype, PortRange, Protocol, Remote, Rule, SecurityGroup};
@@ -144,8 +144,21 @@ impl Cloud {
         let [a, b, c, _] = first.octets();
         let (address, mac) = (Ipv4Addr::new(a, b, c, last), Mac::new([2, 3, 0, 0, 0, last]));
         let gateway = |host: &usize| GatewayHost { host: host_id(*host), tunnel: endpoint(*host) };
-        external.snat = Some(Snat { address, mac, gateways: hosts.iter().map(gateway).collect() });
+        let forwardings = external.snat.take().map(|snat| snat.forwardings).unwrap_or_default();
+        external.snat = Some(Snat { address, mac, gateways: hosts.iter().map(gateway).collect(), forwardings });
         (address, mac)
+    }
+
+    /// Forwards a port of the router's address to one of a port behind it.
+    pub fn forward(
+        &mut self,
+        router: usize,
+        (protocol, external_port): (ForwardedProtocol, u16),
+        (port, internal_port): (usize, u16),
+    ) {
+        let (internal_ip_address, port) = (self.address(port), self.ports[port].id);
+        let snat = self.routers[router].external.as_mut().unwrap().snat.as_mut().unwrap();
+        snat.forwardings.push(PortForwarding { protocol, external_port, port, internal_ip_address, internal_port });
     }
 
     /// Gives a port an address on the external subnet of a router; `last` is the last octet of it and of its MAC address.

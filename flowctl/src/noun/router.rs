@@ -17,6 +17,18 @@ const FLOATING_IPS: Kind = Kind {
     columns: &[("ADDRESS", "/address"), ("PORT", "/port/name"), ("FIXED", "/fixed"), ("MAC", "/mac")],
 };
 
+/// The ports that one router forwards.
+const PORT_FORWARDINGS: Kind = Kind {
+    path: "",
+    columns: &[
+        ("PROTOCOL", "/protocol"),
+        ("EXTERNAL PORT", "/external_port"),
+        ("PORT", "/port/name"),
+        ("INTERNAL ADDRESS", "/internal_ip_address"),
+        ("INTERNAL PORT", "/internal_port"),
+    ],
+};
+
 /// The routes of one router.
 const ROUTES: Kind = Kind { path: "", columns: &[("DESTINATION", "/destination"), ("NEXT HOP", "/next_hop")] };
 
@@ -106,6 +118,39 @@ pub enum RouterVerb {
         /// The address.
         address: Ipv4Addr,
     },
+    /// List the ports of a router's own address outside that it forwards.
+    PortForwardings(Name),
+    /// Forward a port of a router's own address outside, which SNAT gives it, to a port behind the router.
+    AddPortForwarding {
+        /// The router.
+        router: String,
+        /// tcp or udp.
+        #[arg(long)]
+        protocol: String,
+        /// The port outside.
+        #[arg(long, value_parser = clap::value_parser!(u16).range(1..))]
+        external_port: u16,
+        /// The port that has the address.
+        #[arg(long)]
+        port: String,
+        /// Which address of the port; the first one behind the router unless said.
+        #[arg(long)]
+        internal_ip_address: Option<IpAddr>,
+        /// The port there.
+        #[arg(long, value_parser = clap::value_parser!(u16).range(1..))]
+        internal_port: u16,
+    },
+    /// Forward a port no more; connections by it are cut.
+    RemovePortForwarding {
+        /// The router.
+        router: String,
+        /// tcp or udp.
+        #[arg(long)]
+        protocol: String,
+        /// The port outside.
+        #[arg(long)]
+        external_port: u16,
+    },
     /// What can be done with every kind of object.
     #[command(flatten)]
     Common(Common),
@@ -128,11 +173,7 @@ impl Session<'_> {
                 let path = format!("{}/interfaces/{}", ROUTERS.of(router), escape(subnet));
                 self.show(&self.scheduler.delete(&path).await?)
             }
-            RouterVerb::Routes(name) => {
-                let router = self.scheduler.get(&ROUTERS.of(&name.name)).await?;
-                let routes = router.pointer("/routes").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
-                super::written(crate::output::list(self.format, ROUTES.columns, routes))
-            }
+            RouterVerb::Routes(name) => self.list_of(name, "/routes", &ROUTES).await,
             RouterVerb::AddRoute { router, destination, next_hop } => {
                 let route = json!({"destination": destination, "next_hop": next_hop});
                 self.show(&self.scheduler.post(&format!("{}/routes", ROUTERS.of(router)), &route).await?)
@@ -150,12 +191,7 @@ impl Session<'_> {
             RouterVerb::ClearGateway { router } => {
                 self.show(&self.scheduler.delete(&format!("{}/gateway", ROUTERS.of(router))).await?)
             }
-            RouterVerb::FloatingIps(name) => {
-                let router = self.scheduler.get(&ROUTERS.of(&name.name)).await?;
-                let all = router.pointer("/gateway/floating_ips").and_then(Value::as_array);
-                let all = all.map(Vec::as_slice).unwrap_or_default();
-                super::written(crate::output::list(self.format, FLOATING_IPS.columns, all))
-            }
+            RouterVerb::FloatingIps(name) => self.list_of(name, "/gateway/floating_ips", &FLOATING_IPS).await,
             RouterVerb::AddFloatingIp { router, port, address, fixed } => {
                 let path = format!("{}/floating-ips", ROUTERS.of(router));
                 let new = [("port", json!(port)), ("address", json!(address)), ("fixed", json!(fixed))];
@@ -164,7 +200,39 @@ impl Session<'_> {
             RouterVerb::RemoveFloatingIp { router, address } => {
                 self.show(&self.scheduler.delete(&format!("{}/floating-ips/{address}", ROUTERS.of(router))).await?)
             }
+            RouterVerb::PortForwardings(name) => {
+                self.list_of(name, "/gateway/port_forwardings", &PORT_FORWARDINGS).await
+            }
+            RouterVerb::AddPortForwarding {
+                router,
+                protocol,
+                external_port,
+                port,
+                internal_ip_address,
+                internal_port,
+            } => {
+                let path = format!("{}/port-forwardings", ROUTERS.of(router));
+                let new = [
+                    ("protocol", json!(protocol)),
+                    ("external_port", json!(external_port)),
+                    ("port", json!(port)),
+                    ("internal_ip_address", json!(internal_ip_address)),
+                    ("internal_port", json!(internal_port)),
+                ];
+                self.show(&self.scheduler.post(&path, &body(new)).await?)
+            }
+            RouterVerb::RemovePortForwarding { router, protocol, external_port } => {
+                let path = format!("{}/port-forwardings/{}/{external_port}", ROUTERS.of(router), escape(protocol));
+                self.show(&self.scheduler.delete(&path).await?)
+            }
             RouterVerb::Common(verb) => self.common(ROUTERS, verb).await,
         }
+    }
+
+    /// Lists what a router has of one kind.
+    async fn list_of(&self, name: &Name, pointer: &str, kind: &Kind) -> Result<(), Failure> {
+        let router = self.scheduler.get(&ROUTERS.of(&name.name)).await?;
+        let all = router.pointer(pointer).and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
+        super::written(crate::output::list(self.format, kind.columns, all))
     }
 }

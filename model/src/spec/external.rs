@@ -1,5 +1,5 @@
-//! What must hold of routers' ways out: each leads to a provider network by IPv4, each floating IP stands for one address of one port behind it, and
-//! the address that the other ports share is nobody else's.
+//! What must hold of routers' ways out: each leads to a provider network by IPv4, each floating IP stands for one address of one port behind it,
+//! the address that the other ports share is nobody else's, and each port of it that is forwarded leads to one port of one address behind it.
 //!
 //! Owns the bounds of them. Never asks where the port is plugged in. Invariant: an external address, its MAC address and the fixed address are each
 //! used once, so that both directions of a packet lead to one place.
@@ -12,13 +12,16 @@ use ipnet::{IpNet, Ipv4Net};
 use super::{HostNetwork, SpecError, overlap, refer, unique};
 use crate::address::Mac;
 use crate::id::{NetworkId, PortId};
-use crate::network::{ExternalGateway, FloatingIp, Router, Snat, Subnet};
+use crate::network::{ExternalGateway, FloatingIp, PortForwarding, Router, Snat, Subnet};
 
 /// The most floating IPs of one router.
 pub const FLOATING_IPS_MAX: usize = 4096;
 
 /// The most hosts that may be the gateway of one router.
 pub const GATEWAYS_MAX: usize = 16;
+
+/// The most ports that one router forwards.
+pub const PORT_FORWARDINGS_MAX: usize = 1024;
 
 /// What is taken already.
 #[derive(Default)]
@@ -58,6 +61,9 @@ pub(super) fn check(host: &HostNetwork) -> Result<(), SpecError> {
         }
         for floating in &external.floating_ips {
             check_floating(&object, host, router, (subnet, cidr), floating, &mut taken)?;
+        }
+        if let Some(snat) = &external.snat {
+            check_forwardings(&object, host, router, snat, external)?;
         }
     }
     Ok(())
@@ -147,17 +153,62 @@ fn check_floating(
 ) -> Result<(), SpecError> {
     let FloatingIp { address, mac, port, fixed } = *floating;
     let object = format!("floating IP {address} of {object}");
-    let refuse = |problem: String| Err(SpecError::Unfit { object: object.clone(), problem });
     check_outside(&object, (subnet, cidr), address, mac)?;
-    let holder = refer(&host.ports, &object, port)?;
-    let feet: BTreeSet<_> = router.interfaces.iter().map(|foot| foot.subnet).collect();
-    let Some(own) = holder.addresses.iter().find(|own| own.address == IpAddr::V4(fixed)) else {
-        return refuse(format!("{port:?} does not have the address {fixed}"));
-    };
-    if !feet.contains(&own.subnet) {
-        return refuse(format!("{port:?} at {fixed} is not behind the router"));
-    }
+    check_behind(&object, host, router, port, fixed)?;
     unique(&mut taken.addresses, (subnet.network, address.into()), &object, || format!("address {address}"))?;
     unique(&mut taken.macs, (subnet.network, mac), &object, || format!("MAC address {mac}"))?;
     unique(&mut taken.fixed, (port, fixed), &object, || format!("{port:?} at {fixed}"))
+}
+
+/// An address of a port, which is to be behind a router.
+fn check_behind(
+    object: &str,
+    host: &HostNetwork,
+    router: &Router,
+    port: PortId,
+    fixed: Ipv4Addr,
+) -> Result<(), SpecError> {
+    let refuse = |problem: String| Err(SpecError::Unfit { object: object.to_owned(), problem });
+    let holder = refer(&host.ports, object, port)?;
+    let Some(own) = holder.addresses.iter().find(|own| own.address == IpAddr::V4(fixed)) else {
+        return refuse(format!("{port:?} does not have the address {fixed}"));
+    };
+    if !router.interfaces.iter().any(|foot| foot.subnet == own.subnet) {
+        return refuse(format!("{port:?} at {fixed} is not behind the router"));
+    }
+    Ok(())
+}
+
+/// The ports that a router forwards: each leads to one place, and each place answers by one of them.
+fn check_forwardings(
+    object: &str,
+    host: &HostNetwork,
+    router: &Router,
+    snat: &Snat,
+    external: &ExternalGateway,
+) -> Result<(), SpecError> {
+    if snat.forwardings.len() > PORT_FORWARDINGS_MAX {
+        let problem = format!("it forwards {} ports, at most {PORT_FORWARDINGS_MAX}", snat.forwardings.len());
+        return Err(SpecError::Unfit { object: object.to_owned(), problem });
+    }
+    let floating: BTreeSet<_> = external.floating_ips.iter().map(|it| (it.port, it.fixed)).collect();
+    let (mut outside, mut inside) = (BTreeMap::new(), BTreeMap::new());
+    for forwarding in &snat.forwardings {
+        let PortForwarding { protocol, external_port, port, internal_ip_address: address, internal_port } = *forwarding;
+        let object = format!("port forwarding {forwarding} of {object}");
+        let refuse = |problem: String| Err(SpecError::Unfit { object: object.clone(), problem });
+        if external_port == 0 || internal_port == 0 {
+            return refuse("there is no port 0".to_owned());
+        }
+        check_behind(&object, host, router, port, address)?;
+        if floating.contains(&(port, address)) {
+            return refuse(format!("{port:?} at {address} has a floating IP, by which its answers would leave"));
+        }
+        unique(&mut outside, (protocol, external_port), &object, || {
+            format!("{protocol} port {external_port} of {}", snat.address)
+        })?;
+        let end = || format!("{protocol} port {internal_port} of {port:?} at {address}");
+        unique(&mut inside, (protocol, port, address, internal_port), &object, end)?;
+    }
+    Ok(())
 }

@@ -5,7 +5,10 @@ use crate::address::Mac;
 use crate::id::RuleId;
 use crate::image::Sha256;
 use crate::machine::{Boot, Disk, Power};
-use crate::network::{Binding, ExternalGateway, FixedIp, FloatingIp, GatewayHost, RouterInterface, Snat, StaticRoute};
+use crate::network::{
+    Binding, ExternalGateway, FixedIp, FloatingIp, ForwardedProtocol, GatewayHost, PortForwarding, RouterInterface,
+    Snat, StaticRoute,
+};
 use crate::security::{Direction, Ethertype, PortRange, Protocol, Rule};
 use crate::volume::VolumeBackend;
 use uuid::Uuid;
@@ -393,6 +396,7 @@ fn a_router_has_one_address_outside_for_all_its_ports() {
             address: Ipv4Addr::new(203, 0, 113, 40),
             mac: Mac::new([2, 3, 0, 0, 0, 40]),
             gateways: vec![host(1), host(2)],
+            forwardings: Vec::new(),
         };
         change(&mut snat);
         parts.routers[0].external.as_mut().unwrap().snat = Some(snat);
@@ -413,6 +417,78 @@ fn a_router_has_one_address_outside_for_all_its_ports() {
     assert!(wrong(&|snat| snat.gateways.push(host(1))).contains("a host is named twice among its gateways"));
     let crowd = wrong(&|snat| snat.gateways = (0..=16).map(host).collect());
     assert!(crowd.contains("it has 17 gateway hosts, at most 16"), "{crowd}");
+}
+
+#[test]
+fn a_router_forwards_ports_to_addresses_behind_it() {
+    let with = |parts: &mut SpecParts, change: &dyn Fn(&mut PortForwarding)| {
+        with_floating_ip(parts);
+        let mut forwarding = PortForwarding {
+            protocol: ForwardedProtocol::Tcp,
+            external_port: 8080,
+            port: PortId::from_uuid(uuid(40)),
+            internal_ip_address: "10.0.0.5".parse().unwrap(),
+            internal_port: 80,
+        };
+        change(&mut forwarding);
+        let external = parts.routers[0].external.as_mut().unwrap();
+        external.floating_ips.clear();
+        let (address, mac) = (Ipv4Addr::new(203, 0, 113, 40), Mac::new([2, 3, 0, 0, 0, 40]));
+        external.snat = Some(Snat { address, mac, gateways: Vec::new(), forwardings: vec![forwarding] });
+    };
+    let mut good = parts();
+    with(&mut good, &|_| {});
+    let good = NodeSpec::check(good).unwrap();
+    assert_eq!(wire::decode(&wire::encode(&good).unwrap()).unwrap(), good);
+    let wrong = |change: &dyn Fn(&mut PortForwarding)| refused(|parts| with(parts, change));
+    let zero = wrong(&|it| it.external_port = 0);
+    assert!(zero.starts_with("port forwarding tcp 0 to 10.0.0.5:80 of router("), "{zero}");
+    assert!(zero.ends_with("there is no port 0"), "{zero}");
+    assert!(wrong(&|it| it.internal_port = 0).ends_with("there is no port 0"));
+    let stranger = wrong(&|it| it.internal_ip_address = "10.0.0.6".parse().unwrap());
+    assert!(stranger.contains("does not have the address 10.0.0.6"), "{stranger}");
+    assert!(wrong(&|it| it.port = PortId::from_uuid(uuid(41))).contains("which the spec does not hold"));
+    let also = |change: &dyn Fn(&mut PortForwarding)| {
+        refused(|parts| {
+            with(parts, &|_| {});
+            let snat = parts.routers[0].external.as_mut().unwrap().snat.as_mut().unwrap();
+            let mut other = snat.forwardings[0];
+            change(&mut other);
+            snat.forwardings.push(other);
+        })
+    };
+    let twice = also(&|it| it.internal_port = 81);
+    assert!(twice.ends_with("share tcp port 8080 of 203.0.113.40"), "{twice}");
+    let back = also(&|it| it.external_port = 8081);
+    assert!(back.contains("share tcp port 80 of port(") && back.ends_with("at 10.0.0.5"), "{back}");
+    let mut both = parts();
+    with(&mut both, &|_| {});
+    let snat = both.routers[0].external.as_mut().unwrap().snat.as_mut().unwrap();
+    snat.forwardings.push(PortForwarding { protocol: ForwardedProtocol::Udp, ..snat.forwardings[0] });
+    NodeSpec::check(both).unwrap();
+    let far = refused(|parts| {
+        with(parts, &|_| {});
+        parts.routers[0].routes.clear();
+        parts.routers[0].interfaces.clear();
+    });
+    assert!(far.contains("at 10.0.0.5 is not behind the router"), "{far}");
+    let floating = refused(|parts| {
+        with(parts, &|_| {});
+        let snat = parts.routers[0].external.as_ref().unwrap().snat.clone();
+        parts.networks.pop();
+        parts.subnets.pop();
+        with_floating_ip(parts);
+        parts.routers[0].external.as_mut().unwrap().snat = snat;
+    });
+    assert!(floating.contains("has a floating IP, by which its answers would leave"), "{floating}");
+    let crowd = refused(|parts| {
+        with(parts, &|_| {});
+        let snat = parts.routers[0].external.as_mut().unwrap().snat.as_mut().unwrap();
+        let one = snat.forwardings[0];
+        let more = (1..=1025).map(|port| PortForwarding { external_port: port, internal_port: port, ..one });
+        snat.forwardings = more.collect();
+    });
+    assert!(crowd.contains("it forwards 1025 ports, at most 1024"), "{crowd}");
 }
 
 /// A spec whose machine's port has a sub-port on the other network, with the parent's MAC address.

@@ -10,7 +10,7 @@ use super::routes::{ROUTES, Route, Shape, Verb};
 use super::view;
 use crate::caller::Role;
 use crate::intent::{
-    address, address_group, flavor, floating, host, image, machine, network, port, router, security, volume,
+    address, address_group, flavor, floating, forwarding, host, image, machine, network, port, router, security, volume,
 };
 use crate::{evacuate, place};
 
@@ -46,6 +46,7 @@ use crate::{evacuate, place};
         router::NewRoute,
         floating::NewGateway,
         floating::NewFloatingIp,
+        forwarding::NewPortForwarding,
         security::NewGroup,
         security::NewRule,
         volume::Backend,
@@ -68,6 +69,7 @@ use crate::{evacuate, place};
         view::RouteView,
         view::GatewayView,
         view::FloatingIpView,
+        view::PortForwardingView,
         view::ImageView,
         view::VolumeView,
         view::FlavorView,

@@ -18,6 +18,7 @@ use crate::intent::address_group::{AddressGroupChange, NewAddressGroup};
 use crate::intent::find;
 use crate::intent::flavor::NewFlavor;
 use crate::intent::floating::{NewFloatingIp, NewGateway};
+use crate::intent::forwarding::NewPortForwarding;
 use crate::intent::host::HostChange;
 use crate::intent::image::NewImage;
 use crate::intent::machine::NewMachine;
@@ -165,6 +166,21 @@ pub(crate) async fn add_floating_ip(
 
 pub(crate) async fn remove_floating_ip(State(app): Here, Path((name, address)): Path<(String, String)>) -> Answer {
     app.update::<RouterKind>(|intent, _| intent.remove_floating_ip(&name, &address))
+}
+
+pub(crate) async fn add_port_forwarding(
+    State(app): Here,
+    Path(name): Path<String>,
+    Read(new): Read<NewPortForwarding>,
+) -> Answer {
+    app.create::<RouterKind>(|intent, _| intent.add_port_forwarding(&name, &new))
+}
+
+pub(crate) async fn remove_port_forwarding(
+    State(app): Here,
+    Path((name, protocol, port)): Path<(String, String, String)>,
+) -> Answer {
+    app.update::<RouterKind>(|intent, _| intent.remove_port_forwarding(&name, &protocol, &port))
 }
 
 pub(crate) async fn remove_route(State(app): Here, Path((name, to, by)): Path<(String, String, String)>) -> Answer {

@@ -154,6 +154,8 @@ pub(crate) const ROUTES: &[Route] = &[
     Route::new(Delete, "/v1/routers/{router}/gateway", "Take a router's way out, which no floating IP needs.", handler!(op::clear_gateway)).gives(200, One("RouterView")),
     make("/v1/routers/{router}/floating-ips", "Give a port behind a router a floating IP.", ["NewFloatingIp", "RouterView"], handler!(op::add_floating_ip)),
     Route::new(Delete, "/v1/routers/{router}/floating-ips/{address}", "Take a floating IP away.", handler!(op::remove_floating_ip)).gives(200, One("RouterView")),
+    make("/v1/routers/{router}/port-forwardings", "Forward a port of a router's own address outside to one behind the router.", ["NewPortForwarding", "RouterView"], handler!(op::add_port_forwarding)),
+    Route::new(Delete, "/v1/routers/{router}/port-forwardings/{protocol}/{external_port}", "Forward a port no more; connections by it are cut.", handler!(op::remove_port_forwarding)).gives(200, One("RouterView")),
 
     list("/v1/images", "All images.", "ImageView", handler!(op::list::<ImageKind>)),
     make("/v1/images", "Make an image; its bytes follow.", ["NewImage", "ImageView"], handler!(op::create_image)),

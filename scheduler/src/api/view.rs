@@ -34,7 +34,7 @@ mod router;
 
 pub(crate) use address_group::AddressGroupView;
 pub(crate) use machine::{FlavorView, MachinePortView, MachineView, PlacementView};
-pub(crate) use router::{FloatingIpView, GatewayView, InterfaceView, RouteView, RouterView};
+pub(crate) use router::{FloatingIpView, GatewayView, InterfaceView, PortForwardingView, RouteView, RouterView};
 
 /// A kind of object: where it is kept and how it is shown.
 pub(crate) trait Kind: Send + Sync + 'static {

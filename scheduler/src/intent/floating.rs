@@ -10,6 +10,7 @@ use model::{PortId, RouterId, SubnetId};
 use serde::Deserialize;
 use utoipa::ToSchema;
 
+use super::forwarding::refuse_forwarded;
 use super::{Intent, clip, find, refuse_users};
 use crate::refusal::Refusal;
 
@@ -66,12 +67,16 @@ impl Intent {
             Some(external) if external.subnet == subnet_id => external,
             before => {
                 router.external = before;
-                self.refuse_floating(&router, format!("the gateway of router {}", router.name), |_| true)?;
+                self.refuse_gateway(&router)?;
                 ExternalGateway { subnet: subnet_id, snat: None, floating_ips: Vec::new() }
             }
         };
         external.snat = match external.snat {
-            _ if new.enable_snat == Some(false) => None,
+            _ if new.enable_snat == Some(false) => {
+                let shared = Router { external: Some(external.clone()), ..router.clone() };
+                refuse_forwarded(&shared, format!("SNAT of router {}", router.name), |_| true)?;
+                None
+            }
             Some(snat) => Some(snat),
             None => Some(self.draw_snat(subnet_id)?),
         };
@@ -87,7 +92,7 @@ impl Intent {
         };
         let mac = self.draw_mac(subnet.subnet.network)?;
         match self.free_address(&subnet, mac, "subnet")? {
-            IpAddr::V4(address) => Ok(Snat { address, mac, gateways: Vec::new() }),
+            IpAddr::V4(address) => Ok(Snat { address, mac, gateways: Vec::new(), forwardings: Vec::new() }),
             IpAddr::V6(address) => Err(Refusal::Internal(format!("{address} is not of IPv4"))),
         }
     }
@@ -98,11 +103,18 @@ impl Intent {
         if router.external.is_none() {
             return Err(Refusal::Missing { kind: "gateway of router", name: clip(name), field: None });
         }
-        self.refuse_floating(&router, format!("the gateway of router {}", router.name), |_| true)?;
+        self.refuse_gateway(&router)?;
         let mut router = (*router).clone();
         router.external = None;
         self.routers.insert(id, Arc::new(router));
         Ok(id)
+    }
+
+    /// Refuses to take from a router a way out that something needs.
+    fn refuse_gateway(&self, router: &Router) -> Result<(), Refusal> {
+        let gateway = || format!("the gateway of router {}", router.name);
+        self.refuse_floating(router, gateway(), |_| true)?;
+        refuse_forwarded(router, gateway(), |_| true)
     }
 
     /// Makes a floating IP for a port.
@@ -133,6 +145,8 @@ impl Intent {
                 owner: format!("floating IP {}", other.address),
             });
         }
+        let what = format!("the address {fixed} of port {}", port.port.name);
+        refuse_forwarded(&router, what, |it| it.port == port_id && it.internal_ip_address == fixed)?;
         let mac = self.draw_mac(subnet.subnet.network)?;
         let address = match new.address {
             Some(address) => {

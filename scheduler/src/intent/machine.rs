@@ -312,6 +312,7 @@ impl Intent {
         for port in &vm.machine.ports {
             if self.ports.get(port).is_some_and(|port| port.goes_with_vm) {
                 self.drop_floating_ips(*port);
+                self.drop_port_forwardings(*port);
                 self.ports.remove(port);
             }
         }

@@ -210,7 +210,11 @@ impl Intent {
     pub(crate) fn delete_port(&mut self, name: &str) -> Result<(), Refusal> {
         let (id, port) = find(&self.ports, name, None)?;
         let user = self.port_user(id).map(|(_, name)| format!("vm {name}"));
-        let users = user.into_iter().chain(self.floating_ips_of(id)).chain(self.sub_ports_of(id));
+        let users = user
+            .into_iter()
+            .chain(self.floating_ips_of(id))
+            .chain(self.port_forwardings_to(id))
+            .chain(self.sub_ports_of(id));
         refuse_users(format!("port {}", port.port.name), users)?;
         self.ports.remove(&id);
         Ok(())

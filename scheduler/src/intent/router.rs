@@ -10,6 +10,7 @@ use model::{RouterId, SubnetId};
 use serde::Deserialize;
 use utoipa::ToSchema;
 
+use super::forwarding::refuse_forwarded;
 use super::{Context, Intent, check_name, find, refuse_users};
 use crate::refusal::Refusal;
 
@@ -182,7 +183,9 @@ impl Intent {
             let routes = routes.map(|route| format!("route to {} by {}", route.destination, route.next_hop));
             let foot = format!("the foot in subnet {}", subnet.subnet.name);
             refuse_users(foot.clone(), routes)?;
-            self.refuse_floating(&router, foot, |floating| subnet.subnet.cidr.contains(&IpAddr::V4(floating.fixed)))?;
+            let is_in = |address| subnet.subnet.cidr.contains(&IpAddr::V4(address));
+            self.refuse_floating(&router, foot.clone(), |floating| is_in(floating.fixed))?;
+            refuse_forwarded(&router, foot, |forwarding| is_in(forwarding.internal_ip_address))?;
         }
         let mut router = (*router).clone();
         let before = router.interfaces.len();

@@ -1,5 +1,5 @@
 //! Proof that a machine on a tenant network is reached from outside by its floating IP, and goes out as that, and that one without gets out as its
-//! router, in the kernel's data path.
+//! router, with ports of its router's address forwarded to it, in the kernel's data path.
 
 use std::time::Duration;
 
@@ -35,6 +35,34 @@ pub(super) fn examine(cloud: &Cloud, machines: &Machines, examiner: &mut Examine
         let seen = as_router(cloud, machine);
         cloud.centre().delete(&format!("{ROUTER}/gateway")).and(seen)
     });
+    examiner.check(
+        "a forwarded port of the router's address leads to a machine, and no longer when it is taken away",
+        || {
+            let machine = machines.get("web2")?;
+            cloud.centre().post(&format!("{ROUTER}/gateway"), &json!({"subnet": OUTSIDE}))?;
+            let seen = by_forwarding(cloud, machine);
+            cloud.centre().delete(&format!("{ROUTER}/gateway")).and(seen)
+        },
+    );
+}
+
+fn by_forwarding(cloud: &Cloud, machine: &Occupied) -> Result<String> {
+    let forwardings = format!("{ROUTER}/port-forwardings");
+    let forwarding = json!({"protocol": "tcp", "external_port": 8080, "port": machine.vm.port, "internal_port": 80});
+    let router = cloud.centre().post(&forwardings, &forwarding)?;
+    let address = router.pointer("/gateway/address").and_then(|value| value.as_str());
+    let address = address.with_context(|| format!("no address outside in {router}"))?;
+    let seen = (|| {
+        let station = Outside::start(cloud.lab().network())?;
+        let is_through = || Ok(station.connects(address, 8080)?.then_some(()));
+        process::wait_for("a connection by the forwarded port", CHANGE_LIMIT, is_through)?;
+        ensure!(!station.connects(address, 80)?, "port 80 of {address} is not forwarded and connects");
+        Ok(station)
+    })();
+    let station = cloud.centre().delete(&format!("{forwardings}/tcp/8080")).and(seen)?;
+    let is_cut = || Ok((!station.connects(address, 8080)?).then_some(()));
+    process::wait_for("an end of what is forwarded no more", CHANGE_LIMIT, is_cut)?;
+    Ok(format!("TCP port 8080 of {address} leads to port 80 of {}, until it is forwarded no more", machine.vm.name))
 }
 
 fn as_router(cloud: &Cloud, machine: &Occupied) -> Result<String> {

@@ -33,6 +33,20 @@ pub(crate) struct GatewayView {
     /// The host that has that address, then those that stand by.
     hosts: Vec<NamedRef>,
     floating_ips: Vec<FloatingIpView>,
+    /// The ports of that address that lead behind the router.
+    port_forwardings: Vec<PortForwardingView>,
+}
+
+/// A port of a router's address that leads to one behind the router.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct PortForwardingView {
+    /// tcp or udp.
+    protocol: &'static str,
+    external_port: u16,
+    port: NamedRef,
+    /// Which address of the port.
+    internal_ip_address: String,
+    internal_port: u16,
 }
 
 /// An address of an external subnet that stands for a port.
@@ -92,6 +106,13 @@ impl GatewayView {
         });
         let snat = external.snat.as_ref();
         let gateways = snat.iter().flat_map(|snat| &snat.gateways);
+        let forwardings = snat.iter().flat_map(|snat| &snat.forwardings).map(|forwarding| PortForwardingView {
+            protocol: forwarding.protocol.name(),
+            external_port: forwarding.external_port,
+            port: named(&world.intent.ports, &forwarding.port),
+            internal_ip_address: forwarding.internal_ip_address.to_string(),
+            internal_port: forwarding.internal_port,
+        });
         Self {
             subnet: named(&world.intent.subnets, &external.subnet),
             enable_snat: snat.is_some(),
@@ -99,6 +120,7 @@ impl GatewayView {
             mac: snat.map(|snat| snat.mac.to_string()),
             hosts: gateways.map(|gateway| named(&world.intent.hosts, &gateway.host)).collect(),
             floating_ips: floating_ips.collect(),
+            port_forwardings: forwardings.collect(),
         }
     }
 }
