@@ -65,6 +65,7 @@ async fn main() -> Result<()> {
         datapath: Datapath::Netdev,
         tunnel_ip: Some([127, 0, 0, 1].into()),
         physical: std::collections::BTreeMap::new(),
+        export: None,
     };
     let nothing = HostNetwork::empty(HostId::from_uuid(uuid::Uuid::nil()), [127, 0, 0, 1].into());
     let switch = HostSwitch::start(settings, OpenFlow::unix(bridge.clone()), nothing);

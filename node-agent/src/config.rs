@@ -9,6 +9,10 @@ use std::time::Duration;
 use model::provider::PhysicalNetwork;
 use serde::{Deserialize, Serialize};
 
+mod ipfix;
+
+pub use ipfix::Ipfix;
+
 use crate::upstream::{UPSTREAMS_MAX, Upstream};
 
 /// Where packages put the file.
@@ -66,6 +70,9 @@ pub struct Config {
     /// The physical networks that this host is wired to.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub physical: Vec<Physical>,
+    /// Flow records for collectors; none: no packet is looked at for them.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ipfix: Option<Ipfix>,
     /// The Ceph cluster; none: only local volumes.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ceph: Option<Ceph>,
@@ -434,6 +441,7 @@ impl Config {
         let upstreams = self.dns.upstream.as_ref().map_or(0, Vec::len);
         let few = format!("{UPSTREAMS_MAX} resolvers at most");
         expect(upstreams <= UPSTREAMS_MAX, "dns.upstream", format!("{upstreams} resolvers"), few)?;
+        self.ipfix.as_ref().map_or(Ok(()), Ipfix::check)?;
         for (index, physical) in self.physical.iter().enumerate() {
             let (name, interface) = (&physical.name, &physical.interface);
             expect(is_link_name(interface), "physical.interface", interface, LINK_NAME)?;
@@ -477,6 +485,7 @@ mod tests {
             "",
             "[[physical]]\nname = \"dc\"\ninterface = \"eth2\"",
             "[dns]\nupstream = []",
+            "[ipfix]\ncollectors = [\"192.0.2.9:4739\", \"[2001:db8::9]:4739\"]\nsampling = 64",
             "[dns]\nupstream = [\"192.0.2.53\", \"[2001:db8::53]:5353\"]",
         ] {
             let config = parse(text).unwrap();
@@ -502,6 +511,9 @@ mod tests {
             ("[switch]\nbridge = \"a bridge\"", "switch.bridge"),
             ("[machines]\nshutdown_grace_seconds = 0", "machines.shutdown_grace_seconds"),
             ("[dns]\nupstream = [\"1.1.1.1\", \"1.1.1.2\", \"1.1.1.3\", \"1.1.1.4\"]", "dns.upstream"),
+            ("[ipfix]\ncollectors = []", "ipfix.collectors"),
+            ("[ipfix]\ncollectors = [\"192.0.2.9:0\"]", "ipfix.collectors"),
+            ("[ipfix]\ncollectors = [\"192.0.2.9:4739\"]\nactive_seconds = 4201", "ipfix.active_seconds"),
             ("[[physical]]\nname = \"dc\"\ninterface = \"\"", "physical.interface"),
             ("[[physical]]\nname = \"dc\"\ninterface = \"br-int\"", "physical.interface"),
             (

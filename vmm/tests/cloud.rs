@@ -125,6 +125,7 @@ async fn plug(switch: &Switch) -> HostSwitch {
         bridge: "br-int".to_owned(),
         datapath: Datapath::Netdev,
         tunnel_ip: None,
+        export: None,
         physical: std::collections::BTreeMap::new(),
     };
     let host = HostSwitch::start(settings, OpenFlow::unix(switch.bridge_socket("br-int")), nothing());

@@ -216,6 +216,8 @@ tables! {
         ports: BTreeSet<Uuid>,
         /// The controllers.
         controller: BTreeSet<Uuid>,
+        /// What is exported of all its flows.
+        ipfix: Option<Uuid>,
         /// 16 hexadecimal digits, once known.
         datapath_id: Option<String>,
         /// `system`, `netdev` or empty for the default.
@@ -292,6 +294,24 @@ tables! {
         target: String,
         /// Whether there is a connection.
         is_connected: bool,
+    }
+
+    /// Export of flow records by IPFIX.
+    Ipfix "IPFIX" {
+        /// The collectors, as `ADDRESS:PORT`.
+        targets: BTreeSet<String>,
+        /// One packet of so many is looked at; nothing for 400.
+        sampling: Option<i64>,
+        /// The observation domain.
+        obs_domain_id: Option<i64>,
+        /// Seconds for which a flow is counted until a record of it is sent; 0 or nothing for one of each packet.
+        cache_active_timeout: Option<i64>,
+        /// How many flows are counted at once; 0 or nothing for one record of each packet.
+        cache_max_flows: Option<i64>,
+        /// Settings, such as `enable-tunnel-sampling`.
+        other_config: BTreeMap<String, String>,
+        /// Whatever others keep here.
+        external_ids: BTreeMap<String, String>,
     }
 
     /// Quality of service on a port.

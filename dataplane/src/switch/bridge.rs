@@ -28,8 +28,10 @@ use tracing::info;
 
 use crate::compile::PortNumbers;
 
+mod export;
 mod plan;
 
+pub use export::FlowExport;
 use plan::Plan;
 
 /// The name of the tunnel port.
@@ -98,6 +100,8 @@ pub struct Settings {
     pub tunnel_ip: Option<Ipv4Addr>,
     /// The physical networks that this host is wired to, each with its interface, which becomes a port of the bridge.
     pub physical: BTreeMap<PhysicalNetwork, String>,
+    /// What is told of the flows that it forwards, and to whom.
+    pub export: Option<FlowExport>,
 }
 
 /// The port of a machine.
@@ -211,7 +215,7 @@ impl Bridge {
     #[must_use]
     pub fn start(settings: Settings) -> Self {
         let mut watch = OpenVswitch::watched_by(Watch::new());
-        for add in [tables::Bridge::watched_by, Port::watched_by, Interface::watched_by] {
+        for add in [tables::Bridge::watched_by, tables::Ipfix::watched_by, Port::watched_by, Interface::watched_by] {
             watch = add(watch);
         }
         let connection = Connection::start(settings.database.clone(), Config::new(DATABASE, watch));

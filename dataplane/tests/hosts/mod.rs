@@ -70,6 +70,7 @@ impl Host {
             datapath: Datapath::Netdev,
             tunnel_ip: Some(endpoint),
             physical,
+            export: None,
         };
         switch.vsctl(&["add-br", "br-under", "--", "set", "bridge", "br-under", "datapath_type=netdev"])?;
         let namespace = switch.namespace();

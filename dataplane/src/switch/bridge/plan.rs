@@ -12,7 +12,7 @@ use ovsdb::tables::{Bridge, Interface, OpenVswitch, Port, Table};
 use ovsdb::transaction::{Comparison, Mutator, Transaction, Where};
 use ovsdb::value::Value;
 
-use super::{BridgeError, PortState, Settings, TUNNEL_PORT, TapPort, VXLAN_UDP_PORT};
+use super::{BridgeError, PortState, Settings, TUNNEL_PORT, TapPort, VXLAN_UDP_PORT, export};
 
 /// The key that marks a port as ours, with the machine's id.
 const MACHINE_KEY: &str = "basalt:vm";
@@ -30,8 +30,8 @@ const FAIL_MODE: &str = "secure";
 /// Changes to make together, each in words.
 #[derive(Debug, Default)]
 pub(super) struct Plan {
-    steps: Vec<String>,
-    transaction: Transaction,
+    pub(super) steps: Vec<String>,
+    pub(super) transaction: Transaction,
 }
 
 impl Plan {
@@ -130,6 +130,7 @@ pub(super) fn bridge(replica: &Replica, settings: &Settings) -> Result<Plan, Bri
         tunnel(&mut plan, replica, &bridge, options)?;
     }
     physical(&mut plan, replica, &bridge, settings)?;
+    export::plan(&mut plan, replica, &bridge, settings.export.as_ref());
     Ok(plan)
 }
 
@@ -185,12 +186,14 @@ fn create_bridge(plan: &mut Plan, replica: &Replica, root: &OpenVswitch, setting
         let row = Row::new().with("external_ids", Value::map([(PHYSICAL_KEY, network.as_str())]));
         ports.push(insert_port(transaction, interface, &row));
     }
+    let ipfix = settings.export.as_ref().map(|export| export::create(transaction, export));
     let row = Row::new()
         .with("name", name)
         .with("datapath_type", settings.datapath.word())
         .with("fail_mode", FAIL_MODE)
         .with("protocols", PROTOCOL)
-        .with("ports", Value::set(ports));
+        .with("ports", Value::set(ports))
+        .with("ipfix", Value::set(ipfix));
     let bridge = transaction.insert(Bridge::NAME, &row);
     let mutation = ("bridges", Mutator::Insert, Value::from(&bridge));
     transaction.mutate(OpenVswitch::NAME, &Where::row(root.uuid), &[mutation]);
