@@ -24,8 +24,8 @@ use openflow::flow::PortNo;
 
 use crate::cookie::Object;
 use crate::feature::{
-    arp, canary, classify, deliver, dhcp, floating, forward, identity, neighbour, path_mtu, provider, qos, router,
-    security, service, snat, static_route, trunk, tunnel, way_out,
+    arp, balancer, canary, classify, deliver, dhcp, floating, forward, identity, neighbour, path_mtu, provider, qos,
+    router, security, service, snat, static_route, trunk, tunnel, way_out,
 };
 use crate::flow_set::{Assembly, FlowSet, Part, Touched};
 use crate::identity::{Groups, NOBODY};
@@ -261,6 +261,11 @@ fn part(unit: &Unit, view: &View<'_>, index: &Index) -> Option<Part> {
             part.name(Object::Addresses(group.key), format!("address group {}", group.name));
             security::address::addresses(view, group, &mut part);
         }
+        Unit::Balancer(id) => {
+            let it = view.balancer(*id)?;
+            part.name(Object::Balancer(it.key.into()), format!("load balancer {}", it.name));
+            balancer::balancer(view, it, &mut part);
+        }
         Unit::Port(id) => port(view, *id, &mut part)?,
         Unit::Identity(groups) => set_of_groups(groups, view, index, &mut part)?,
         Unit::Endpoint(endpoint) => part.name_host(*endpoint, view.host_of(*endpoint)?),
@@ -296,6 +301,7 @@ fn host(view: &View<'_>, part: &mut Part) {
     provider::host(view, part);
     floating::host(part);
     snat::host(part);
+    balancer::host(part);
 }
 
 fn port(view: &View<'_>, id: PortId, part: &mut Part) -> Option<()> {

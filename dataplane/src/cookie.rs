@@ -32,6 +32,8 @@ pub enum Object {
     Identity(u32),
     /// An address group, by its key.
     Addresses(u32),
+    /// A load balancer, by its key.
+    Balancer(u32),
 }
 
 impl Object {
@@ -44,6 +46,7 @@ impl Object {
             Self::Group(key) => (4, key),
             Self::Identity(key) => (5, key),
             Self::Addresses(key) => (6, key),
+            Self::Balancer(key) => (8, key),
         }
     }
 
@@ -56,6 +59,7 @@ impl Object {
             4 => Some(Self::Group(key)),
             5 => Some(Self::Identity(key)),
             6 => Some(Self::Addresses(key)),
+            8 => Some(Self::Balancer(key)),
             _ => None,
         }
     }
@@ -106,6 +110,7 @@ impl fmt::Display for Object {
             Self::Group(key) => write!(f, "security group {key}"),
             Self::Identity(key) => write!(f, "identity {key:#x}"),
             Self::Addresses(key) => write!(f, "address group {key}"),
+            Self::Balancer(key) => write!(f, "load balancer {key}"),
         }
     }
 }
@@ -124,6 +129,7 @@ mod tests {
             Object::Group(9),
             Object::Identity(0x8000_0001),
             Object::Addresses(3),
+            Object::Balancer(4),
         ];
         for object in objects {
             let cookie = Cookie { feature: Feature::Security, object };

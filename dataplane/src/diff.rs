@@ -264,7 +264,7 @@ fn translation(flow: &Flow) -> Option<(u16, NatRange)> {
     flow.actions.iter().find_map(|action| {
         let Action::Ct(ct) = action else { return None };
         let CtZone::Fixed(zone) = ct.zone else { return None };
-        // A connection by a port forwarding has a label that flows ask for: it is over when they are.
+        // A connection by a port forwarding has a label that flows ask for: it is over when they are. One of a load balancer stays with its member.
         let is_shared = |range: &NatRange| range.side == NatSide::Source;
         let range = |action: &Action| if let Action::Nat(nat) = action { nat.range.filter(is_shared) } else { None };
         ct.actions.iter().find_map(range).filter(|_| ct.commit).map(|range| (zone, range))

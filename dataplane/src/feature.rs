@@ -5,6 +5,7 @@
 //! registers (see [`register`](crate::register)).
 
 pub(crate) mod arp;
+pub(crate) mod balancer;
 pub mod canary;
 pub(crate) mod classify;
 pub(crate) mod deliver;
@@ -67,6 +68,8 @@ pub enum Feature {
     Trunk,
     /// Ports of a router's address that lead behind it.
     PortForwarding,
+    /// Addresses whose connections are shared out.
+    Balancer,
 }
 
 /// What is known of a feature.
@@ -101,6 +104,7 @@ pub const FEATURES: &[FeatureInfo] = &[
     FeatureInfo { feature: Feature::PathMtu, number: 21, name: "path mtu" },
     FeatureInfo { feature: Feature::Trunk, number: 23, name: "trunk" },
     FeatureInfo { feature: Feature::PortForwarding, number: 24, name: "port forwarding" },
+    FeatureInfo { feature: Feature::Balancer, number: 26, name: "load balancer" },
 ];
 
 impl Feature {

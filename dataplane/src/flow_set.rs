@@ -125,7 +125,8 @@ impl Entry {
     }
 }
 
-/// Numbers of our groups: what they are for, and the network, or the key of a router (16 bits) and the place of a destination (8).
+/// Numbers of our groups: what they are for, and the network, or the key of a router (16 bits) and the place of a destination (8), or the key of a load
+/// balancer and the place of a listener.
 ///
 /// ```text
 /// 31        24 23                0
@@ -143,6 +144,8 @@ pub enum GroupNumber {
     FloodPart(u32, u8),
     /// One of several next hops of a router: its key, and which of its destinations.
     NextHops(u16, u8),
+    /// One of the members of a load balancer: its key, and which of its listeners.
+    Members(u16, u8),
 }
 
 impl GroupNumber {
@@ -155,6 +158,7 @@ impl GroupNumber {
             Self::OtherHosts(vni) => 0xb3 << 24 | vni,
             Self::FloodPart(vni, part) => (0xc0 | (part & 0x1f) as u32) << 24 | vni,
             Self::NextHops(router, destination) => 0xb4 << 24 | (router as u32) << 8 | destination as u32,
+            Self::Members(balancer, listener) => 0xb6 << 24 | (balancer as u32) << 8 | listener as u32,
         }
     }
 
@@ -167,6 +171,7 @@ impl GroupNumber {
             0xb2 => Some(Self::FloodEverywhere(vni)),
             0xb3 => Some(Self::OtherHosts(vni)),
             0xb4 => Some(Self::NextHops(((vni >> 8) & 0xffff) as u16, (vni & 0xff) as u8)),
+            0xb6 => Some(Self::Members(((vni >> 8) & 0xffff) as u16, (vni & 0xff) as u8)),
             kind @ 0xc0..=0xdf => Some(Self::FloodPart(vni, (kind & 0x1f) as u8)),
             _ => None,
         }
@@ -230,6 +235,7 @@ impl fmt::Display for GroupNumber {
             Self::OtherHosts(vni) => write!(f, "all other hosts of network {vni}"),
             Self::FloodPart(vni, part) => write!(f, "part {part} of the ports of network {vni} on this host"),
             Self::NextHops(router, _) => write!(f, "one of the next hops of router {router}"),
+            Self::Members(balancer, _) => write!(f, "one of the members of load balancer {balancer}"),
         }
     }
 }

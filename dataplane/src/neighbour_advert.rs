@@ -1,8 +1,8 @@
 //! Neighbour advertisements: who has an IPv6 address on the network of the port that asks.
 //!
 //! Flows know which addresses there are and hand over the solicitations for them; what is said is made here, because the kernel's data path can
-//! write none of what tells an advertisement from a solicitation (flags, the option's type). Answers for the ports and routers of the asking port's
-//! own network and for the services of the host, never for anybody else. Never panics on what a guest sends.
+//! write none of what tells an advertisement from a solicitation (flags, the option's type). Answers for the ports, routers and load balancers of the asking
+//! port's own network and for the services of the host, never for anybody else. Never panics on what a guest sends.
 //! Source: RFC 4861 §4.3, §4.4, §7.2.4.
 
 use std::net::Ipv6Addr;
@@ -110,9 +110,13 @@ fn find(host: &HostNetwork, port: &Port, target: Ipv6Addr) -> Option<Neighbour> 
     let feet = host.routers.values().flat_map(|router| &router.interfaces);
     let mut feet = feet.filter(|foot| host.subnets.get(&foot.subnet).is_some_and(|it| it.network == port.network));
     let mut on_router = || feet.find(|foot| foot.ipv6_addresses().any(|address| address == target));
+    let mut balancers = host.balancers.values().filter(|it| it.address == target);
+    let mut on_balancer =
+        || balancers.find(|it| host.subnets.get(&it.subnet).is_some_and(|subnet| subnet.network == port.network));
     on_port
         .map(|other| Neighbour { mac: other.mac, flags: 0 })
         .or_else(|| on_router().map(|foot| Neighbour { mac: foot.mac, flags: IS_ROUTER }))
+        .or_else(|| on_balancer().map(|it| Neighbour { mac: it.mac, flags: 0 }))
         .or_else(|| (target == ADDRESS_V6).then_some(Neighbour { mac: SERVICE_MAC, flags: 0 }))
 }
 

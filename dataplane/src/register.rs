@@ -39,9 +39,13 @@ pub const ENDPOINT: Register = Register { field: Field::Reg6, name: "endpoint", 
 /// The router whose routes apply.
 pub const ROUTER: Register = Register { field: Field::Reg7, name: "router", doc: "key of the router that routes it" };
 
+/// The load balancer that gives it to a member.
+pub const BALANCER: Register =
+    Register { field: Field::Reg8, name: "load balancer", doc: "key of the load balancer that it was sent to" };
+
 /// All of them.
 pub const REGISTERS: &[Register] =
-    &[NETWORK, FLAG_BITS, SOURCE, TARGET, ZONE, SOURCE_IDENTITY, TARGET_IDENTITY, ENDPOINT, ROUTER];
+    &[NETWORK, FLAG_BITS, SOURCE, TARGET, ZONE, SOURCE_IDENTITY, TARGET_IDENTITY, ENDPOINT, ROUTER, BALANCER];
 
 /// One bit of the flag register.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -84,6 +88,9 @@ pub const MEASURED: Flag = Flag { mask: 1 << 14, name: "measured" };
 /// It came from outside, as an answer to a connection that left as the router.
 pub const ANSWERING: Flag = Flag { mask: 1 << 13, name: "answer from outside" };
 
+/// It is from a member of a load balancer, and whether of a balanced connection was asked.
+pub const FROM_MEMBER: Flag = Flag { mask: 1 << 16, name: "from a member" };
+
 /// All flags.
 pub const FLAGS: &[Flag] = &[
     FROM_OUTSIDE,
@@ -99,6 +106,7 @@ pub const FLAGS: &[Flag] = &[
     TOO_LARGE,
     MEASURED,
     ANSWERING,
+    FROM_MEMBER,
 ];
 
 /// The bit of a connection's mark that says that it was allowed once and is not any more.

@@ -5,7 +5,9 @@
 //! A packet crosses the connection tracker at most once, in [`Table::Track`], after its destination is known. What leaves by a floating IP begins
 //! again at [`Table::Forward`], by `resubmit`, as a frame of the network outside: only there is it tracked again, if its destination is here. On the
 //! gateway of its router, what leaves by the router's own address crosses it once more to be translated, out of [`Table::Output`] and, coming back,
-//! out of [`Table::Forward`]; both go on in [`Table::Nat`], where the first packet to a forwarded port is tracked again.
+//! out of [`Table::Forward`]; both go on in [`Table::Nat`], where the first packet to a forwarded port is tracked again. What a load balancer shares out
+//! crosses it once more, too, on the client's host: on its way there before it is routed on or tracked, on its way back out of [`Table::Output`]; both go
+//! on in [`Table::Balance`].
 //!
 //! ```text
 //! classify -> guard (IPv6) -> neighbour -> ask ---\--> punt
@@ -17,6 +19,7 @@
 //!     |                  \---------\-> deny
 //!     \-> output (nothing to police), from a floating IP or to one here: again from forward
 //! output (leaving by the router's address) -> nat: again from forward        forward (back from there) -> nat -> route
+//! forward, host (to a load balancer) -> balance -> member -> track, or from route again       output (from a member) -> balance -> output
 //! ```
 
 use crate::feature::Feature;
@@ -50,6 +53,10 @@ pub enum Table {
     Host,
     /// Questions to the services of this host.
     Service,
+    /// What is of a balanced connection, and who gets a new one.
+    Balance,
+    /// The member of a load balancer that a packet is for.
+    Member,
     /// The one pass through the connection tracker.
     Track,
     /// What the connection tracker said.
@@ -192,6 +199,22 @@ pub const TABLES: &[TableInfo] = &[
         feature: Feature::Service,
         doc: "hands requests for metadata and questions for names to the agent, with the port that asks",
         miss: "only ports of this host are served here",
+    },
+    TableInfo {
+        table: Table::Balance,
+        number: 16,
+        name: "balance",
+        feature: Feature::Balancer,
+        doc: "knows the packets of balanced connections, and gives new ones to a member",
+        miss: "no load balancer here has sent it this way",
+    },
+    TableInfo {
+        table: Table::Member,
+        number: 17,
+        name: "member",
+        feature: Feature::Balancer,
+        doc: "finds the member that a balanced connection is with",
+        miss: "no load balancer here has this member",
     },
     TableInfo {
         table: Table::Track,

@@ -2,8 +2,8 @@
 //!
 //! Two ports that can speak to each other share a zone, so that a reply finds its connection whichever network it left by; two that cannot never
 //! do, so that tenants with the same addresses stay apart. A zone is the smallest router key in the set, and for a network that no router has a
-//! foot in, a number made from its VNI. A router that translates addresses on this host has another zone for that alone. Zones mean something on one
-//! host only.
+//! foot in, a number made from its VNI. A router that translates addresses on this host has another zone for that alone, and so have the balanced
+//! connections of networks with load balancers that share a zone. Zones mean something on one host only.
 //! Invariant: the same networks and routers give the same zones, and another set does not move a zone (but for two VNIs that meet modulo 2^15, or a
 //! VNI and the key of a router that translates).
 
@@ -14,6 +14,9 @@ use model::{NetworkId, RouterId};
 
 /// Where zones of networks without a router begin to be looked for.
 const LONE_ZONES: u32 = 1 << 15;
+/// How far below a zone that of its balanced connections begins to be looked for: among the numbers that neither the first routers nor those that
+/// translate have.
+const BALANCED_BELOW: u16 = 1 << 14;
 
 /// The zone of each network. A network is missing only when all 65,535 zones are taken; nothing is then let through for it.
 #[must_use]
@@ -41,6 +44,28 @@ pub fn zones(host: &HostNetwork) -> BTreeMap<NetworkId, u16> {
 #[must_use]
 pub fn snat_zones(host: &HostNetwork) -> BTreeMap<RouterId, u16> {
     translating(host, &joined(host).into_values().collect())
+}
+
+/// The zones of balanced connections, of each network with load balancers: one for all that share a zone, made from that. A network is missing only when
+/// all zones are taken; nothing is balanced there then.
+#[must_use]
+pub fn balancer_zones(
+    host: &HostNetwork,
+    zones: &BTreeMap<NetworkId, u16>,
+    snat: &BTreeMap<RouterId, u16>,
+) -> BTreeMap<NetworkId, u16> {
+    let subnets = host.balancers.values().filter_map(|balancer| host.subnets.get(&balancer.subnet));
+    let networks: BTreeSet<NetworkId> = subnets.map(|subnet| subnet.network).collect();
+    let shared: BTreeSet<u16> = networks.iter().filter_map(|network| zones.get(network).copied()).collect();
+    let mut taken: BTreeSet<u16> = zones.values().chain(snat.values()).copied().collect();
+    let mut balanced: BTreeMap<u16, u16> = BTreeMap::new();
+    for zone in shared {
+        let start = zone.wrapping_sub(BALANCED_BELOW).max(1);
+        let mut candidates = (start..=u16::MAX).chain(1..start);
+        balanced.extend(candidates.find(|candidate| taken.insert(*candidate)).map(|own| (zone, own)));
+    }
+    let own = |network: NetworkId| Some((network, *balanced.get(zones.get(&network)?)?));
+    networks.into_iter().filter_map(own).collect()
 }
 
 /// From the top down, where the zones of lone networks are few.

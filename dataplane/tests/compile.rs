@@ -7,8 +7,9 @@ mod topology;
 use std::path::Path;
 
 use dataplane::{Installed, compile, diff};
+use model::balancer::{Persistence, Transport};
 use model::network::ForwardedProtocol;
-use openflow::flow::Flow;
+use openflow::flow::{Action, Flow, GroupKind};
 use proptest::prelude::{any, proptest};
 use topology::random::{self, Random};
 use topology::{Cloud, PING, tcp, two_subnets};
@@ -101,13 +102,25 @@ fn no_flow_writes_what_the_kernel_cannot() {
     elsewhere.share(0, &[1], 40);
     let mut joined = unequal.clone();
     joined.trunk(2, 0, 7);
-    let clouds = [topology::dual_stack(), outside, unequal, elsewhere, joined];
+    let mut balanced = topology::dual_stack();
+    for six in [false, true] {
+        let front = balanced.balancer("front", 0, 100, six);
+        balanced.listen(front, Transport::Tcp, 80, &[(0, 80, 1), (1, 80, 2), (3, 80, 1)]);
+        balanced.listen(front, Transport::Udp, 53, &[(2, 53, 1)]);
+    }
+    balanced.balancers[0].listeners[0].persistence = Persistence::SourceIp;
+    let clouds = [topology::dual_stack(), outside, unequal, elsewhere, joined, balanced];
     for (cloud, host) in clouds.iter().flat_map(|cloud| [(cloud, 0), (cloud, 1)]) {
         let set = compile(&cloud.host(host), &cloud.numbers(host));
         for flow in set.flows() {
             let text = flow.to_string().to_lowercase();
             let (_, actions) = text.split_once("actions=").unwrap();
             assert!(!actions.contains("->nd_") && !actions.contains("->nxm_nx_nd"), "{flow}");
+        }
+        for bucket in set.groups().filter(|group| group.kind == GroupKind::Select).flat_map(|group| &group.buckets) {
+            let is_plain =
+                |action: &Action| matches!(action, Action::Ct(_) | Action::SetField(_) | Action::Resubmit { .. });
+            assert!(bucket.actions.iter().all(is_plain), "{bucket:?}");
         }
     }
 }

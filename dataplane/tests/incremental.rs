@@ -8,9 +8,10 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use dataplane::compile::{Compiler, Edit, Stations};
 use dataplane::{PortNumbers, compile};
+use model::balancer::{Listener, Member, Persistence, Transport};
 use model::network::{ForwardedProtocol, Port, Router, StaticRoute};
 use model::spec::HostNetwork;
-use model::{Mac, PortId, Vni};
+use model::{BalancerId, Mac, PortId, Vni};
 use openflow::flow::{Action, FlowKey, PortNo};
 use proptest::prelude::{ProptestConfig, any, proptest};
 use topology::random::{self, HOSTS, Random};
@@ -58,7 +59,7 @@ impl World {
             self.cloud.port("first", 0, 0, 200, &[]);
             return "a first port";
         }
-        match self.random.below(35) {
+        match self.random.below(39) {
             0 | 1 => self.add_port(port),
             2 => {
                 self.cloud.ports.remove(port);
@@ -116,6 +117,7 @@ impl World {
             21 | 22 => self.share(port),
             33 | 34 => self.forward(port),
             29..=32 => self.join(port),
+            35..=38 => self.balance(port),
             _ => {
                 self.added += 1;
                 readdress(&mut self.cloud.ports[port], 100 + self.added);
@@ -179,6 +181,45 @@ impl World {
         "a forwarded port"
     }
 
+    /// A load balancer on the network of a port, with other listeners and members each time, or none any more.
+    fn balance(&mut self, port: usize) -> &'static str {
+        let of = self.cloud.networks.iter().position(|network| network.id == self.cloud.ports[port].network);
+        let Some(network) = of.filter(|network| self.cloud.networks[*network].provider.is_none()) else {
+            return "no load balancer";
+        };
+        let six = self.cloud.subnet6(network).is_some() && self.random.once_in(2);
+        let subnet = if six { self.cloud.subnet6(network) } else { self.cloud.subnets.get(network) };
+        let subnet = subnet.map(|subnet| subnet.id);
+        let Some(front) = self.cloud.balancers.iter().position(|it| Some(it.subnet) == subnet) else {
+            let front = self.cloud.balancer("front", network, 250 + u8::from(six), six);
+            self.added += 1;
+            self.cloud.balancers[front].key = 500 + u16::from(self.added);
+            self.cloud.balancers[front].id = BalancerId::from_uuid(Uuid::from_u128(11 << 64 | u128::from(self.added)));
+            return "a load balancer more";
+        };
+        if self.random.once_in(8) {
+            self.cloud.balancers.remove(front);
+            return "a load balancer less";
+        }
+        let member = self.random.pick(&self.cloud.ports).addresses.clone();
+        let front = &mut self.cloud.balancers[front];
+        let (protocol, own) = *self.random.pick(&[(Transport::Tcp, 80), (Transport::Udp, 53)]);
+        let Some(listener) = front.listeners.iter_mut().find(|it| it.protocol == protocol) else {
+            let persistence = *self.random.pick(&[Persistence::None, Persistence::SourceIp]);
+            front.listeners.push(Listener { protocol, port: own, persistence, members: Vec::new() });
+            return "a listener more";
+        };
+        let address = member.iter().map(|it| it.address).find(|it| it.is_ipv4() == front.address.is_ipv4());
+        let Some(address) = address.filter(|address| *address != front.address) else { return "no member" };
+        let count = listener.members.len();
+        listener.members.retain(|member| member.address != address);
+        if listener.members.len() == count {
+            let weight = *self.random.pick(&[0, 1, 2, 256]);
+            listener.members.push(Member { address, port: 8080, weight });
+        }
+        "a member"
+    }
+
     /// A port on the tap of another, in a VLAN, or on one of its own again.
     fn join(&mut self, port: usize) -> &'static str {
         let parent = self.random.below(self.cloud.ports.len());
@@ -206,7 +247,12 @@ impl World {
     /// Takes away what a step has left without a ground.
     fn tidy(&mut self) {
         self.tidy_trunks();
-        let Cloud { networks, ports, routers, .. } = &mut self.cloud;
+        let Cloud { networks, subnets, subnets6, ports, routers, balancers, .. } = &mut self.cloud;
+        balancers.retain(|balancer| {
+            let mut subnet = subnets.iter().chain(&*subnets6).filter(|subnet| subnet.id == balancer.subnet);
+            let network = subnet.next().map(|subnet| subnet.network);
+            networks.iter().any(|it| Some(it.id) == network && it.provider.is_none())
+        });
         let is_outside = networks[self.outer].provider.is_some();
         for router in routers {
             let is_way = |route: &StaticRoute| route.destination.to_string() == "0.0.0.0/0";

@@ -13,7 +13,9 @@ use dataplane::compile;
 use dataplane::flow_set::FlowSet;
 use dataplane::table::{TABLES, Table, TableInfo};
 use dataplane::trace::{self, Connection, Packet, Payload, Verdict};
+use model::balancer::Transport;
 use model::network::ForwardedProtocol;
+use openflow::flow::Field;
 use topology::{Cloud, VXLAN, dual_stack};
 
 const HEAD: &str = "\
@@ -22,13 +24,15 @@ const HEAD: &str = "\
 Made from the tables and flows themselves by `UPDATE_GOLDEN=1 cargo test -p dataplane --test pipeline_doc`, which also holds this page to them.
 
 One bridge, `br-int`, and these tables. A packet enters at table 0 and moves to higher numbers only, but for one that leaves by a floating IP or the
-address of its router: with its new source it begins again at table 10, on the network outside. What no flow of a table matches is dropped there, for
-the reason said. Registers carry what is known so far (`dataplane/src/register.rs`): the network in `metadata`, source and destination port, the
-identity of the sender's and the receiver's groups.
+address of its router: with its new source it begins again at table 10, on the network outside. A load balancer looks at what goes to it and comes back
+in table 16, before the one goes on to its member and after the other was let in. What no flow of a table matches is dropped there, for the reason said.
+Registers carry what is known so far (`dataplane/src/register.rs`): the network in `metadata`, source and destination port, the identity of the
+sender's and the receiver's groups.
 
 The examples are of one host with two networks, blue and green, that have both versions of IP and a router between them: web-1 and open-1 (no port
 security) on blue and db-1 on green are here, web-2 and db-2 on another host, cam-1 on a VLAN of a physical network, where web-1 has a floating IP
 and the router an address for everybody else, whose gateway this host is, with TCP port 5433 forwarded to port 5432 of db-1.
+Load balancer front is 10.0.1.100, whose TCP 8000 is TCP 80 of web-2 and open-1, and TCP 5432 that of db-1.
 Group web lets in TCP 80 and pings, and TCP 8443 from the addresses of office, which are 10.0.3.192/26; group db TCP 5432 from members of web.
 ";
 
@@ -54,6 +58,10 @@ fn cloud() -> Cloud {
     cloud.float(0, port(&cloud, "web-1"), 50);
     cloud.share(0, &[0, 1], 60);
     cloud.forward(0, (ForwardedProtocol::Tcp, 5433), (port(&cloud, "db-1"), 5432));
+    let front = cloud.balancer("front", 0, 100, false);
+    let [web_2, open_1, db_1] = ["web-2", "open-1", "db-1"].map(|name| port(&cloud, name));
+    cloud.listen(front, Transport::Tcp, 8000, &[(web_2, 80, 1), (open_1, 80, 1)]);
+    cloud.listen(front, Transport::Tcp, 5432, &[(db_1, 5432, 1)]);
     cloud
 }
 
@@ -120,8 +128,7 @@ fn examples(cloud: &Cloud) -> Vec<Example> {
         ),
         new(
             "web-1 sends from an address that is not its own",
-            from("web-1", v4("web-2"), tcp(80))
-                .with(openflow::flow::Field::Ipv4Src, std::net::Ipv4Addr::new(10, 0, 1, 99)),
+            from("web-1", v4("web-2"), tcp(80)).with(Field::Ipv4Src, std::net::Ipv4Addr::new(10, 0, 1, 99)),
         ),
         new("web-1 connects to cam-1 by its floating IP", from("web-1", v4("cam-1"), tcp(80))),
         new("somebody on that VLAN connects to the floating IP of web-1", outside(80)),
@@ -133,6 +140,12 @@ fn examples(cloud: &Cloud) -> Vec<Example> {
         ),
         new("cam-1 speaks to somebody on its VLAN", from("cam-1", "10.0.3.200".parse().unwrap(), tcp(80))),
         new("somebody in the office connects to what only the office may", outside(8443)),
+        new("web-1 connects to a load balancer", from("web-1", cloud.balancers[0].address, tcp(8000))),
+        new(
+            "web-1 connects to one whose member is on another network",
+            from("web-1", cloud.balancers[0].address, tcp(5432)),
+        ),
+        balanced(cloud),
     ]
 }
 
@@ -154,9 +167,20 @@ fn answer(cloud: &Cloud) -> Example {
             Payload::Tcp { source: 80, target: 40_000 },
         )
         .in_vlan(100)
-        .with(openflow::flow::Field::CtNwSrc, cloud.address(port(cloud, "db-1"))),
+        .with(Field::CtNwSrc, cloud.address(port(cloud, "db-1"))),
         connection: Connection::Reply,
     }
+}
+
+/// What a member of a load balancer says to a client.
+fn balanced(cloud: &Cloud) -> Example {
+    let (host, numbers) = (cloud.host(0), cloud.numbers(0));
+    let (member, client) = (&cloud.ports[port(cloud, "db-1")], cloud.address(port(cloud, "web-1")));
+    let payload = Payload::Tcp { source: 5432, target: 40_000 };
+    let answer = Packet::from_port(&host, &numbers, member, client, payload).unwrap();
+    let std::net::IpAddr::V4(began) = cloud.balancers[0].address else { panic!("IPv4 only") };
+    let packet = answer.with(Field::CtNwDst, began).with(Field::CtTpDst, 5432_u16);
+    Example { name: "and the member answers", packet, connection: Connection::Reply }
 }
 
 /// One table: what it is for, one of its flows, and which examples cross it.

@@ -11,6 +11,7 @@ use crate::failure::{EXIT_CODES, Failure};
 use crate::manual;
 use crate::noun::address_group::AddressGroupVerb;
 use crate::noun::compute::{FlavorVerb, HostVerb, VmVerb};
+use crate::noun::load_balancer::LoadBalancerVerb;
 use crate::noun::network::{GroupVerb, NetworkVerb, PortVerb, SubnetVerb};
 use crate::noun::router::RouterVerb;
 use crate::noun::storage::{ImageVerb, VolumeVerb};
@@ -68,6 +69,9 @@ pub enum Noun {
     /// Routers between subnets.
     #[command(subcommand)]
     Router(RouterVerb),
+    /// Addresses whose connections are shared out among members.
+    #[command(subcommand)]
+    LoadBalancer(LoadBalancerVerb),
     /// Servers of the cloud.
     #[command(subcommand)]
     Host(HostVerb),
@@ -145,6 +149,7 @@ async fn of_the_cloud(cli: &Cli, noun: &Noun) -> Result<(), Failure> {
         Noun::Group(verb) => session.group(verb).await,
         Noun::AddressGroup(verb) => session.address_group(verb).await,
         Noun::Router(verb) => session.router(verb).await,
+        Noun::LoadBalancer(verb) => session.load_balancer(verb).await,
         Noun::Host(verb) => session.host(verb).await,
         Noun::Flavor(verb) => session.flavor(verb).await,
         Noun::Flow(_)

@@ -193,6 +193,18 @@ fn a_cloud_in_tables() {
         address-group remove office 192.0.2.0/24
         address-group show office
         address-group delete office
+        load-balancer create front --subnet blue4 --address 10.10.1.100
+        load-balancer add-listener front tcp:80
+        load-balancer add-listener front udp:53 --session-persistence source-ip
+        load-balancer add-member front tcp:80 --address 10.10.1.20 --port 8080
+        load-balancer add-member front tcp:80 --address 10.10.2.40 --weight 2
+        load-balancer set-member front tcp:80 --address 10.10.2.40 --weight 0
+        load-balancer members front
+        load-balancer list
+        load-balancer remove-member front tcp:80 --address 10.10.2.40
+        load-balancer remove-listener front udp:53
+        load-balancer show front
+        load-balancer delete front
         router show edge
         network create outside --provider-network-type vlan --provider-physical-network dc --provider-segment 100
         subnet create out4 --network outside --cidr 203.0.113.0/24
@@ -264,6 +276,23 @@ fn failures_and_their_codes() {
         address-group remove office 10.0.0.0/8
         address-group remove office 192.0.2.0/24 2001:db8::7
         address-group delete office
+        load-balancer create front --subnet none
+        load-balancer create front --subnet blue4 --address 10.10.9.9
+        load-balancer create front --subnet blue4 --address 10.10.1.20
+        load-balancer create front --subnet blue4 --address 10.10.1.1
+        load-balancer create front --subnet blue4 --address 10.10.1.100
+        load-balancer add-listener front tcp
+        load-balancer add-listener front sctp:80
+        load-balancer add-listener front tcp:80
+        load-balancer add-listener front tcp:80
+        load-balancer add-member front tcp:80 --address fd00::1
+        load-balancer add-member front tcp:80 --address 192.0.2.1
+        load-balancer add-member front tcp:80 --address 10.10.1.20 --weight 257
+        load-balancer add-member front tcp:81 --address 10.10.1.20
+        load-balancer remove-member front tcp:80 --address 10.10.1.20
+        subnet delete blue4
+        load-balancer delete front
+        load-balancer show front
         network show none
         network delete blue
         vm launch v2 --flavor micro

@@ -91,6 +91,8 @@ id_types! {
     RuleId = "security group rule";
     /// A set of addresses that rules name.
     AddressGroupId = "address group";
+    /// A load balancer.
+    BalancerId = "load balancer";
     /// A block volume.
     VolumeId = "volume";
     /// A disk, kernel or initrd image.

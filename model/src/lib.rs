@@ -9,6 +9,7 @@
 pub mod address;
 pub mod address_group;
 pub mod agent;
+pub mod balancer;
 pub mod domain;
 pub mod id;
 pub mod image;
@@ -25,7 +26,7 @@ pub mod volume;
 
 pub use address::{Mac, Vni};
 pub use id::{
-    AddressGroupId, FlavorId, HostId, ImageId, MachineId, NetworkId, PortId, RouterId, RuleId, SecurityGroupId,
-    SubnetId, VolumeId,
+    AddressGroupId, BalancerId, FlavorId, HostId, ImageId, MachineId, NetworkId, PortId, RouterId, RuleId,
+    SecurityGroupId, SubnetId, VolumeId,
 };
 pub use units::{Mib, Vcpus};

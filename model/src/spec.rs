@@ -10,8 +10,10 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use crate::address_group::AddressGroup;
+use crate::balancer::Balancer;
 use crate::id::{
-    AddressGroupId, HostId, ImageId, MachineId, NetworkId, PortId, RouterId, SecurityGroupId, SubnetId, VolumeId,
+    AddressGroupId, BalancerId, HostId, ImageId, MachineId, NetworkId, PortId, RouterId, SecurityGroupId, SubnetId,
+    VolumeId,
 };
 use crate::image::{Image, ImageKind};
 use crate::machine::Machine;
@@ -20,6 +22,7 @@ use crate::network::{Network, Port, Router, Subnet};
 use crate::security::{Remote, SecurityGroup};
 use crate::volume::{Volume, VolumeSource};
 
+mod balancer;
 pub mod external;
 pub mod route;
 mod trunk;
@@ -72,6 +75,8 @@ pub struct HostNetwork {
     pub groups: BTreeMap<SecurityGroupId, SecurityGroup>,
     /// Ports, here and elsewhere; each one's network, subnets and groups are above.
     pub ports: BTreeMap<PortId, Port>,
+    /// Load balancers; each one's subnet is above.
+    pub balancers: BTreeMap<BalancerId, Balancer>,
 }
 
 impl HostNetwork {
@@ -87,6 +92,7 @@ impl HostNetwork {
             address_groups: BTreeMap::new(),
             groups: BTreeMap::new(),
             ports: BTreeMap::new(),
+            balancers: BTreeMap::new(),
         }
     }
 
@@ -123,6 +129,8 @@ pub struct SpecParts {
     pub groups: Vec<SecurityGroup>,
     /// Ports, here and elsewhere.
     pub ports: Vec<Port>,
+    /// Load balancers that ports here can reach.
+    pub balancers: Vec<Balancer>,
     /// Images that volumes and machines here need.
     pub images: Vec<Image>,
     /// Volumes that should exist.
@@ -185,6 +193,7 @@ impl NodeSpec {
             address_groups: by_id(parts.address_groups, |group| group.id)?,
             groups: by_id(parts.groups, |group| group.id)?,
             ports: by_id(parts.ports, |port| port.id)?,
+            balancers: by_id(parts.balancers, |balancer| balancer.id)?,
         };
         let spec = Self {
             generation: parts.generation,
@@ -320,6 +329,7 @@ impl HostNetwork {
         self.check_groups()?;
         self.check_ports()?;
         trunk::check(self)?;
+        balancer::check(self)?;
         external::check(self)
     }
 

@@ -119,6 +119,7 @@ mod tests {
             subnets: vec![],
             routers: vec![],
             address_groups: vec![],
+            balancers: vec![],
             groups: vec![],
             ports: vec![],
             images: vec![],

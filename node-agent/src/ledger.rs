@@ -247,6 +247,7 @@ mod tests {
             subnets: vec![],
             routers: vec![],
             address_groups: vec![],
+            balancers: vec![],
             groups: vec![],
             ports: vec![],
             images: vec![],

@@ -2,7 +2,7 @@
 //!
 //! A host gets its machines with their volumes and images; the networks of its ports and, through the routers that stand in them, the networks
 //! one hop further, outside as well, because routing is done where a packet is sent, and the same of routers whose gateway it is; every port of those
-//! networks with where it is plugged in; and the security groups of those ports with the groups and address groups that their rules name. Pure: the
+//! networks with where it is plugged in; their load balancers; and the security groups of those ports with the groups and address groups that their rules name. Pure: the
 //! same intent gives the same parts.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -77,6 +77,12 @@ pub(crate) fn assign(intent: &Intent, bindings: &BTreeMap<PortId, Binding>, host
             .map(|it| (**it).clone())
             .collect(),
         groups: reach.groups.iter().filter_map(|id| intent.groups.get(id)).map(|it| (**it).clone()).collect(),
+        balancers: intent
+            .balancers
+            .values()
+            .filter(|it| intent.network_of(it).is_some_and(|network| reach.networks.contains(&network)))
+            .map(|it| (**it).clone())
+            .collect(),
         ports: reach.ports,
         images: images.iter().filter_map(|id| intent.images.get(id)).filter_map(|image| image.image()).collect(),
         volumes,

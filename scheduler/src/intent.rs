@@ -12,8 +12,8 @@ use std::str::FromStr;
 use std::sync::Arc;
 
 use model::{
-    AddressGroupId, FlavorId, HostId, ImageId, MachineId, NetworkId, PortId, RouterId, SecurityGroupId, SubnetId, Vni,
-    VolumeId,
+    AddressGroupId, BalancerId, FlavorId, HostId, ImageId, MachineId, NetworkId, PortId, RouterId, SecurityGroupId,
+    SubnetId, Vni, VolumeId,
 };
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
@@ -23,6 +23,7 @@ use crate::refusal::Refusal;
 
 pub(crate) mod address;
 pub(crate) mod address_group;
+pub(crate) mod balancer;
 pub(crate) mod flavor;
 pub(crate) mod floating;
 pub(crate) mod forwarding;
@@ -57,6 +58,7 @@ pub(crate) struct Intent {
     pub(crate) address_groups: Table<AddressGroupId, model::address_group::AddressGroup>,
     pub(crate) groups: Table<SecurityGroupId, model::security::SecurityGroup>,
     pub(crate) routers: Table<RouterId, model::network::Router>,
+    pub(crate) balancers: Table<BalancerId, model::balancer::Balancer>,
     pub(crate) images: Table<ImageId, ImageIntent>,
     pub(crate) volumes: Table<VolumeId, VolumeIntent>,
     pub(crate) flavors: Table<FlavorId, Flavor>,
@@ -75,6 +77,8 @@ pub(crate) struct Counters {
     #[serde(default)]
     pub(crate) address_group_key: u32,
     pub(crate) router_key: u16,
+    #[serde(default)]
+    pub(crate) balancer_key: u16,
     pub(crate) mac: u32,
 }
 
@@ -102,6 +106,11 @@ impl Counters {
     pub(crate) fn next_router_key(&mut self) -> Result<u16, Refusal> {
         self.router_key = next(self.router_key, u16::MAX, "router key")?;
         Ok(self.router_key)
+    }
+
+    pub(crate) fn next_balancer_key(&mut self) -> Result<u16, Refusal> {
+        self.balancer_key = next(self.balancer_key, u16::MAX, "load balancer key")?;
+        Ok(self.balancer_key)
     }
 }
 
@@ -148,6 +157,7 @@ named! {
     model::address_group::AddressGroup = "address group", name;
     model::security::SecurityGroup = "security group", name;
     model::network::Router = "router", name;
+    model::balancer::Balancer = "load balancer", name;
     ImageIntent = "image", name;
     VolumeIntent = "volume", volume.name;
     Flavor = "flavor", name;

@@ -51,6 +51,7 @@ impl Metrics {
             ("port", intent.ports.len()),
             ("security_group", intent.groups.len()),
             ("address_group", intent.address_groups.len()),
+            ("load_balancer", intent.balancers.len()),
             ("router", intent.routers.len()),
             ("image", intent.images.len()),
             ("volume", intent.volumes.len()),

@@ -89,6 +89,7 @@ macro_rules! each_table {
         $each!("groups", groups);
         $each!("address_groups", address_groups);
         $each!("routers", routers);
+        $each!("balancers", balancers);
         $each!("images", images);
         $each!("volumes", volumes);
         $each!("flavors", flavors);

@@ -72,6 +72,7 @@ fn nothing() -> HostNetwork {
         subnets: [].into(),
         routers: [].into(),
         address_groups: [].into(),
+        balancers: [].into(),
         groups: [].into(),
         ports: [].into(),
     }

@@ -5,11 +5,12 @@
 use std::collections::BTreeMap;
 
 use model::address_group::AddressGroup;
+use model::balancer::Balancer;
 use model::network::{Network, Port, Router, Subnet};
 use model::provider::PhysicalNetwork;
 use model::security::SecurityGroup;
 use model::spec::HostNetwork;
-use model::{AddressGroupId, NetworkId, PortId, RouterId, SecurityGroupId, SubnetId};
+use model::{AddressGroupId, BalancerId, NetworkId, PortId, RouterId, SecurityGroupId, SubnetId};
 use openflow::flow::PortNo;
 
 use super::index::{Index, Moved};
@@ -99,6 +100,7 @@ pub(super) struct Changed<'a> {
     routers: Vec<(RouterId, Change<'a, Router>)>,
     groups: Vec<(SecurityGroupId, Change<'a, SecurityGroup>)>,
     address_groups: Vec<(AddressGroupId, Change<'a, AddressGroup>)>,
+    balancers: Vec<(BalancerId, Change<'a, Balancer>)>,
     ports: Vec<(PortId, Change<'a, Port>)>,
     numbers: Vec<PortId>,
     tunnel: bool,
@@ -114,6 +116,7 @@ impl<'a> Changed<'a> {
             routers: differing(&before.routers, &after.routers),
             groups: differing(&before.groups, &after.groups),
             address_groups: differing(&before.address_groups, &after.address_groups),
+            balancers: differing(&before.balancers, &after.balancers),
             ports: differing(&before.ports, &after.ports),
             ..Self::default()
         }
@@ -154,6 +157,13 @@ impl<'a> Changed<'a> {
         if !(self.networks.is_empty() && self.subnets.is_empty() && self.routers.is_empty()) {
             moved.structure();
         }
+        let is_elsewhere = |(_, (before, after)): &(BalancerId, Change<'_, Balancer>)| {
+            before.map(|it| it.subnet) != after.map(|it| it.subnet)
+        };
+        if self.balancers.iter().any(is_elsewhere) {
+            moved.structure();
+        }
+        moved.facts.extend(self.balancers.iter().map(|(id, _)| Fact::Balancer(*id)));
         moved.facts.extend(self.networks.iter().map(|(id, _)| Fact::Network(*id)));
         moved.facts.extend(self.subnets.iter().map(|(id, _)| Fact::Subnet(*id)));
         moved.facts.extend(self.routers.iter().map(|(id, _)| Fact::Router(*id)));

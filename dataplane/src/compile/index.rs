@@ -15,7 +15,7 @@ use model::{AddressGroupId, HostId, NetworkId, PortId, RouterId, SecurityGroupId
 use super::unit::{Fact, Unit};
 use super::view::{Place, place};
 use crate::identity::{Groups, Identities, groups};
-use crate::zone::{snat_zones, zones};
+use crate::zone::{balancer_zones, snat_zones, zones};
 
 /// The other side of rules that share a conjunction.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -76,6 +76,7 @@ struct Structure {
     /// Networks behind routers that translate here.
     gated: BTreeSet<NetworkId>,
     snat_zones: BTreeMap<RouterId, u16>,
+    balancer_zones: BTreeMap<NetworkId, u16>,
     /// The other hosts that are gateways of routers, by tunnel endpoint.
     gateways: BTreeMap<Ipv4Addr, HostId>,
 }
@@ -109,7 +110,7 @@ pub(super) struct Moved {
 }
 
 impl Moved {
-    /// Networks, subnets or routers are others.
+    /// Networks, subnets, routers or load balancers are others.
     pub(super) const fn structure(&mut self) {
         self.structure = true;
     }
@@ -145,6 +146,10 @@ impl Index {
 
     pub(super) fn snat_zone(&self, router: RouterId) -> Option<u16> {
         self.structure.snat_zones.get(&router).copied()
+    }
+
+    pub(super) fn balancer_zone(&self, network: NetworkId) -> Option<u16> {
+        self.structure.balancer_zones.get(&network).copied()
     }
 
     pub(super) fn is_gated(&self, network: NetworkId) -> bool {
@@ -429,8 +434,9 @@ impl Index {
 
 impl Structure {
     fn of(host: &HostNetwork, near: &BTreeSet<NetworkId>) -> Self {
-        let zones = zones(host);
-        let mut structure = Self { zones, snat_zones: snat_zones(host), ..Self::default() };
+        let (zones, snat_zones) = (zones(host), snat_zones(host));
+        let balancer_zones = balancer_zones(host, &zones, &snat_zones);
+        let mut structure = Self { zones, snat_zones, balancer_zones, ..Self::default() };
         structure.look_outside(host);
         let near_zones = near.iter().chain(&structure.outside).filter_map(|network| structure.zones.get(network));
         structure.near_zones = near_zones.copied().collect();
@@ -477,6 +483,7 @@ impl Structure {
         facts.extend(outside.into_iter().map(Fact::Near));
         facts.extend(before.gated.symmetric_difference(&self.gated).copied().map(Fact::Gated));
         facts.extend(differing(&before.snat_zones, &self.snat_zones).map(Fact::SnatZone));
+        facts.extend(differing(&before.balancer_zones, &self.balancer_zones).map(Fact::BalancerZone));
         facts.extend(differing(&before.gateways, &self.gateways).map(Fact::HostOf));
         facts.extend(before.routed.symmetric_difference(&self.routed).copied().map(Fact::Routed));
     }

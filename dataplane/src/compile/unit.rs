@@ -6,7 +6,7 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 
-use model::{AddressGroupId, NetworkId, PortId, RouterId, SecurityGroupId, SubnetId};
+use model::{AddressGroupId, BalancerId, NetworkId, PortId, RouterId, SecurityGroupId, SubnetId};
 
 use crate::identity::Groups;
 
@@ -23,6 +23,8 @@ pub(crate) enum Unit {
     Group(SecurityGroupId),
     /// An address group.
     Addresses(AddressGroupId),
+    /// A load balancer.
+    Balancer(BalancerId),
     /// A port, here or elsewhere.
     Port(PortId),
     /// A set of security groups that some port is in.
@@ -48,6 +50,10 @@ pub(crate) enum Fact {
     Named(AddressGroupId),
     /// Which rules that hold here name an address group.
     Users(AddressGroupId),
+    /// A load balancer as it was given.
+    Balancer(BalancerId),
+    /// The conntrack zone of the balanced connections of a network.
+    BalancerZone(NetworkId),
     /// A port as it was given.
     Port(PortId),
     /// The OpenFlow port of a port.
@@ -106,6 +112,7 @@ impl Fact {
             Self::Router(id) => Some(Unit::Router(id)),
             Self::Group(id) => Some(Unit::Group(id)),
             Self::Addresses(id) => Some(Unit::Addresses(id)),
+            Self::Balancer(id) => Some(Unit::Balancer(id)),
             Self::Port(id) | Self::Number(id) => Some(Unit::Port(id)),
             Self::HostOf(endpoint) => Some(Unit::Endpoint(endpoint)),
             _ => None,

@@ -9,11 +9,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
 
 use model::address_group::AddressGroup;
+use model::balancer::Balancer;
 use model::network::{Network, Port, Router, RouterInterface, Snat, Subnet};
 use model::provider::PhysicalNetwork;
 use model::security::{Direction, SecurityGroup};
 use model::spec::HostNetwork;
-use model::{AddressGroupId, HostId, Mac, NetworkId, PortId, RouterId, SecurityGroupId, SubnetId};
+use model::{AddressGroupId, BalancerId, HostId, Mac, NetworkId, PortId, RouterId, SecurityGroupId, SubnetId};
 use openflow::flow::PortNo;
 
 use super::PortNumbers;
@@ -117,6 +118,17 @@ impl<'a> View<'a> {
     pub(crate) fn users(&self, id: AddressGroupId) -> BTreeSet<(SecurityGroupId, Direction)> {
         self.read(Fact::Users(id));
         self.index.users(id)
+    }
+
+    pub(crate) fn balancer(&self, id: BalancerId) -> Option<&'a Balancer> {
+        self.read(Fact::Balancer(id));
+        self.host.balancers.get(&id)
+    }
+
+    /// The conntrack zone of the balanced connections of a network with load balancers.
+    pub(crate) fn balancer_zone(&self, id: NetworkId) -> Option<u16> {
+        self.read(Fact::BalancerZone(id));
+        self.index.balancer_zone(id)
     }
 
     pub(crate) fn port(&self, id: PortId) -> Option<&'a Port> {

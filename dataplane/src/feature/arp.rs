@@ -59,7 +59,7 @@ pub(crate) fn router(view: &View<'_>, router: &Router, part: &mut Part) {
 }
 
 /// Turns a request into its reply and sends it back.
-fn answer(segment: Segment<'_>, address: Ipv4Addr, mac: Mac, cookie: Cookie, part: &mut Part) {
+pub(crate) fn answer(segment: Segment<'_>, address: Ipv4Addr, mac: Mac, cookie: Cookie, part: &mut Part) {
     add(asked(address).with(NETWORK.field, segment.vni()), address, mac, (ANSWER, cookie), part);
 }
 

@@ -116,7 +116,8 @@ pub(crate) fn router(view: &View<'_>, router: &Router, part: &mut Part) {
     }
 }
 
-fn answer(segment: Segment<'_>, address: Ipv6Addr, mac: Mac, cookie: Cookie, part: &mut Part) {
+/// Answers solicitations for an address on a network.
+pub(crate) fn answer(segment: Segment<'_>, address: Ipv6Addr, mac: Mac, cookie: Cookie, part: &mut Part) {
     let asked = asked(address).with(NETWORK.field, segment.vni());
     let note = format!("{address} is at {mac}");
     part.add_noted(Table::Neighbour, ANSWER, asked, handed_over(), (cookie, note));

@@ -19,7 +19,7 @@ use crate::flow_set::Part;
 use crate::register::{NETWORK, ROUTER};
 use crate::table::Table;
 
-const PING: u16 = 410;
+pub(crate) const PING: u16 = 410;
 const OWN: u16 = 400;
 const UNROUTABLE: u16 = 310;
 const EXPIRED: u16 = 300;
@@ -86,7 +86,7 @@ fn add_foot(view: &View<'_>, router: &Router, foot: &RouterInterface, part: &mut
 }
 
 /// Turns an echo request into its reply and sends it back. The addresses change places by way of the stack of the switch.
-fn answer(address: IpAddr) -> Vec<Action> {
+pub(crate) fn answer(address: IpAddr) -> Vec<Action> {
     let (whole, family) = (Subfield::whole, Family::of(address));
     vec![
         Action::Push(whole(Field::EthSrc)),

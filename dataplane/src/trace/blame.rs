@@ -16,7 +16,8 @@ use serde::{Deserialize, Serialize};
 
 use super::{Packet, PacketError, Path, Verdict};
 use crate::compile::PortNumbers;
-use crate::family::Family;
+use crate::family::{self, Family};
+use crate::feature::balancer::{ITSELF, NO_LISTENER, NO_MEMBER, NO_MORE};
 use crate::feature::floating::{NO_SENDER, NO_WAY_OUT};
 use crate::feature::path_mtu;
 use crate::feature::provider::NOT_WIRED;
@@ -64,6 +65,10 @@ pub enum Cause {
     WrongRemote,
     /// No rule is for such packets.
     NoRule,
+    /// The load balancer that it is for does not listen for it.
+    NoListener,
+    /// The load balancer has nobody to give it to.
+    NoMember,
     /// The connection tracker knows no connection that it could be of.
     InvalidConnection,
     /// It is larger than what its network carries.
@@ -144,6 +149,8 @@ impl fmt::Display for Blame {
 #[must_use]
 pub fn blame(host: &HostNetwork, numbers: &PortNumbers, packet: &Packet, path: &Path) -> Option<Blame> {
     let Verdict::Dropped { table, why } = path.why_not()? else { return None };
+    let given = given(host, packet, path);
+    let packet = given.as_ref().unwrap_or(packet);
     let seen = Seen::new(host, numbers, packet);
     let table = Table::by_name(table)?;
     // A flow that is there to drop says itself why, where only the lack of one is looked into.
@@ -153,6 +160,17 @@ pub fn blame(host: &HostNetwork, numbers: &PortNumbers, packet: &Packet, path: &
         _ => false,
     };
     let found = match table {
+        _ if why.ends_with(NO_LISTENER) => Some(Blame::new(
+            Cause::NoListener,
+            why.as_str(),
+            "flowctl load-balancer show shows what it listens for, flowctl load-balancer add-listener adds to that",
+        )),
+        _ if [NO_MEMBER, NO_MORE, ITSELF].iter().any(|words| why.ends_with(words)) => Some(Blame::new(
+            Cause::NoMember,
+            why.as_str(),
+            "flowctl load-balancer show shows its members; start a machine that is one, or flowctl load-balancer add-member",
+        )),
+        Table::Balance => Some(Blame::new(Cause::InvalidConnection, why.as_str(), "have the client connect anew")),
         Table::Route | Table::Output if why.ends_with(NOT_WIRED) => Some(seen.not_wired(why)),
         Table::Route | Table::Output if leaving(why) => seen.no_way_out(),
         Table::Nat if why.ends_with(NOT_FORWARDED) => seen.not_forwarded(),
@@ -172,6 +190,18 @@ pub fn blame(host: &HostNetwork, numbers: &PortNumbers, packet: &Packet, path: &
         _ => None,
     };
     Some(found.unwrap_or_else(|| Blame::new(Cause::Other, why.as_str(), "flowctl trace shows each step")))
+}
+
+/// The packet as it was given to a member, when it is for a load balancer.
+fn given(host: &HostNetwork, packet: &Packet, path: &Path) -> Option<Packet> {
+    let leaving = &path.outcomes.first()?.leaving;
+    let field = [Field::Ipv4Dst, Field::Ipv6Dst].into_iter().find(|field| packet.get(*field) != leaving.get(*field))?;
+    let family = if field == Field::Ipv4Dst { Family::V4 } else { Family::V6 };
+    let (before, after) = (family.address(packet.get(field)), family.address(leaving.get(field)));
+    let is_balanced = host.balancers.values().any(|balancer| balancer.address == before);
+    let port = if packet.get(Field::IpProto) == ip_proto::TCP.into() { Field::TcpDst } else { Field::UdpDst };
+    let given_port = u16::try_from(leaving.get(port)).ok()?;
+    is_balanced.then(|| packet.clone().with(field, family::value(after)).with(port, given_port))
 }
 
 /// Whether a packet was dropped because neither a floating IP nor its router's address leads it out.

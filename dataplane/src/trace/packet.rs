@@ -445,7 +445,12 @@ fn neighbour(host: &HostNetwork, port: &Port, target: IpAddr) -> Option<Mac> {
         });
         own.find(|(address, _)| target == IpAddr::V4(*address)).map(|(_, mac)| mac)
     };
-    host.ports.values().find(has).map(|other| other.mac).or_else(router).or_else(floating)
+    let balancer = || {
+        let on_it = |id| host.subnets.get(&id).is_some_and(|subnet| subnet.network == port.network);
+        let mut own = host.balancers.values().filter(|balancer| on_it(balancer.subnet));
+        own.find(|balancer| balancer.address == target).map(|balancer| balancer.mac)
+    };
+    host.ports.values().find(has).map(|other| other.mac).or_else(router).or_else(floating).or_else(balancer)
 }
 
 /// The same for a link-local address; none for any other.

@@ -17,6 +17,7 @@ use openflow::flow::{Action, Ct, Field, NatRange, NatSide, PortNo, SetField, Sub
 
 use super::words;
 use super::{Connection, Hop, Outcome, Packet, Path, Verdict};
+use crate::family::Family;
 use crate::flow_set::{Entry, FlowSet};
 use crate::punt::Punt;
 use crate::table::Table;
@@ -210,8 +211,42 @@ impl Walk<'_> {
         if self.connection != Connection::Invalid {
             translate(&mut tracked.packet, ct, self.connection);
         }
-        self.enter(table, &mut tracked);
+        let members = if self.connection == Connection::Established { self.members(ct, &tracked) } else { Vec::new() };
+        for member in &members {
+            self.copies += 1;
+            let mut copy = Traveller { copy: self.copies, ..tracked.clone() };
+            send(&mut copy.packet, *member);
+            self.enter(table, &mut copy);
+        }
+        if members.is_empty() {
+            self.enter(table, &mut tracked);
+        }
         true
+    }
+
+    /// Whom a load balancer may have given the connection of a packet when it was new: only the data path knows which of them it was.
+    fn members(&self, ct: &Ct, tracked: &Traveller) -> Vec<NatRange> {
+        use ct_state::{NEW, TRACKED};
+        let is_asked = matches!(ct.actions.first(), Some(Action::Nat(nat)) if nat.range.is_none());
+        let Some(table) = ct.table.filter(|table| is_asked && *table == Table::Balance.number()) else {
+            return Vec::new();
+        };
+        let mut first = tracked.packet.clone();
+        first.set_masked(Field::CtState, (TRACKED | NEW).into(), Field::CtState.full_mask());
+        let Some((entry, _)) = lookup(self.set, table, &first) else { return Vec::new() };
+        let given = |actions: &[Action]| match actions {
+            [Action::Ct(ct)] => match ct.actions.first() {
+                Some(Action::Nat(nat)) => nat.range,
+                _ => None,
+            },
+            _ => None,
+        };
+        let group = match entry.flow.actions.as_slice() {
+            [Action::Group(number)] => self.set.group(*number),
+            _ => None,
+        };
+        let shared = group.into_iter().flat_map(|group| &group.buckets).filter_map(|bucket| given(&bucket.actions));
+        given(&entry.flow.actions).into_iter().chain(shared).collect()
     }
 
     fn output(&mut self, port: PortNo, traveller: &Traveller, hop: usize, by: &str) -> bool {
@@ -264,19 +299,15 @@ fn translate(packet: &mut Packet, ct: &Ct, connection: Connection) {
         Some(NatRange { side: NatSide::Source, addresses: Some((IpAddr::V4(address), _)), .. }) => {
             packet.set(Subfield::whole(Field::Ipv4Src), address.to_bits().into());
         }
-        Some(NatRange { side: NatSide::Destination, addresses: Some((IpAddr::V4(address), _)), ports, .. }) => {
-            packet.set(Subfield::whole(Field::Ipv4Dst), address.to_bits().into());
-            if let (Some((port, _)), Some(target)) = (ports, target_port(packet)) {
-                packet.set(Subfield::whole(target), port.into());
-            }
-        }
+        Some(range @ NatRange { side: NatSide::Destination, .. }) => send(packet, range),
         None if matches!(connection, Connection::Reply | Connection::Related) => {
+            restore(packet);
             let (address, port) = (packet.get(Field::CtNwSrc), packet.get(Field::CtTpSrc));
             if address == 0 {
                 return;
             }
             packet.set(Subfield::whole(Field::Ipv4Dst), address);
-            if let (true, Some(target)) = (port != 0, target_port(packet)) {
+            if let (true, Some((_, target))) = (port != 0, ports(packet)) {
                 packet.set(Subfield::whole(target), port);
             }
         }
@@ -284,11 +315,39 @@ fn translate(packet: &mut Packet, ct: &Ct, connection: Connection) {
     }
 }
 
-/// The field of a packet's destination port, if it has one.
-fn target_port(packet: &Packet) -> Option<Field> {
+/// Gives a packet another destination.
+fn send(packet: &mut Packet, to: NatRange) {
+    if let Some((address, _)) = to.addresses {
+        let bits = match address {
+            IpAddr::V4(address) => address.to_bits().into(),
+            IpAddr::V6(address) => address.to_bits(),
+        };
+        packet.set(Subfield::whole(Family::of(address).target()), bits);
+    }
+    if let (Some((port, _)), Some((_, field))) = (to.ports, ports(packet)) {
+        packet.set(Subfield::whole(field), port.into());
+    }
+}
+
+/// Gives an answer the source that its connection was begun to (`ct_nw_dst`, `ct_ipv6_dst`, `ct_tp_dst`), where the packet says so.
+fn restore(packet: &mut Packet) {
+    for (began, source) in [(Field::CtNwDst, Field::Ipv4Src), (Field::CtIpv6Dst, Field::Ipv6Src)] {
+        let address = packet.get(began);
+        if address != 0 {
+            packet.set(Subfield::whole(source), address);
+        }
+    }
+    let port = packet.get(Field::CtTpDst);
+    if let Some((field, _)) = ports(packet).filter(|_| port != 0) {
+        packet.set(Subfield::whole(field), port);
+    }
+}
+
+/// The fields of the ports of a packet that has some.
+fn ports(packet: &Packet) -> Option<(Field, Field)> {
     match u8::try_from(packet.get(Field::IpProto)) {
-        Ok(ip_proto::TCP) => Some(Field::TcpDst),
-        Ok(ip_proto::UDP) => Some(Field::UdpDst),
+        Ok(ip_proto::TCP) => Some((Field::TcpSrc, Field::TcpDst)),
+        Ok(ip_proto::UDP) => Some((Field::UdpSrc, Field::UdpDst)),
         _ => None,
     }
 }

@@ -1,12 +1,13 @@
 //! What flows do, in the words of those who own the objects.
 
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 
-use openflow::flow::{Action, Ct, CtZone, Field, Flow, MeterUnit, NatRange, NatSide, SetField};
+use openflow::flow::{Action, Ct, CtZone, Field, Flow, MeterUnit, NatRange, NatSide, SetField, eth_type};
 
 use super::Packet;
 use crate::cookie::{Cookie, Object};
 use crate::dns;
+use crate::family::Family;
 use crate::feature::service::METADATA_PORT;
 use crate::flow_set::{FlowSet, GroupNumber};
 use crate::punt::Punt;
@@ -84,6 +85,9 @@ pub(super) fn group(set: &FlowSet, number: u32) -> String {
         Some(GroupNumber::NextHops(router, _)) => {
             format!("one of the next hops of {}", name(set, Object::Router(router.into())))
         }
+        Some(GroupNumber::Members(balancer, _)) => {
+            format!("one of the members of {}", name(set, Object::Balancer(balancer.into())))
+        }
         None => format!("group {number}"),
     }
 }
@@ -103,6 +107,7 @@ pub(super) fn effect(set: &FlowSet, action: &Action, before: &Packet) -> Option<
         Action::CheckPacketLarger { octets, .. } => Some(format!("measures whether it has more than {octets} octets")),
         Action::Group(number) => Some(match GroupNumber::from_wire(*number) {
             Some(GroupNumber::NextHops(..)) => format!("sends it by {}", group(set, *number)),
+            Some(GroupNumber::Members(..)) => format!("gives it to {}", group(set, *number)),
             _ => format!("copies it to {}", group(set, *number)),
         }),
         Action::Ct(ct) if ct.table.is_some() => {
@@ -127,8 +132,9 @@ fn translation(ct: &Ct, before: &Packet) -> String {
     match nat.range {
         Some(NatRange { side: NatSide::Destination, addresses: Some((address, _)), ports }) => {
             let port = ports.map(|(port, _)| format!(", port {port}")).unwrap_or_default();
-            format!(", translates destination {} to {address}{port}", before.address(Field::Ipv4Dst))
+            format!(", translates destination {} to {address}{port}", destination(before))
         }
+        None if ct.table == Some(Table::Balance.number()) => ", translates what is of a balanced connection".to_owned(),
         Some(NatRange { addresses: Some((address, _)), ports, .. }) => {
             let ports = ports.map(|(first, last)| format!(", ports {first} to {}", last.unwrap_or(first)));
             let source = before.address(Field::Ipv4Src);
@@ -143,6 +149,12 @@ fn translation(ct: &Ct, before: &Packet) -> String {
         }
         _ => format!(", translates destination {} back to who began the connection", before.address(Field::Ipv4Dst)),
     }
+}
+
+fn destination(packet: &Packet) -> IpAddr {
+    let is_plain = packet.get(Field::EthType) == eth_type::IPV4.into();
+    let family = if is_plain { Family::V4 } else { Family::V6 };
+    family.address(packet.get(family.target()))
 }
 
 fn set_field(set: &FlowSet, write: SetField, before: &Packet) -> Option<String> {
@@ -164,6 +176,7 @@ fn register_value(set: &FlowSet, register: &Register, value: u32) -> String {
         field if field == register::NETWORK.field => Object::Network(value),
         field if field == register::SOURCE.field || field == register::TARGET.field => Object::Port(value),
         field if field == register::ROUTER.field => Object::Router(value),
+        field if field == register::BALANCER.field => Object::Balancer(value),
         field if field == register::SOURCE_IDENTITY.field || field == register::TARGET_IDENTITY.field => {
             Object::Identity(value)
         }

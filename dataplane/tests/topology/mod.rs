@@ -11,6 +11,7 @@ pub mod random;
 
 use dataplane::PortNumbers;
 use model::address_group::AddressGroup;
+use model::balancer::{Balancer, Listener, Member, Persistence, Transport};
 use model::network::{
     Binding, ExternalGateway, FixedIp, FloatingIp, ForwardedProtocol, GatewayHost, Network, Port, PortForwarding,
     Router, RouterInterface, Snat, StaticRoute, SubPort, Subnet,
@@ -19,7 +20,8 @@ use model::provider::{Provider, Segmentation};
 use model::security::{Direction, Ethertype, PortRange, Protocol, Remote, Rule, SecurityGroup};
 use model::spec::HostNetwork;
 use model::{
-    AddressGroupId, HostId, Mac, MachineId, NetworkId, PortId, RouterId, RuleId, SecurityGroupId, SubnetId, Vni,
+    AddressGroupId, BalancerId, HostId, Mac, MachineId, NetworkId, PortId, RouterId, RuleId, SecurityGroupId, SubnetId,
+    Vni,
 };
 use openflow::flow::PortNo;
 use uuid::Uuid;
@@ -39,6 +41,7 @@ pub struct Cloud {
     pub address_groups: Vec<AddressGroup>,
     pub groups: Vec<SecurityGroup>,
     pub ports: Vec<Port>,
+    pub balancers: Vec<Balancer>,
 }
 
 fn id(kind: u128, number: usize) -> Uuid {
@@ -271,6 +274,38 @@ impl Cloud {
         number
     }
 
+    /// Adds a load balancer on a network, by IPv6 if told so; `last` is the last octet of its address and of its MAC address.
+    pub fn balancer(&mut self, name: &str, network: usize, last: u8, six: bool) -> usize {
+        let number = self.balancers.len();
+        let subnet = if six { self.subnet6(network).unwrap() } else { &self.subnets[network] };
+        let address = match subnet.cidr {
+            ipnet::IpNet::V4(cidr) => IpAddr::V4((cidr.network().to_bits() + u32::from(last)).into()),
+            ipnet::IpNet::V6(cidr) => nth(cidr, last.into()).into(),
+        };
+        self.balancers.push(Balancer {
+            id: BalancerId::from_uuid(id(10, number)),
+            name: name.to_owned(),
+            key: u16::try_from(number + 1).unwrap(),
+            subnet: subnet.id,
+            address,
+            mac: Mac::new([2, 4, 0, u8::from(six), 0, last]),
+            listeners: Vec::new(),
+        });
+        number
+    }
+
+    /// Has a load balancer listen, for members that are ports, each with the port that it listens on and a weight.
+    pub fn listen(&mut self, balancer: usize, protocol: Transport, port: u16, members: &[(usize, u16, u16)]) {
+        let is_plain = self.balancers[balancer].address.is_ipv4();
+        let member = |(own, port, weight): &(usize, u16, u16)| {
+            let address = if is_plain { self.address(*own).into() } else { self.address6(*own).unwrap().into() };
+            Member { address, port: *port, weight: *weight }
+        };
+        let members = members.iter().map(member).collect();
+        let persistence = Persistence::None;
+        self.balancers[balancer].listeners.push(Listener { protocol, port, persistence, members });
+    }
+
     /// Makes a port a sub-port of another one, in a VLAN: it is where that one is.
     pub fn trunk(&mut self, port: usize, parent: usize, vlan: u16) {
         let (parent, binding) = (self.ports[parent].id, self.ports[parent].binding.clone());
@@ -289,6 +324,7 @@ impl Cloud {
             address_groups: self.address_groups.iter().map(|group| (group.id, group.clone())).collect(),
             groups: self.groups.iter().map(|group| (group.id, group.clone())).collect(),
             ports: self.ports.iter().map(|port| (port.id, port.clone())).collect(),
+            balancers: self.balancers.iter().map(|balancer| (balancer.id, balancer.clone())).collect(),
         };
         network.check().unwrap();
         network

@@ -111,6 +111,7 @@ fn parts() -> SpecParts {
             rules: vec![rule],
         }],
         ports: vec![port],
+        balancers: Vec::new(),
         images: vec![image(50, ImageKind::Qcow2), image(51, ImageKind::Kernel), image(52, ImageKind::Initrd)],
         volumes: vec![Volume {
             id: VolumeId::from_uuid(uuid(55)),
@@ -353,6 +354,52 @@ fn an_address_group_is_held_and_its_list_is_sound() {
         parts.address_groups.push(other);
     });
     assert!(shared.contains("share address group key 1"), "{shared}");
+}
+
+#[test]
+fn the_address_of_a_load_balancer_is_its_own() {
+    let with = |parts: &mut SpecParts, change: &dyn Fn(&mut crate::balancer::Balancer)| {
+        let mut balancer = crate::balancer::Balancer {
+            id: crate::BalancerId::from_uuid(uuid(80)),
+            name: "front".to_owned(),
+            key: 1,
+            subnet: SubnetId::from_uuid(uuid(11)),
+            address: "10.0.0.100".parse().unwrap(),
+            mac: Mac::new([2, 4, 0, 0, 0, 1]),
+            listeners: Vec::new(),
+        };
+        change(&mut balancer);
+        parts.balancers.push(balancer);
+    };
+    let mut good = parts();
+    with(&mut good, &|_| ());
+    let good = NodeSpec::check(good).unwrap();
+    assert_eq!(wire::decode(&wire::encode(&good).unwrap()).unwrap(), good);
+    let router = parts().routers[0].interfaces[0].clone();
+    let port = parts().ports[0].addresses[0].address;
+    for (address, problem) in [
+        ("10.0.1.100".parse().unwrap(), "its address 10.0.1.100 is outside of 10.0.0.0/24"),
+        (router.address, "share address 10.0.0.1"),
+        (port, "share address 10.0.0."),
+    ] {
+        let refused = refused(|parts| with(parts, &|balancer| balancer.address = address));
+        assert!(refused.contains(problem), "{refused}");
+    }
+    let mac = refused(|parts| with(parts, &|balancer| balancer.mac = router.mac));
+    assert!(mac.contains("share MAC address"), "{mac}");
+    let key = refused(|parts| with(parts, &|balancer| balancer.key = 0));
+    assert!(key.contains("its key is 0"), "{key}");
+    let subnet = refused(|parts| with(parts, &|balancer| balancer.subnet = SubnetId::from_uuid(uuid(99))));
+    assert!(subnet.starts_with("load balancer(") && subnet.contains("refers to subnet("), "{subnet}");
+    let weight = refused(|parts| {
+        with(parts, &|balancer| {
+            let member = crate::balancer::Member { address: "10.0.0.9".parse().unwrap(), port: 80, weight: 300 };
+            let (protocol, persistence) = (crate::balancer::Transport::Tcp, crate::balancer::Persistence::None);
+            let members = vec![member];
+            balancer.listeners.push(crate::balancer::Listener { protocol, port: 80, persistence, members });
+        });
+    });
+    assert!(weight.contains("has weight 300, want 0 to 256"), "{weight}");
 }
 
 /// All keys of a JSON document, each with those that lead to it.

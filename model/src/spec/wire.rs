@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Generation, NodeSpec, SpecError, SpecParts};
 use crate::address_group::AddressGroup;
+use crate::balancer::Balancer;
 use crate::id::HostId;
 use crate::image::Image;
 use crate::machine::Machine;
@@ -55,6 +56,9 @@ pub struct V1 {
     address_groups: Vec<AddressGroup>,
     groups: Vec<SecurityGroup>,
     ports: Vec<Port>,
+    /// As with address groups.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    balancers: Vec<Balancer>,
     images: Vec<Image>,
     volumes: Vec<Volume>,
     retired_volumes: Vec<Volume>,
@@ -74,6 +78,7 @@ impl From<&NodeSpec> for Envelope {
             address_groups: network.address_groups.values().cloned().collect(),
             groups: network.groups.values().cloned().collect(),
             ports: network.ports.values().cloned().collect(),
+            balancers: network.balancers.values().cloned().collect(),
             images: spec.images().values().cloned().collect(),
             volumes: spec.volumes().values().cloned().collect(),
             retired_volumes: spec.retired_volumes().values().cloned().collect(),
@@ -96,6 +101,7 @@ impl TryFrom<Envelope> for NodeSpec {
             address_groups: wire.address_groups,
             groups: wire.groups,
             ports: wire.ports,
+            balancers: wire.balancers,
             images: wire.images,
             volumes: wire.volumes,
             retired_volumes: wire.retired_volumes,

@@ -84,6 +84,7 @@ fn spec(generation: u64, wishes: &[Wish], before: &[Wish]) -> NodeSpec {
         subnets: vec![],
         routers: vec![],
         address_groups: vec![],
+        balancers: vec![],
         groups: vec![],
         ports: vec![],
         images: vec![image(1, ImageKind::Kernel), image(2, ImageKind::Raw)],

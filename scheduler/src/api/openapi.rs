@@ -10,7 +10,8 @@ use super::routes::{ROUTES, Route, Shape, Verb};
 use super::view;
 use crate::caller::Role;
 use crate::intent::{
-    address, address_group, flavor, floating, forwarding, host, image, machine, network, port, router, security, volume,
+    address, address_group, balancer, flavor, floating, forwarding, host, image, machine, network, port, router,
+    security, volume,
 };
 use crate::{evacuate, place};
 
@@ -26,6 +27,11 @@ use crate::{evacuate, place};
         address::Pool,
         address_group::AddressGroupChange,
         address_group::NewAddressGroup,
+        balancer::MemberChange,
+        balancer::NewListener,
+        balancer::NewLoadBalancer,
+        balancer::NewMember,
+        balancer::SessionPersistence,
         evacuate::Evacuated,
         evacuate::Evacuation,
         evacuate::Left,
@@ -62,6 +68,9 @@ use crate::{evacuate, place};
         view::PortView,
         view::AddressView,
         view::AddressGroupView,
+        view::ListenerView,
+        view::LoadBalancerView,
+        view::MemberView,
         view::GroupView,
         view::RuleView,
         view::RouterView,

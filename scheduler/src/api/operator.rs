@@ -9,12 +9,13 @@ use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 
 use super::view::{
-    AddressGroupKind, FlavorKind, GroupKind, HostKind, ImageKind, Kind, MachineKind, NetworkKind, PlacementView,
-    PortKind, RouterKind, SubnetKind, VolumeKind,
+    AddressGroupKind, FlavorKind, GroupKind, HostKind, ImageKind, Kind, LoadBalancerKind, MachineKind, NetworkKind,
+    PlacementView, PortKind, RouterKind, SubnetKind, VolumeKind,
 };
 use super::{Answer, App, Read};
 use crate::evacuate::Evacuation;
 use crate::intent::address_group::{AddressGroupChange, NewAddressGroup};
+use crate::intent::balancer::{MemberChange, NewListener, NewLoadBalancer, NewMember};
 use crate::intent::find;
 use crate::intent::flavor::NewFlavor;
 use crate::intent::floating::{NewFloatingIp, NewGateway};
@@ -110,6 +111,50 @@ pub(crate) async fn change_address_group(
 
 pub(crate) async fn delete_address_group(State(app): Here, Path(name): Path<String>) -> Answer {
     app.delete(|intent| intent.delete_address_group(&name))
+}
+
+pub(crate) async fn create_balancer(State(app): Here, Read(new): Read<NewLoadBalancer>) -> Answer {
+    app.create::<LoadBalancerKind>(|intent, context| intent.create_balancer(context, &new))
+}
+
+pub(crate) async fn delete_balancer(State(app): Here, Path(name): Path<String>) -> Answer {
+    app.delete(|intent| intent.delete_balancer(&name))
+}
+
+pub(crate) async fn add_listener(State(app): Here, Path(name): Path<String>, Read(new): Read<NewListener>) -> Answer {
+    app.create::<LoadBalancerKind>(|intent, _| intent.add_listener(&name, &new))
+}
+
+pub(crate) async fn remove_listener(
+    State(app): Here,
+    Path((name, protocol, port)): Path<(String, String, String)>,
+) -> Answer {
+    app.update::<LoadBalancerKind>(|intent, _| intent.remove_listener(&name, (&protocol, &port)))
+}
+
+pub(crate) async fn add_member(
+    State(app): Here,
+    Path((name, protocol, port)): Path<(String, String, String)>,
+    Read(new): Read<NewMember>,
+) -> Answer {
+    app.create::<LoadBalancerKind>(|intent, _| intent.add_member(&name, (&protocol, &port), &new))
+}
+
+/// A load balancer, the protocol and port of a listener, the address and port of a member.
+type MemberPath = Path<(String, String, String, String, String)>;
+
+pub(crate) async fn change_member(
+    State(app): Here,
+    Path((name, protocol, port, address, own)): MemberPath,
+    Read(change): Read<MemberChange>,
+) -> Answer {
+    let (listener, member) = ((protocol.as_str(), port.as_str()), (address.as_str(), own.as_str()));
+    app.update::<LoadBalancerKind>(|intent, _| intent.change_member(&name, listener, member, &change))
+}
+
+pub(crate) async fn remove_member(State(app): Here, Path((name, protocol, port, address, own)): MemberPath) -> Answer {
+    let (listener, member) = ((protocol.as_str(), port.as_str()), (address.as_str(), own.as_str()));
+    app.update::<LoadBalancerKind>(|intent, _| intent.remove_member(&name, listener, member))
 }
 
 pub(crate) async fn create_group(State(app): Here, Read(new): Read<NewGroup>) -> Answer {

@@ -12,8 +12,8 @@ use model::agent::{JOIN_PATH, RENEW_PATH, REPORT_PATH, SPEC_PATH};
 
 use super::operator as op;
 use super::view::{
-    AddressGroupKind, FlavorKind, GroupKind, HostKind, ImageKind, MachineKind, NetworkKind, PortKind, RouterKind,
-    SubnetKind, VolumeKind,
+    AddressGroupKind, FlavorKind, GroupKind, HostKind, ImageKind, LoadBalancerKind, MachineKind, NetworkKind, PortKind,
+    RouterKind, SubnetKind, VolumeKind,
 };
 use super::{App, agent};
 use crate::caller::{Caller, Role};
@@ -167,6 +167,16 @@ pub(crate) const ROUTES: &[Route] = &[
     make("/v1/volumes", "Make a volume.", ["NewVolume", "VolumeView"], handler!(op::create_volume)),
     show("/v1/volumes/{volume}", "One volume.", "VolumeView", handler!(op::show::<VolumeKind>)),
     delete("/v1/volumes/{volume}", "Delete a volume's data; it is shown as deleting until a host has done so.", handler!(op::delete_volume)).gives(202, Nothing),
+
+    list("/v1/load-balancers", "All load balancers.", "LoadBalancerView", handler!(op::list::<LoadBalancerKind>)),
+    make("/v1/load-balancers", "Make a load balancer.", ["NewLoadBalancer", "LoadBalancerView"], handler!(op::create_balancer)),
+    show("/v1/load-balancers/{load_balancer}", "One load balancer.", "LoadBalancerView", handler!(op::show::<LoadBalancerKind>)),
+    delete("/v1/load-balancers/{load_balancer}", "Delete a load balancer; its connections are cut.", handler!(op::delete_balancer)),
+    make("/v1/load-balancers/{load_balancer}/listeners", "Have a load balancer listen.", ["NewListener", "LoadBalancerView"], handler!(op::add_listener)),
+    Route::new(Delete, "/v1/load-balancers/{load_balancer}/listeners/{protocol}/{port}", "Have it listen no more; connections of the listener are cut.", handler!(op::remove_listener)).gives(200, One("LoadBalancerView")),
+    make("/v1/load-balancers/{load_balancer}/listeners/{protocol}/{port}/members", "Give a listener a member.", ["NewMember", "LoadBalancerView"], handler!(op::add_member)),
+    Route::new(Patch, "/v1/load-balancers/{load_balancer}/listeners/{protocol}/{port}/members/{address}/{member_port}", "Give a member another weight.", handler!(op::change_member)).takes(One("MemberChange")).gives(200, One("LoadBalancerView")),
+    Route::new(Delete, "/v1/load-balancers/{load_balancer}/listeners/{protocol}/{port}/members/{address}/{member_port}", "Take a member away; its connections are cut.", handler!(op::remove_member)).gives(200, One("LoadBalancerView")),
 
     list("/v1/flavors", "All flavors.", "FlavorView", handler!(op::list::<FlavorKind>)),
     make("/v1/flavors", "Make a flavor.", ["NewFlavor", "FlavorView"], handler!(op::create_flavor)),

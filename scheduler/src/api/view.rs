@@ -3,6 +3,7 @@
 //! Views are the API's own types: the model can change behind them.
 
 use model::address_group::AddressGroup;
+use model::balancer::Balancer;
 use model::image::ImageKind as Content;
 use model::network::{AllowedPair, Network, Router};
 use model::observed::{PortState, Problem, VolumeState};
@@ -10,8 +11,8 @@ use model::provider::{Provider, VlanId};
 use model::security::{Protocol, Remote, Rule, SecurityGroup};
 use model::volume::{VolumeBackend, VolumeSource};
 use model::{
-    AddressGroupId, FlavorId, HostId, ImageId, MachineId, NetworkId, PortId, RouterId, SecurityGroupId, SubnetId,
-    VolumeId,
+    AddressGroupId, BalancerId, FlavorId, HostId, ImageId, MachineId, NetworkId, PortId, RouterId, SecurityGroupId,
+    SubnetId, VolumeId,
 };
 use serde::Serialize;
 use utoipa::ToSchema;
@@ -29,10 +30,12 @@ use crate::intent::volume::VolumeIntent;
 use crate::intent::{Intent, Named, Table};
 
 mod address_group;
+mod balancer;
 mod machine;
 mod router;
 
 pub(crate) use address_group::AddressGroupView;
+pub(crate) use balancer::{ListenerView, LoadBalancerView, MemberView};
 pub(crate) use machine::{FlavorView, MachinePortView, MachineView, PlacementView};
 pub(crate) use router::{FloatingIpView, GatewayView, InterfaceView, PortForwardingView, RouteView, RouterView};
 
@@ -73,6 +76,7 @@ kinds! {
     PortKind: PortId, PortIntent, PortView, ports;
     GroupKind: SecurityGroupId, SecurityGroup, GroupView, groups;
     AddressGroupKind: AddressGroupId, AddressGroup, AddressGroupView, address_groups;
+    LoadBalancerKind: BalancerId, Balancer, LoadBalancerView, balancers;
     RouterKind: RouterId, Router, RouterView, routers;
     ImageKind: ImageId, ImageIntent, ImageView, images;
     VolumeKind: VolumeId, VolumeIntent, VolumeView, volumes;

@@ -1,11 +1,13 @@
-//! Addresses and MACs for ports and routers: which are free, and the next one to give.
+//! Addresses and MACs for ports, routers and load balancers: which are free, and the next one to give.
 //!
-//! Whatever is given here is taken as long as a port or a router's foot holds it; there is no second book of leases that could disagree.
+//! Whatever is given here is taken as long as a port, a router's foot or a load balancer holds it; there is no second book of leases that could disagree.
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Arc;
 
 use ipnet::IpNet;
+use model::balancer::Balancer;
 use model::network::ExternalGateway;
 use model::{Mac, NetworkId, SubnetId};
 use serde::{Deserialize, Serialize};
@@ -48,7 +50,8 @@ pub(crate) fn whole_pools(cidr: ipnet::Ipv4Net, gateway: Option<Ipv4Addr>) -> Ve
 }
 
 impl Intent {
-    /// The addresses in use in a subnet: by ports, by routers' feet, by routers that lead out there and by floating IPs.
+    /// The addresses in use in a subnet: by ports, by routers' feet, by routers that lead out there, by floating IPs and by load
+    /// balancers.
     pub(crate) fn addresses_in_use(&self, subnet: SubnetId) -> BTreeSet<IpAddr> {
         let ports = self.ports.values().flat_map(|port| &port.port.addresses);
         let ports = ports.filter(|fixed| fixed.subnet == subnet).map(|fixed| fixed.address);
@@ -59,7 +62,9 @@ impl Intent {
             floating.chain(external.snat.as_ref().map(|snat| snat.address))
         });
         let feet = feet.filter(|foot| foot.subnet == subnet).map(|foot| foot.address);
-        ports.chain(feet).chain(outside.map(IpAddr::V4)).collect()
+        let balancers = self.balancers.values().filter(|balancer| balancer.subnet == subnet);
+        let balancers = balancers.map(|balancer| balancer.address);
+        ports.chain(feet).chain(outside.map(IpAddr::V4)).chain(balancers).collect()
     }
 
     /// An address of a subnet that nobody has, its gateway never: in an IPv6 subnet of 64 bits the one that a station with this MAC address makes
@@ -106,6 +111,10 @@ impl Intent {
     fn address_owner(&self, subnet: SubnetId, address: IpAddr) -> String {
         let holds = |fixed: &model::network::FixedIp| fixed.subnet == subnet && fixed.address == address;
         let port = self.ports.values().find(|port| port.port.addresses.iter().any(holds));
+        let mut balancers = self.balancers.values();
+        if let Some(balancer) = balancers.find(|it| it.subnet == subnet && it.address == address) {
+            return format!("load balancer {}", balancer.name);
+        }
         let externals = self.routers.values().filter_map(|router| router.external.as_ref());
         let mut floating = externals.filter(|external| external.subnet == subnet).flat_map(|it| &it.floating_ips);
         if floating.any(|floating| address == IpAddr::V4(floating.address)) {
@@ -154,6 +163,10 @@ impl Intent {
         port.map(|port| format!("port {}", port.port.name))
             .or_else(floating)
             .or_else(snat)
+            .or_else(|| {
+                let has = |it: &&Arc<Balancer>| it.mac == mac && self.network_of(it) == Some(network);
+                self.balancers.values().find(has).map(|it| format!("load balancer {}", it.name))
+            })
             .or_else(|| router.map(|router| format!("router {}", router.name)))
     }
 }

@@ -203,7 +203,7 @@ impl Intent {
         Ok(id)
     }
 
-    /// Forgets a subnet that no port has an address of and no router stands in.
+    /// Forgets a subnet that no port and no load balancer has an address of and no router stands in.
     pub(crate) fn delete_subnet(&mut self, name: &str) -> Result<(), Refusal> {
         let (id, subnet) = find(&self.subnets, name, None)?;
         let ports = self.ports.values().filter(|port| port.port.addresses.iter().any(|fixed| fixed.subnet == id));
@@ -213,9 +213,11 @@ impl Intent {
                 || router.external.as_ref().is_some_and(|external| external.subnet == id)
         };
         let routers = self.routers.values().filter(|router| stands(router));
+        let balancers = self.balancers.values().filter(|balancer| balancer.subnet == id);
+        let balancers = balancers.map(|balancer| format!("load balancer {}", balancer.name));
         refuse_users(
             format!("subnet {}", subnet.subnet.name),
-            ports.chain(routers.map(|router| format!("router {}", router.name))),
+            ports.chain(routers.map(|router| format!("router {}", router.name))).chain(balancers),
         )?;
         self.subnets.remove(&id);
         Ok(())

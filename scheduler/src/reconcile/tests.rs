@@ -461,6 +461,112 @@ fn address_groups_go_where_their_rules_do() {
     assert_eq!(told(&cloud), [0, 0]);
 }
 
+/// Two networks with a machine each, on a host each, and a load balancer on the first.
+fn balanced() -> (Cloud, [HostId; 2]) {
+    let mut cloud = Cloud::new();
+    cloud.images();
+    let hosts = [cloud.join("host0", 1), cloud.join("host1", 2)];
+    for (number, host) in hosts.into_iter().enumerate() {
+        cloud.appear(host);
+        cloud.network(&format!("net{number}"), &format!("10.{number}.0.0/24")).unwrap();
+        cloud
+            .launch(json!({"name": format!("vm{number}"), "flavor": "tiny", "image": "debian", "volume_backend": "rbd",
+                "networks": [format!("net{number}")], "host": format!("host{number}")}))
+            .unwrap();
+    }
+    make_front(&mut cloud, "10.0.0.100").unwrap();
+    let listener = json!({"protocol": "tcp", "port": 80, "session_persistence": "source_ip"});
+    cloud.change(|intent, _| intent.add_listener("front", &read(listener))).unwrap();
+    (cloud, hosts)
+}
+
+fn make_front(cloud: &mut Cloud, address: &str) -> Result<(), String> {
+    let name = if address == "10.0.0.100" { "front" } else { "other" };
+    let new = json!({"name": name, "subnet": "net0-a", "address": address});
+    let made = cloud.change(|intent, context| intent.create_balancer(context, &read(new)));
+    made.map(|_| ()).map_err(|refused| refused.to_string())
+}
+
+fn add_member(cloud: &mut Cloud, member: serde_json::Value) -> Result<(), String> {
+    let added = cloud.change(|intent, _| intent.add_member("front", ("tcp", "80"), &read(member)));
+    added.map(|_| ()).map_err(|refused| refused.to_string())
+}
+
+/// A load balancer is known to hosts whose ports can reach it, with its members; a member is behind its router.
+#[test]
+fn a_load_balancer_is_known_where_it_can_be_reached() {
+    let (mut cloud, hosts) = balanced();
+    let told = |cloud: &Cloud| hosts.map(|host| cloud.intent.assigned[&host].spec.network().balancers.len());
+    assert_eq!(told(&cloud), [1, 0], "net1 has no way there");
+    let member = || json!({"address": "10.1.0.5", "port": 8080});
+    let far = add_member(&mut cloud, member()).unwrap_err();
+    assert!(
+        far.ends_with("is neither on the network of load balancer front nor in a subnet where a router of that stands"),
+        "{far}"
+    );
+    cloud.change(|intent, context| intent.create_router(context, read(json!({"name": "main"})))).unwrap();
+    for subnet in ["net0-a", "net1-a"] {
+        cloud.change(|intent, _| intent.add_interface("main", &read(json!({"subnet": subnet})))).unwrap();
+    }
+    assert_eq!(told(&cloud), [1, 1]);
+    add_member(&mut cloud, member()).unwrap();
+    let (listener, seat) = (("tcp", "80"), ("10.1.0.5", "8080"));
+    cloud.change(|intent, _| intent.change_member("front", listener, seat, &read(json!({"weight": 0})))).unwrap();
+    let spec = &cloud.intent.assigned[&hosts[1]].spec;
+    let balancer = spec.network().balancers.values().next().unwrap();
+    assert_eq!(balancer.listeners[0].members[0].weight, 0);
+    cloud.change(|intent, _| intent.remove_member("front", listener, seat)).unwrap();
+    let gone = cloud.change(|intent, _| intent.remove_member("front", listener, seat)).unwrap_err();
+    assert_eq!(gone.to_string(), "no member of the listener has the name or id \"10.1.0.5 port 8080\"");
+    cloud.change(|intent, _| intent.delete_balancer("front")).unwrap();
+    assert_eq!(told(&cloud), [0, 0]);
+}
+
+/// Its address is one of its subnet and nobody else's, a subnet that has one stays, and what a listener or a member can not be is said in words.
+#[test]
+fn what_a_load_balancer_can_not_be_is_refused() {
+    let (mut cloud, _) = balanced();
+    let addresses = cloud.intent.ports.values().flat_map(|it| &it.port.addresses).map(|it| it.address.to_string());
+    let taken = addresses.into_iter().find(|address| address.starts_with("10.0.")).unwrap();
+    for (address, problem) in [
+        ("10.9.0.9", "address: 10.9.0.9 is no host address of 10.0.0.0/24".to_owned()),
+        (taken.as_str(), format!("the address {taken} is taken by port ")),
+        ("10.0.0.1", "address: 10.0.0.1 is the gateway of the subnet".to_owned()),
+    ] {
+        let refused = make_front(&mut cloud, address).unwrap_err();
+        assert!(refused.starts_with(&problem), "{refused}");
+    }
+    let port = json!({"name": "late", "network": "net0", "addresses": [{"address": "10.0.0.100"}]});
+    let refused = cloud.change(|intent, context| intent.create_port(context, read(port))).unwrap_err();
+    assert_eq!(refused.to_string(), "the address 10.0.0.100 is taken by load balancer front");
+    for (protocol, problem) in
+        [("tcp", "tcp port 80 is taken by load balancer front"), ("sctp", "protocol: \"sctp\" is not tcp or udp")]
+    {
+        let new = json!({"protocol": protocol, "port": 80});
+        let refused = cloud.change(|intent, _| intent.add_listener("front", &read(new))).unwrap_err();
+        assert_eq!(refused.to_string(), problem);
+    }
+    add_member(&mut cloud, json!({"address": "10.0.0.7"})).unwrap();
+    for (member, problem) in [
+        (json!({"address": "fd00::5"}), "its member fd00::5 is of another version of IP than 10.0.0.100"),
+        (
+            json!({"address": "10.0.0.5", "weight": 257}),
+            "weight: load balancer front: its member 10.0.0.5 port 80 has weight 257",
+        ),
+        (json!({"address": "10.0.0.100"}), "10.0.0.100 is the load balancer itself"),
+        (json!({"address": "10.0.0.7"}), "member 10.0.0.7 port 80 is taken by load balancer front"),
+    ] {
+        let refused = add_member(&mut cloud, member).unwrap_err();
+        assert!(refused.contains(problem), "{refused}");
+    }
+    let lone = json!({"name": "lone", "network": "net0", "cidr": "10.7.0.0/24"});
+    cloud.change(|intent, context| intent.create_subnet(context, read(lone))).unwrap();
+    let other = json!({"name": "other", "subnet": "lone"});
+    cloud.change(|intent, context| intent.create_balancer(context, &read(other))).unwrap();
+    let stays = cloud.change(|intent, _| intent.delete_subnet("lone")).unwrap_err();
+    assert_eq!(stays.to_string(), "subnet lone is in use by load balancer other");
+}
+
 /// A sub-port is where its parent is, also once that moves, and only hosts that are wired for both take the machine. A parent that has one stays, with its
 /// machine where it would go with that; a sub-port goes at any time.
 #[test]
@@ -701,6 +807,7 @@ enum Step {
     Addresses(u8, u8),
     Router(u8),
     Foot(u8, u8),
+    Balance(u8, u8),
     Launch { name: u8, network: u8, host: Option<u8>, local: bool },
     Volume(u8),
     Attach { name: u8, volume: u8 },
@@ -719,6 +826,7 @@ fn any_step() -> impl Strategy<Value = Step> {
         small.clone().prop_map(Step::Group),
         (small.clone(), small.clone()).prop_map(|(a, b)| Step::Rule(a, b)),
         (small.clone(), small.clone()).prop_map(|(a, b)| Step::Addresses(a, b)),
+        (small.clone(), 1_u8..8).prop_map(|(n, last)| Step::Balance(n, last)),
         small.clone().prop_map(Step::Router),
         (small.clone(), small.clone()).prop_map(|(a, b)| Step::Foot(a, b)),
         (small.clone(), small.clone(), prop::option::of(0_u8..2), any::<bool>())
@@ -731,6 +839,31 @@ fn any_step() -> impl Strategy<Value = Step> {
         (0_u8..2).prop_map(Step::Settle),
         (0_u8..2, any::<bool>()).prop_map(|(host, on)| Step::Enable(host, on)),
     ]
+}
+
+/// An address group, other addresses of it, a rule that names it: whichever can be done.
+fn list(cloud: &mut Cloud, a: u8, b: u8) -> Result<(), Refusal> {
+    let (name, group) = (format!("list{b}"), format!("group{a}"));
+    let new = json!({"name": name, "addresses": [format!("192.0.{a}.0/24")]});
+    let change = json!({"add": [format!("198.51.{a}.0/24")]});
+    let rule = json!({"direction": "egress", "remote_address_group": name});
+    cloud
+        .change(|intent, context| intent.create_address_group(context, &read(new)).map(|_| ()))
+        .or_else(|_| cloud.change(|intent, _| intent.change_address_group(&name, &read(change)).map(|_| ())))
+        .or_else(|_| cloud.change(|intent, context| intent.add_rule(context, &group, &read(rule)).map(|_| ())))
+}
+
+/// A load balancer, a listener of it, a member of that: whichever can be done.
+fn balance(cloud: &mut Cloud, number: u8, last: u8) -> Result<(), Refusal> {
+    let front = format!("front{number}");
+    let new = json!({"name": front, "subnet": format!("net{number}-a")});
+    let (listener, member) =
+        (json!({"protocol": "tcp", "port": 80}), json!({"address": format!("10.{number}.0.{last}"), "weight": last}));
+    cloud
+        .change(|intent, context| intent.create_balancer(context, &read(new)))
+        .or_else(|_| cloud.change(|intent, _| intent.add_listener(&front, &read(listener))))
+        .or_else(|_| cloud.change(|intent, _| intent.add_member(&front, ("tcp", "80"), &read(member))))
+        .map(|_| ())
 }
 
 fn take(cloud: &mut Cloud, hosts: &[HostId], step: &Step) {
@@ -759,21 +892,7 @@ fn take(cloud: &mut Cloud, hosts: &[HostId], step: &Step) {
                 json!({"direction": "ingress", "protocol": "tcp", "port_min": 80, "remote_group": name("group", b)});
             cloud.change(|intent, context| intent.add_rule(context, &name("group", a), &read(rule))).map(|_| ())
         }
-        // A list, other addresses of it, a rule that names it: whichever can be done.
-        Step::Addresses(a, b) => cloud
-            .change(|intent, context| {
-                let list = json!({"name": name("list", b), "addresses": [format!("192.0.{a}.0/24")]});
-                intent.create_address_group(context, &read(list))
-            })
-            .or_else(|_| {
-                let change = json!({"add": [format!("198.51.{a}.0/24")]});
-                cloud.change(|intent, _| intent.change_address_group(&name("list", b), &read(change)))
-            })
-            .map(|_| ())
-            .or_else(|_| {
-                let rule = json!({"direction": "egress", "remote_address_group": name("list", b)});
-                cloud.change(|intent, context| intent.add_rule(context, &name("group", a), &read(rule))).map(|_| ())
-            }),
+        Step::Addresses(a, b) => list(cloud, a, b),
         Step::Router(n) => cloud
             .change(|intent, context| intent.create_router(context, read(json!({"name": name("router", n)}))))
             .map(|_| ()),
@@ -781,6 +900,7 @@ fn take(cloud: &mut Cloud, hosts: &[HostId], step: &Step) {
             let foot = json!({"subnet": format!("net{n}-a")});
             cloud.change(|intent, _| intent.add_interface(&name("router", r), &read(foot))).map(|_| ())
         }
+        Step::Balance(n, last) => balance(cloud, n, last),
         Step::Launch { name: n, network, host, local } => cloud
             .launch(json!({"name": name("vm", n), "flavor": "tiny", "image": "debian",
                 "volume_backend": if local { "local" } else { "rbd" }, "networks": [name("net", network)],
@@ -804,6 +924,7 @@ fn take(cloud: &mut Cloud, hosts: &[HostId], step: &Step) {
             3 => intent.delete_router(&name("router", n)),
             4 => intent.delete_volume(&name("volume", n)),
             6 => intent.delete_address_group(&name("list", n)),
+            7 => intent.delete_balancer(&name("front", n)),
             5 => intent.remove_interface(&name("router", n), &format!("net{n}-a")).map(|_| ()),
             _ => intent.delete_machine(&name("vm", n)).map(|_| ()),
         }),

@@ -205,6 +205,7 @@ impl Topology {
             subnets,
             routers: vec![router],
             address_groups: Vec::new(),
+            balancers: Vec::new(),
             groups: vec![Self::group(&[])?],
             ports: (0..self.ports).map(|port| self.port(port)).collect(),
             images: Vec::new(),

@@ -1,0 +1,375 @@
+//! Load balancers of layer 4: the client's own host gives each new connection to a member, so that no packet goes through a third host.
+//!
+//! Owns the address of a load balancer and both directions of the translation. What a port here sends there is translated in a conntrack zone of its
+//! own before it is tracked and judged, and an answer back after that: rules and connections know the client's and the member's addresses only, and
+//! security groups hold as if the client had asked the member. An established connection stays with its member, whoever comes and goes; a new one
+//! goes to one of those that are plugged in and have a weight. A member that is taken out has its connections cut; one of weight 0 keeps them.
+//! What comes from a member's port and is of no balanced connection goes on unchanged, at the cost of one pass.
+//! Invariant: a packet of a balanced connection reaches a member of its load balancer that there is, or nobody.
+//!
+//! ```text
+//! client here -> forward, or route -> host --ct(nat)--> balance --known--------------------> member -> track ... to the member, here or elsewhere
+//!                                                          \----new --group, ct(commit,nat)-->/   \--again--> route (on another network)
+//! member, here or elsewhere -> ... track ... output --ct(nat)--> balance -> output -> client here
+//! ```
+//!
+//! Which member a connection gets is the data path's hash over addresses and ports (`dp_hash`), or over the client's address. Translation does
+//! not change the client's port: a client that uses one for a member itself and for its load balancer at once has one connection too many.
+//! Source: RFC 3022 §2.2 (translation of ports); Octavia API v2 (load balancer, listener, member).
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+
+use model::balancer::{Balancer, Listener, Member, Persistence, Transport};
+use model::network::{Network, Port, Router, Subnet};
+use openflow::flow::{Action, Ct, CtZone, Field, Match, Nat, NatRange, NatSide, ct_state, ip_proto};
+
+use crate::compile::view::{Place, Segment, View};
+use crate::cookie::{Cookie, Object};
+use crate::family::{self, Family};
+use crate::feature::forward::towards;
+use crate::feature::{Feature, arp, neighbour, router};
+use crate::flow_set::{GroupNumber, Part};
+use crate::register::{
+    BALANCER, FLAG_BITS, FROM_MEMBER, FROM_OUTSIDE, LEAVING, NETWORK, ROUTER, SOURCE, TO_ALL_HOSTS, TO_PHYSICAL,
+    TO_TUNNEL, ZONE,
+};
+use crate::table::Table;
+
+const LISTEN: u16 = 100;
+const NOT_LISTENING: u16 = 90;
+/// What was translated back, and what has passed by.
+const RESTORED: u16 = 130;
+const PASSED: u16 = 120;
+const KNOWN: u16 = 110;
+const INVALID: u16 = 105;
+const NEW: u16 = 100;
+const UNHEARD: u16 = 50;
+const TO_ITSELF: u16 = 110;
+const MEMBER: u16 = 100;
+const FORMER: u16 = 50;
+/// Above delivery, below what leads to other hosts.
+const FROM: u16 = 150;
+
+/// What is said of a packet that no listener is for.
+pub(crate) const NO_LISTENER: &str = "nothing listens for that there";
+/// What is said of a connection that nobody can be given.
+pub(crate) const NO_MEMBER: &str = "no member of the listener is plugged in and has a weight";
+/// What is said of a connection whose member is no more.
+pub(crate) const NO_MORE: &str = "its member is none any more, or not plugged in";
+/// What is said of a member that was given its own connection.
+pub(crate) const ITSELF: &str = "a member does not reach itself by its load balancer";
+
+const PIPELINE: Cookie = Cookie { feature: Feature::Balancer, object: Object::Pipeline };
+
+pub(crate) fn host(part: &mut Part) {
+    part.add_miss(Table::Balance);
+    part.add_miss(Table::Member);
+    let passed = Match::new().with_masked(FLAG_BITS.field, FROM_MEMBER.mask, FROM_MEMBER.mask);
+    let onward = vec![Action::GotoTable(Table::Output.number())];
+    part.add_noted(Table::Balance, PASSED, passed, onward, (PIPELINE, "it is of no balanced connection".to_owned()));
+}
+
+/// A load balancer that ports here can reach.
+pub(crate) fn balancer(view: &View<'_>, balancer: &Balancer, part: &mut Part) {
+    let Some(front) = Front::of(view, balancer) else { return };
+    if let Some(near) = front.near {
+        front.add_neighbour(near, part);
+    }
+    if view.is_routed(front.network.id) {
+        front.add_routed(view, part);
+    }
+    front.add_balance(view, part);
+    front.add_members(view, part);
+}
+
+/// A load balancer and where it is.
+struct Front<'a> {
+    balancer: &'a Balancer,
+    subnet: &'a Subnet,
+    network: &'a Network,
+    /// Its network, when that has a port here.
+    near: Option<Segment<'a>>,
+    /// The zone of its network, and that of its translation.
+    zone: u16,
+    own_zone: u16,
+    family: Family,
+    cookie: Cookie,
+}
+
+/// A member that is plugged in somewhere.
+struct Seat<'a> {
+    port: &'a Port,
+    /// The router that leads there; none: it is on the network of the load balancer.
+    router: Option<&'a Router>,
+}
+
+impl<'a> Front<'a> {
+    /// None where no port here can reach it.
+    fn of(view: &View<'a>, balancer: &'a Balancer) -> Option<Self> {
+        let subnet = view.subnet(balancer.subnet)?;
+        let network = view.network(subnet.network)?;
+        let near = view.segment(network.id);
+        if near.is_none() && !view.is_routed(network.id) {
+            return None;
+        }
+        let cookie = Cookie { feature: Feature::Balancer, object: Object::Balancer(balancer.key.into()) };
+        let (zone, own_zone) = (view.zone(network.id)?, view.balancer_zone(network.id)?);
+        Some(Self { balancer, subnet, network, near, zone, own_zone, family: Family::of(balancer.address), cookie })
+    }
+
+    /// From ports of its own network.
+    fn add_neighbour(&self, near: Segment<'_>, part: &mut Part) {
+        let (address, mac) = (self.balancer.address, self.balancer.mac);
+        match address {
+            IpAddr::V4(address) => arp::answer(near, address, mac, self.cookie, part),
+            IpAddr::V6(address) => neighbour::answer(near, address, mac, self.cookie, part),
+        }
+        let local = || {
+            let to = Match::new().with(NETWORK.field, near.vni()).eth_dst(mac.bytes());
+            to.with_masked(FLAG_BITS.field, 0, FROM_OUTSIDE.mask)
+        };
+        self.add_ways(Table::Forward, &local, part);
+        let ping = self.ping(local());
+        let note = "it answers the ping".to_owned();
+        part.add_noted(Table::Forward, LISTEN, ping, router::answer(address), (self.cookie, note));
+        part.add_noted(Table::Forward, NOT_LISTENING, local(), Vec::new(), (self.cookie, NO_LISTENER.to_owned()));
+    }
+
+    /// From ports of other networks, once they are routed.
+    fn add_routed(&self, view: &View<'_>, part: &mut Part) {
+        let address = self.balancer.address;
+        let local = || {
+            let on_it = Match::new().with(NETWORK.field, self.network.vni.get());
+            on_it.with_masked(FLAG_BITS.field, 0, FROM_OUTSIDE.mask)
+        };
+        self.add_ways(Table::Host, &local, part);
+        let rest = self.to(local());
+        part.add_noted(Table::Host, NOT_LISTENING, rest, Vec::new(), (self.cookie, NO_LISTENER.to_owned()));
+        for router in self.routers(view) {
+            let ping = self.ping(Match::new().with(ROUTER.field, router.key));
+            let note = "it answers the ping".to_owned();
+            part.add_noted(Table::Route, router::PING, ping, router::answer(address), (self.cookie, note));
+        }
+    }
+
+    /// The routers that stand where it is.
+    fn routers<'v>(&self, view: &View<'v>) -> impl Iterator<Item = &'v Router> {
+        let all = view.routers_of(self.network.id).into_iter();
+        let stands = |router: &Router| router.interfaces.iter().any(|foot| foot.subnet == self.subnet.id);
+        let near: Vec<&Router> = all.filter(|router| stands(router) && view.is_near_router(router.id)).collect();
+        near.into_iter()
+    }
+
+    /// What has a port to balance by is asked of the connection tracker.
+    fn add_ways(&self, table: Table, local: &dyn Fn() -> Match, part: &mut Part) {
+        let protocols: BTreeSet<Transport> = self.balancer.listeners.iter().map(|listener| listener.protocol).collect();
+        for protocol in protocols {
+            let ask = Action::ct(Ct { actions: vec![Action::Nat(Nat::default())], ..self.track() });
+            let steps = vec![Action::set(BALANCER.field, u32::from(self.balancer.key)), ask];
+            let to = self.to(local()).ip_proto(number(protocol));
+            part.add_noted(
+                table,
+                LISTEN,
+                to,
+                steps,
+                (self.cookie, format!("{} is its address", self.balancer.address)),
+            );
+        }
+    }
+
+    fn to(&self, matching: Match) -> Match {
+        let Self { family, balancer, .. } = self;
+        self.packets(matching).with(family.target(), family::value(balancer.address))
+    }
+
+    fn packets(&self, matching: Match) -> Match {
+        match self.family {
+            Family::V4 => matching.ip(),
+            Family::V6 => matching.ipv6(),
+        }
+    }
+
+    fn ping(&self, matching: Match) -> Match {
+        let family = self.family;
+        let icmp = self.to(matching).ip_proto(family.icmp());
+        icmp.with(family.icmp_type(), family.echo().0).with(family.icmp_code(), 0_u8)
+    }
+
+    fn track(&self) -> Ct {
+        Ct::track(CtZone::Fixed(self.own_zone), Table::Balance.number())
+    }
+
+    fn of_it(&self) -> Match {
+        self.packets(Match::new().with(BALANCER.field, u32::from(self.balancer.key)))
+    }
+
+    /// What the connection tracker knows goes on to its member; what is new gets one.
+    fn add_balance(&self, view: &View<'_>, part: &mut Part) {
+        use ct_state::{ESTABLISHED, INVALID as INV, NEW as FRESH, TRACKED};
+        let known = self.of_it().ct_state(TRACKED | ESTABLISHED, FRESH | INV);
+        let onward = vec![Action::GotoTable(Table::Member.number())];
+        part.add_noted(
+            Table::Balance,
+            KNOWN,
+            known,
+            onward,
+            (self.cookie, "a connection that a member has".to_owned()),
+        );
+        let invalid = self.of_it().ct_state(TRACKED | INV, 0);
+        let note = "the connection tracker knows no connection that this packet could be of".to_owned();
+        part.add_noted(Table::Balance, INVALID, invalid, Vec::new(), (self.cookie, note));
+        for (place, listener) in self.balancer.listeners.iter().enumerate() {
+            let to = self.to(self.of_it()).ip_proto(number(listener.protocol));
+            let fresh = to.with(target(listener.protocol), listener.port).ct_state(TRACKED | FRESH, INV);
+            let (steps, note) = self.share_out(view, (place, listener), part);
+            part.add_noted(Table::Balance, NEW, fresh, steps, (self.cookie, note));
+        }
+        let unheard = (self.cookie, NO_LISTENER.to_owned());
+        part.add_noted(Table::Balance, UNHEARD, self.of_it(), Vec::new(), unheard);
+        if self.near.is_some() {
+            let restored = self.packets(Match::new().with(NETWORK.field, self.network.vni.get()));
+            let restored = restored.with(self.family.source(), family::value(self.balancer.address));
+            let restored = restored.with_masked(FLAG_BITS.field, FROM_MEMBER.mask, FROM_MEMBER.mask);
+            let mac = Action::set(Field::EthSrc, self.balancer.mac.bytes());
+            let steps = vec![mac, Action::GotoTable(Table::Output.number())];
+            let note = format!("an answer, from {} again", self.balancer.address);
+            part.add_noted(Table::Balance, RESTORED, restored, steps, (self.cookie, note));
+        }
+    }
+
+    /// Who gets a new connection: of one member it is, of several one by their weights.
+    fn share_out(
+        &self,
+        view: &View<'_>,
+        (place, listener): (usize, &Listener),
+        part: &mut Part,
+    ) -> (Vec<Action>, String) {
+        let live = listener.members.iter().filter(|member| member.weight > 0);
+        let live: Vec<&Member> = live.filter(|member| self.seat(view, member.address).is_some()).collect();
+        let port = format!("{} port {}", listener.protocol, listener.port);
+        match live.as_slice() {
+            [] => (Vec::new(), format!("{port}: {NO_MEMBER}")),
+            [member] => {
+                (vec![self.give(member)], format!("{port}: its member is {} port {}", member.address, member.port))
+            }
+            several => {
+                let place = u8::try_from(place).unwrap_or(u8::MAX);
+                let group = GroupNumber::Members(self.balancer.key, place);
+                let client = [self.family.source()];
+                let by: &[Field] = match listener.persistence {
+                    Persistence::None => &[],
+                    Persistence::SourceIp => &client,
+                };
+                let ways = several.iter().map(|member| (member.weight, vec![self.give(member)])).collect();
+                part.add_weighted_group(group, by, ways);
+                (vec![Action::Group(group.to_wire())], format!("{port}: one of its {} members gets it", several.len()))
+            }
+        }
+    }
+
+    /// Makes a connection a member's.
+    fn give(&self, member: &Member) -> Action {
+        let addresses = Some((member.address, None));
+        let range = NatRange { side: NatSide::Destination, addresses, ports: Some((member.port, None)) };
+        let translate = Action::Nat(Nat { range: Some(range), ..Nat::default() });
+        let table = Some(Table::Member.number());
+        Action::ct(Ct { commit: true, table, actions: vec![translate], ..self.track() })
+    }
+
+    /// Where a member is, when packets can get there.
+    fn seat<'v>(&self, view: &View<'v>, address: IpAddr) -> Option<Seat<'v>> {
+        let plugged = |port: &&'v Port| view.place(port) != Place::Nowhere;
+        let all: Vec<&'v Port> = view.ports_at(address).into_iter().filter(plugged).collect();
+        if let Some(port) = all.iter().find(|port| port.network == self.network.id) {
+            return Some(Seat { port, router: None });
+        }
+        self.routers(view).find_map(|router| {
+            let stands = |subnet| router.interfaces.iter().any(|foot| foot.subnet == subnet);
+            let behind =
+                |port: &&&'v Port| port.addresses.iter().any(|fixed| fixed.address == address && stands(fixed.subnet));
+            all.iter().find(behind).map(|port| Seat { port, router: Some(router) })
+        })
+    }
+
+    /// The ways to members and back from them.
+    fn add_members(&self, view: &View<'_>, part: &mut Part) {
+        let listeners = self.balancer.listeners.iter();
+        let all = listeners.flat_map(|it| it.members.iter().map(|member| (it.protocol, member.address, member.port)));
+        let all: BTreeSet<(Transport, IpAddr, u16)> = all.collect();
+        for (protocol, address, port) in all {
+            let Some(seat) = self.seat(view, address) else { continue };
+            let to = self.of_it().with(self.family.target(), family::value(address)).ip_proto(number(protocol));
+            let to = to.with(target(protocol), port);
+            let (name, own) = (format!("port {}", seat.port.name), seat.port.key);
+            if view.place(seat.port) == Place::Here {
+                let itself = to.clone().with(SOURCE.field, own);
+                part.add_noted(
+                    Table::Member,
+                    TO_ITSELF,
+                    itself,
+                    Vec::new(),
+                    (self.cookie, format!("{name}: {ITSELF}")),
+                );
+            }
+            part.add_noted(Table::Member, MEMBER, to, onward(view, &seat), (self.cookie, format!("to {name}")));
+            let ask = Action::ct(Ct { actions: vec![Action::Nat(Nat::default())], ..self.track() });
+            let asked = Action::set_masked(FLAG_BITS.field, FROM_MEMBER.mask, FROM_MEMBER.mask);
+            let note = format!("from {address} port {port}, maybe as a member");
+            part.add_noted(
+                Table::Output,
+                FROM,
+                self.from(protocol, address, port),
+                vec![asked, ask],
+                (self.cookie, note),
+            );
+        }
+        let former = (self.cookie, NO_MORE.to_owned());
+        part.add_noted(Table::Member, FORMER, self.of_it(), Vec::new(), former);
+    }
+
+    /// What a member may have answered a port here.
+    fn from(&self, protocol: Transport, address: IpAddr, port: u16) -> Match {
+        let elsewhere = TO_TUNNEL.mask | TO_ALL_HOSTS.mask | TO_PHYSICAL.mask | LEAVING.mask;
+        let here = self.packets(Match::new().with(ZONE.field, u32::from(self.zone)));
+        let here = here.with_masked(FLAG_BITS.field, 0, FROM_MEMBER.mask | elsewhere);
+        let from = here.with(self.family.source(), family::value(address)).ip_proto(number(protocol));
+        from.with(source(protocol), port)
+    }
+}
+
+/// What leads a packet to its member.
+fn onward(view: &View<'_>, seat: &Seat<'_>) -> Vec<Action> {
+    match seat.router {
+        Some(router) => {
+            vec![Action::set(ROUTER.field, router.key), Action::resubmit(Table::Route.number())]
+        }
+        None => {
+            let mut steps = vec![Action::set(Field::EthDst, seat.port.mac.bytes())];
+            steps.extend(towards(view, seat.port));
+            steps.push(Action::GotoTable(Table::Track.number()));
+            steps
+        }
+    }
+}
+
+const fn number(protocol: Transport) -> u8 {
+    match protocol {
+        Transport::Tcp => ip_proto::TCP,
+        Transport::Udp => ip_proto::UDP,
+    }
+}
+
+const fn target(protocol: Transport) -> Field {
+    match protocol {
+        Transport::Tcp => Field::TcpDst,
+        Transport::Udp => Field::UdpDst,
+    }
+}
+
+const fn source(protocol: Transport) -> Field {
+    match protocol {
+        Transport::Tcp => Field::TcpSrc,
+        Transport::Udp => Field::UdpSrc,
+    }
+}

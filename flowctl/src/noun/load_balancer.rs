@@ -1,0 +1,234 @@
+//! Load balancers: addresses whose connections are shared out among members.
+
+use std::net::IpAddr;
+use std::str::FromStr;
+
+use clap::{Args, Subcommand, ValueEnum};
+use serde_json::{Value, json};
+
+use super::{Common, Kind, Name, Session, body, escape};
+use crate::failure::Failure;
+
+/// Load balancers.
+pub const LOAD_BALANCERS: Kind = Kind {
+    path: "/v1/load-balancers",
+    columns: &[("NAME", "/name"), ("ADDRESS", "/address"), ("SUBNET", "/subnet/name"), ("KEY", "/key"), ("ID", "/id")],
+};
+
+/// The members of all listeners of one load balancer.
+const MEMBERS: Kind = Kind {
+    path: "",
+    columns: &[
+        ("LISTENER", "/listener"),
+        ("PERSISTENCE", "/session_persistence"),
+        ("ADDRESS", "/member/address"),
+        ("PORT", "/member/port"),
+        ("WEIGHT", "/member/weight"),
+        ("NETWORK PORT", "/member/network_port/name"),
+    ],
+};
+
+/// What can be done with load balancers.
+#[derive(Debug, Subcommand)]
+pub enum LoadBalancerVerb {
+    /// Make a load balancer.
+    Create {
+        /// Its name.
+        name: String,
+        /// The subnet that its address is of.
+        #[arg(long)]
+        subnet: String,
+        /// Its address there; a free one unless said.
+        #[arg(long)]
+        address: Option<IpAddr>,
+    },
+    /// Have a load balancer listen.
+    AddListener {
+        /// The load balancer.
+        load_balancer: String,
+        /// The protocol and the port that clients connect to, as tcp:80.
+        listener: Listener,
+        /// Which connections keep to one member.
+        #[arg(long, value_enum)]
+        session_persistence: Option<SessionPersistence>,
+    },
+    /// Have it listen no more: connections of the listener are cut.
+    RemoveListener {
+        /// The load balancer.
+        load_balancer: String,
+        /// The listener, as tcp:80.
+        listener: Listener,
+    },
+    /// List the members of a load balancer.
+    Members(Name),
+    /// Give a listener a member: live connections stay where they are.
+    AddMember {
+        /// Which.
+        #[command(flatten)]
+        at: At,
+        /// Its address: on the load balancer's network, or in a subnet where a router of that stands.
+        #[arg(long)]
+        address: IpAddr,
+        /// The port that it listens on; the listener's unless said.
+        #[arg(long)]
+        port: Option<u16>,
+        /// Its share beside those of the others, 0 to 256; 1 unless said.
+        #[arg(long)]
+        weight: Option<u16>,
+    },
+    /// Give a member another weight; with 0 it keeps its connections and gets nothing new.
+    SetMember {
+        /// Which.
+        #[command(flatten)]
+        at: At,
+        /// Its address.
+        #[arg(long)]
+        address: IpAddr,
+        /// Its port; the listener's unless said.
+        #[arg(long)]
+        port: Option<u16>,
+        /// Its share beside those of the others, 0 to 256.
+        #[arg(long)]
+        weight: u16,
+    },
+    /// Take a member away: its connections are cut.
+    RemoveMember {
+        /// Which.
+        #[command(flatten)]
+        at: At,
+        /// Its address.
+        #[arg(long)]
+        address: IpAddr,
+        /// Its port; the listener's unless said.
+        #[arg(long)]
+        port: Option<u16>,
+    },
+    /// What can be done with every kind of object.
+    #[command(flatten)]
+    Common(Common),
+}
+
+/// A listener of a load balancer.
+#[derive(Debug, Clone, Args)]
+pub struct At {
+    /// The load balancer.
+    load_balancer: String,
+    /// The listener, as tcp:80.
+    listener: Listener,
+}
+
+/// What names a listener: its protocol and port.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Listener {
+    protocol: String,
+    port: u16,
+}
+
+/// Which connections keep to one member.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum SessionPersistence {
+    /// Each one for itself.
+    None,
+    /// All of one client address.
+    SourceIp,
+}
+
+impl FromStr for Listener {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let wrong = || format!("{text:?} is no protocol and port, as tcp:80");
+        let (protocol, port) = text.split_once(':').ok_or_else(wrong)?;
+        Ok(Self { protocol: protocol.to_owned(), port: port.parse().map_err(|_| wrong())? })
+    }
+}
+
+impl Listener {
+    fn path(&self, load_balancer: &str) -> String {
+        format!("{}/listeners/{}/{}", LOAD_BALANCERS.of(load_balancer), escape(&self.protocol), self.port)
+    }
+}
+
+impl At {
+    fn members(&self) -> String {
+        format!("{}/members", self.listener.path(&self.load_balancer))
+    }
+
+    fn member(&self, address: IpAddr, port: Option<u16>) -> String {
+        format!("{}/{}/{}", self.members(), escape(&address.to_string()), port.unwrap_or(self.listener.port))
+    }
+}
+
+impl Session<'_> {
+    /// Does something with load balancers.
+    ///
+    /// # Errors
+    /// [`Failure`].
+    pub async fn load_balancer(&self, verb: &LoadBalancerVerb) -> Result<(), Failure> {
+        match verb {
+            LoadBalancerVerb::Create { name, subnet, address } => {
+                let new = [("name", json!(name)), ("subnet", json!(subnet)), ("address", json!(address))];
+                self.create(LOAD_BALANCERS, body(new)).await
+            }
+            LoadBalancerVerb::AddListener { load_balancer, listener, session_persistence } => {
+                let persistence = session_persistence.map(|persistence| match persistence {
+                    SessionPersistence::None => "none",
+                    SessionPersistence::SourceIp => "source_ip",
+                });
+                let new = [
+                    ("protocol", json!(listener.protocol)),
+                    ("port", json!(listener.port)),
+                    ("session_persistence", json!(persistence)),
+                ];
+                let path = format!("{}/listeners", LOAD_BALANCERS.of(load_balancer));
+                self.show(&self.scheduler.post(&path, &body(new)).await?)
+            }
+            LoadBalancerVerb::RemoveListener { load_balancer, listener } => {
+                self.show(&self.scheduler.delete(&listener.path(load_balancer)).await?)
+            }
+            LoadBalancerVerb::Members(name) => {
+                let balancer = self.scheduler.get(&LOAD_BALANCERS.of(&name.name)).await?;
+                super::written(crate::output::list(self.format, MEMBERS.columns, &members(&balancer)))
+            }
+            LoadBalancerVerb::AddMember { at, address, port, weight } => {
+                let new = [("address", json!(address)), ("port", json!(port)), ("weight", json!(weight))];
+                self.show(&self.scheduler.post(&at.members(), &body(new)).await?)
+            }
+            LoadBalancerVerb::SetMember { at, address, port, weight } => {
+                let change = json!({"weight": weight});
+                self.show(&self.scheduler.patch(&at.member(*address, *port), &change).await?)
+            }
+            LoadBalancerVerb::RemoveMember { at, address, port } => {
+                self.show(&self.scheduler.delete(&at.member(*address, *port)).await?)
+            }
+            LoadBalancerVerb::Common(verb) => self.common(LOAD_BALANCERS, verb).await,
+        }
+    }
+}
+
+/// The members of all listeners, each with its listener.
+fn members(balancer: &Value) -> Vec<Value> {
+    let all = |value: &Value, name: &str| value.get(name).and_then(Value::as_array).cloned().unwrap_or_default();
+    let word = |value: &Value, name: &str| value.get(name).cloned().unwrap_or_default();
+    let rows = all(balancer, "listeners").into_iter().flat_map(|listener| {
+        let name = format!("{}:{}", word(&listener, "protocol").as_str().unwrap_or("-"), word(&listener, "port"));
+        let persistence = word(&listener, "session_persistence");
+        let row = move |member| json!({"listener": name, "session_persistence": persistence, "member": member});
+        all(&listener, "members").into_iter().map(row)
+    });
+    rows.collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_listener_is_a_protocol_and_a_port() {
+        let listener: Listener = "tcp:80".parse().unwrap();
+        assert_eq!(listener.path("a/b"), "/v1/load-balancers/a%2Fb/listeners/tcp/80");
+        for wrong in ["80", "tcp", "tcp:http", "tcp:65536", ""] {
+            assert_eq!(wrong.parse::<Listener>(), Err(format!("{wrong:?} is no protocol and port, as tcp:80")));
+        }
+    }
+}
