@@ -18,6 +18,7 @@ pub(crate) mod path_mtu;
 pub(crate) mod port_forwarding;
 pub(crate) mod provider;
 pub(crate) mod qos;
+pub(crate) mod quoted;
 pub(crate) mod router;
 pub(crate) mod security;
 pub mod service;

@@ -206,6 +206,10 @@ pub enum MeterNumber {
     Gateways(u32),
     /// Packets that a router would not send into a smaller network, by its key.
     TooLarge(u32),
+    /// ICMP errors from outside to the floating IPs of a port, by its key.
+    ErrorsIn(u32),
+    /// ICMP errors that the port sends by them.
+    ErrorsOut(u32),
 }
 
 impl MeterNumber {
@@ -223,6 +227,8 @@ impl MeterNumber {
             Self::Wanted(vni) => 0x8 << 28 | vni & 0x0fff_ffff,
             Self::Gateways(vni) => 0x9 << 28 | vni & 0x0fff_ffff,
             Self::TooLarge(key) => 0xc << 28 | key & 0x0fff_ffff,
+            Self::ErrorsIn(key) => 0xd << 28 | key & 0x0fff_ffff,
+            Self::ErrorsOut(key) => 0xe << 28 | key & 0x0fff_ffff,
         }
     }
 }

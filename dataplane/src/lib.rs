@@ -20,6 +20,7 @@ pub mod identity;
 pub mod metadata;
 pub mod neighbour_advert;
 pub mod punt;
+pub mod quoted;
 pub mod register;
 pub mod respond;
 pub mod router_advert;

@@ -3,10 +3,15 @@
 //! The user data names the port that asks, or the network outside that a station is looked for on; the rest is in the packet.
 //!
 //! ```text
-//! octet 0: kind (1 = a question of a port, 2 = of a station, 3 = a packet that is too large)
-//! octets 1 to 4: key of the port, or VNI of the network, big-endian
+//! octet 0: kind (1 = a question of a port, 2 = of a station, 3 = a packet that is too large, 4 and 5 = an error that quotes the source, the target)
+//! octets 1 to 4: key of the port, or VNI of the network, big-endian; of an error the address that is quoted
 //! octets 5 and 6, of a packet that is too large only: key of the router, big-endian
+//! octets 5 to 8, of an error only: the address to put in its place
 //! ```
+
+use std::net::Ipv4Addr;
+
+use crate::quoted::End;
 
 /// A packet that the agent is asked to answer, or to learn from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -23,6 +28,15 @@ pub enum Punt {
         /// The key of the router.
         router: u16,
     },
+    /// An ICMP error that waits for another address in the packet that it quotes, and goes on then.
+    Quoted {
+        /// Which end of the packet.
+        end: End,
+        /// The address that is there.
+        from: Ipv4Addr,
+        /// The one to put in its place.
+        to: Ipv4Addr,
+    },
     /// A station outside is looked for, or tells who it is.
     Station {
         /// The VNI of the network.
@@ -38,17 +52,23 @@ pub struct PuntError(pub Vec<u8>);
 const QUESTION: u8 = 1;
 const STATION: u8 = 2;
 const TOO_LARGE: u8 = 3;
+const QUOTED_SOURCE: u8 = 4;
+const QUOTED_TARGET: u8 = 5;
 
 impl Punt {
     /// The user data that the controller action carries.
     #[must_use]
     pub fn to_user_data(self) -> Vec<u8> {
         let (kind, number, more) = match self {
-            Self::Question { port } => (QUESTION, port, None),
-            Self::Station { network } => (STATION, network, None),
-            Self::TooLarge { network, router } => (TOO_LARGE, network, Some(router.to_be_bytes())),
+            Self::Question { port } => (QUESTION, port, Vec::new()),
+            Self::Station { network } => (STATION, network, Vec::new()),
+            Self::TooLarge { network, router } => (TOO_LARGE, network, router.to_be_bytes().to_vec()),
+            Self::Quoted { end, from, to } => {
+                let kind = if end == End::Source { QUOTED_SOURCE } else { QUOTED_TARGET };
+                (kind, from.to_bits(), to.octets().to_vec())
+            }
         };
-        std::iter::once(kind).chain(number.to_be_bytes()).chain(more.into_iter().flatten()).collect()
+        std::iter::once(kind).chain(number.to_be_bytes()).chain(more).collect()
     }
 
     /// Reads the user data of a packet-in.
@@ -65,6 +85,10 @@ impl Punt {
             (TOO_LARGE, [high, low]) => {
                 Ok(Self::TooLarge { network: number, router: u16::from_be_bytes([*high, *low]) })
             }
+            (QUOTED_SOURCE | QUOTED_TARGET, [a, b, c, d]) => {
+                let end = if *kind == QUOTED_SOURCE { End::Source } else { End::Target };
+                Ok(Self::Quoted { end, from: Ipv4Addr::from_bits(number), to: Ipv4Addr::new(*a, *b, *c, *d) })
+            }
             _ => Err(unknown()),
         }
     }
@@ -80,7 +104,10 @@ mod tests {
         assert_eq!(punt.to_user_data(), [1, 1, 2, 3, 4]);
         let too_large = Punt::TooLarge { network: 0x0102_0304, router: 0x0506 };
         assert_eq!(too_large.to_user_data(), [3, 1, 2, 3, 4, 5, 6]);
-        for punt in [punt, too_large, Punt::Station { network: 0x00ff_ffff }] {
+        let (from, to) = (Ipv4Addr::new(203, 0, 113, 50), Ipv4Addr::new(10, 0, 1, 11));
+        let [source, target] = [End::Source, End::Target].map(|end| Punt::Quoted { end, from, to });
+        assert_eq!(target.to_user_data(), [5, 203, 0, 113, 50, 10, 0, 1, 11]);
+        for punt in [punt, too_large, source, target, Punt::Station { network: 0x00ff_ffff }] {
             assert_eq!(Punt::from_user_data(&punt.to_user_data()), Ok(punt));
         }
         for data in [&[][..], &[2], &[1, 2, 3], &[1, 0, 0, 0, 0, 0], &[3, 0, 0, 0, 0]] {

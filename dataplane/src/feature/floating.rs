@@ -12,7 +12,7 @@
 //!
 //! A floating IP has a MAC address of its own: it is seen at one host at a time, and physical switches follow it by its announcements. The MAC addresses
 //! of stations are what the agent found out; it is asked for those that it has not. A packet whose TTL runs out is dropped. What an
-//! ICMP error quotes is not rewritten, so one from outside belongs to no connection that is known.
+//! ICMP error quotes is translated as well, by the agent ([`quoted`]).
 
 use std::net::{IpAddr, Ipv4Addr};
 
@@ -25,10 +25,11 @@ use crate::compile::view::{Place, Segment, Spot, View};
 use crate::cookie::{Cookie, Object};
 use crate::family;
 use crate::feature::forward::towards;
-use crate::feature::{Feature, arp};
+use crate::feature::{Feature, arp, quoted};
 use crate::flow_set::{MeterNumber, Part};
 use crate::identity::NOBODY;
 use crate::punt::Punt;
+use crate::quoted::End;
 use crate::register::{
     FLAG_BITS, FROM_OUTSIDE, FROM_PHYSICAL, Flag, LEAVING, NETWORK, ROUTER, SOURCE, SOURCE_IDENTITY, TARGET,
     TARGET_IDENTITY, TO_PHYSICAL, ZONE,
@@ -42,6 +43,7 @@ const HEARD_OF_GATEWAY: u16 = 125;
 const HEARD: u16 = 120;
 const EXPIRED: u16 = 120;
 const PRETENDED: u16 = 115;
+const ERRORS_INWARD: u16 = 112;
 const INWARD: u16 = 110;
 /// Above what the agent found out, which may be old.
 const KNOWN: u16 = 110;
@@ -50,6 +52,7 @@ const ASK: u16 = 50;
 /// Above what leads out.
 const NOT_OURS: u16 = 410;
 /// Above what keeps packets from going back where they came from.
+const ERRORS_OUTWARD: u16 = 402;
 const OUTWARD: u16 = 400;
 const STUCK: u16 = 390;
 const BACK_IN: u16 = 380;
@@ -161,6 +164,12 @@ impl Held<'_> {
         ];
         steps.extend(towards(view, self.port));
         steps.push(Action::GotoTable(Table::Track.number()));
+        for error in quoted::errors(&to()) {
+            let first = quoted::translated(self.port.key, End::Source, (address, fixed), part);
+            let note = format!("floating IP {address} is {fixed}, also in what the error quotes");
+            let steps = first.into_iter().chain(steps.clone()).collect();
+            part.add_noted(Table::Forward, ERRORS_INWARD, error, steps, (self.cookie, note));
+        }
         part.add_noted(Table::Forward, INWARD, to(), steps, (self.cookie, format!("floating IP {address} is {fixed}")));
         // What a station here sends to it was judged as its own by now; it goes on as if it came from the wire.
         let here = self.outside().eth_dst(mac.bytes()).with_masked(Field::VlanVid, 0, VLAN_PRESENT);
@@ -189,6 +198,12 @@ impl Held<'_> {
             Action::set(ZONE.field, self.outside.zone),
         ];
         steps.extend(again(0));
+        for error in quoted::errors(&leaving) {
+            let first = quoted::translated(self.port.key, End::Target, (fixed, address), part);
+            let note = format!("{fixed} leaves as {address}, also in what the error quotes");
+            let steps = first.into_iter().chain(steps.clone()).collect();
+            part.add_noted(Table::Output, ERRORS_OUTWARD, error, steps, (self.cookie, note));
+        }
         part.add_noted(Table::Output, OUTWARD, leaving, steps, (self.cookie, format!("{fixed} leaves as {address}")));
     }
 }

@@ -1,10 +1,10 @@
 //! Answers the packets that our flows hand over: DHCP requests and router solicitations of local ports at once, what is for services later. Tells
-//! senders of packets that are too large.
+//! senders of packets that are too large, and translates what errors through floating IPs quote.
 //!
 //! Thin: [`crate::punt`] reads what the flow said, [`crate::respond`] makes the answer. Never answers anybody but the port
 //! that asked.
 
-use std::net::Ipv6Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 
 use tracing::debug;
 
@@ -13,6 +13,7 @@ use super::host::Shared;
 use super::services::Services;
 use super::stations::Search;
 use crate::punt::Punt;
+use crate::quoted::{self, End};
 use crate::respond;
 use crate::router_advert::advertise;
 use crate::too_large::{self, Handed, Told};
@@ -37,11 +38,23 @@ impl Answers {
     fn tell(&self, packet: &Punted, network: u32, router: u16) -> Option<Reply> {
         let handed = Handed { in_port: packet.in_port, network, router, frame: &packet.frame };
         match self.host.read_numbers(|host, numbers| too_large::tell(host, numbers, &handed)) {
-            Ok(Told { tag, frame }) => Some(Reply { port: packet.in_port, tag, frame }),
+            Ok(Told { tag, frame }) => Some(Reply::Out { port: packet.in_port, tag, frame }),
             Err(error) => {
                 debug!(in_port = %packet.in_port, %error, "sender not told");
                 None
             }
+        }
+    }
+}
+
+/// Lets an error go on with another address in what it quotes.
+fn translate(packet: &Punted, end: End, from: Ipv4Addr, to: Ipv4Addr) -> Option<Reply> {
+    let paused = packet.paused.clone()?;
+    match quoted::translate(&packet.frame, end, from, to) {
+        Ok(frame) => Some(Reply::GoOn { paused, frame }),
+        Err(error) => {
+            debug!(in_port = %packet.in_port, %error, "error not translated");
+            None
         }
     }
 }
@@ -55,6 +68,7 @@ impl Responder for Answers {
                 return None;
             }
             Ok(Punt::TooLarge { network, router }) => return self.tell(packet, network, router),
+            Ok(Punt::Quoted { end, from, to }) => return translate(packet, end, from, to),
             Err(error) => {
                 debug!(in_port = %packet.in_port, %error, "packet-in not understood");
                 return None;
@@ -66,7 +80,7 @@ impl Responder for Answers {
         }
         let answer = self.host.read(|host| respond::answer(host, port, &packet.frame));
         match answer {
-            Ok(frame) => frame.map(|frame| Reply { port: packet.in_port, tag: self.host.tag_of(port), frame }),
+            Ok(frame) => frame.map(|frame| Reply::Out { port: packet.in_port, tag: self.host.tag_of(port), frame }),
             Err(error) => {
                 debug!(in_port = %packet.in_port, %error, "question not answered");
                 None
@@ -87,7 +101,7 @@ impl Responder for Answers {
             // Ports without IPv6 are told nothing.
             let told = here.filter_map(|(told, port)| {
                 let frame = advertise(host, told.key, Ipv6Addr::UNSPECIFIED).ok()?;
-                Some(Reply { port, tag: told.tag(), frame })
+                Some(Reply::Out { port, tag: told.tag(), frame })
             });
             told.collect()
         })

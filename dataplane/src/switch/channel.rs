@@ -8,6 +8,7 @@ use std::future::Future;
 
 use model::provider::VlanId;
 use openflow::flow::PortNo;
+use openflow::wire::Resume;
 use thiserror::Error;
 
 use crate::diff::{Changes, Counts, Installed};
@@ -53,17 +54,33 @@ pub struct Punted {
     pub user_data: Vec<u8>,
     /// The frame.
     pub frame: Vec<u8>,
+    /// How it goes on, when it waits for us.
+    pub paused: Option<Paused>,
 }
 
-/// A packet to be sent out of a port, without going through the flows.
+/// The state of a packet that waits, as the switch told it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Reply {
-    /// The port.
-    pub port: PortNo,
-    /// The VLAN whose tag it gets, for a sub-port.
-    pub tag: Option<VlanId>,
-    /// The frame.
-    pub frame: Vec<u8>,
+pub struct Paused(pub(super) Box<Resume>);
+
+/// What the switch is told to send.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Reply {
+    /// A packet out of a port, without going through the flows.
+    Out {
+        /// The port.
+        port: PortNo,
+        /// The VLAN whose tag it gets, for a sub-port.
+        tag: Option<VlanId>,
+        /// The frame.
+        frame: Vec<u8>,
+    },
+    /// A packet that waited goes on where it was.
+    GoOn {
+        /// Where it was.
+        paused: Paused,
+        /// What it is now.
+        frame: Vec<u8>,
+    },
 }
 
 /// An OpenFlow connection to one bridge.

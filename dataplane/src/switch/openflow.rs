@@ -12,7 +12,7 @@ use openflow::session::Change;
 use openflow::wire::{FlowFilter, FlowMod, GroupMod, Message, MeterMod, PacketOut};
 use tracing::{debug, warn};
 
-use super::channel::{Channel, ChannelError, Connector, Punted, Reply};
+use super::channel::{Channel, ChannelError, Connector, Paused, Punted, Reply};
 use crate::diff::{Changes, Counts, Installed};
 use crate::feature::provider;
 
@@ -94,7 +94,9 @@ impl Channel for OpenFlowChannel {
             match self.incoming.next().await {
                 Some(Unasked::PacketIn(packet)) => {
                     let in_port = packet.in_port().unwrap_or(PortNo::ANY);
-                    return Ok(Punted { in_port, user_data: packet.userdata, frame: packet.packet });
+                    let (user_data, frame) = (packet.userdata.clone(), packet.packet.clone());
+                    let paused = packet.resume().map(|resume| Paused(Box::new(resume)));
+                    return Ok(Punted { in_port, user_data, frame, paused });
                 }
                 Some(Unasked::Refused { error, .. }) => debug!(%error, "packet-out refused"),
                 Some(Unasked::Lost { count }) => warn!(count, "packet-ins dropped: too many at once"),
@@ -105,10 +107,19 @@ impl Channel for OpenFlowChannel {
     }
 
     async fn send(&mut self, reply: Reply) -> Result<(), ChannelError> {
-        let tag = reply.tag.into_iter().flat_map(provider::tag);
-        let steps = tag.chain([Action::Output(reply.port)]).collect();
-        let packet = PacketOut::new(PortNo::CONTROLLER, steps, reply.frame);
-        self.connection.packet_out(packet).await.map(drop).map_err(|error| failed("send a packet", error))
+        let sent = match reply {
+            Reply::Out { port, tag, frame } => {
+                let tag = tag.into_iter().flat_map(provider::tag);
+                let steps = tag.chain([Action::Output(port)]).collect();
+                self.connection.packet_out(PacketOut::new(PortNo::CONTROLLER, steps, frame)).await
+            }
+            Reply::GoOn { paused: Paused(mut resume), frame } => {
+                resume.0.octets_total = u32::try_from(frame.len()).unwrap_or(u32::MAX);
+                resume.0.packet = frame;
+                self.connection.resume(*resume).await
+            }
+        };
+        sent.map(drop).map_err(|error| failed("send a packet", error))
     }
 }
 

@@ -106,7 +106,7 @@ impl Searcher {
     fn tick(&mut self) {
         let outlets = self.outlets();
         for Probe { port, frame } in self.finder.tick(&outlets, self.start.elapsed()) {
-            let _lost = self.probes.try_send(Reply { port, tag: None, frame });
+            let _lost = self.probes.try_send(Reply::Out { port, tag: None, frame });
         }
         self.tell();
     }

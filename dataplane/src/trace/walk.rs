@@ -140,6 +140,10 @@ impl Walk<'_> {
                         .map_or_else(|error| error.to_string(), |punt| words::punt(self.set, punt, &traveller.packet));
                     self.end(traveller, Verdict::Punted { what });
                     settled = true;
+                    // It goes on as another packet; Open vSwitch's trace ends here, too.
+                    if controller.pause {
+                        return settled;
+                    }
                 }
                 // A walk is of one packet: no rate is exceeded.
                 Action::Note(_) | Action::Conjunction { .. } | Action::Meter(_) => {}

@@ -52,6 +52,9 @@ pub(super) fn punt(set: &FlowSet, punt: Punt, packet: &Packet) -> String {
         Punt::TooLarge { network, .. } => {
             return format!("it tells the sender what {} carries", name(set, Object::Network(network)));
         }
+        Punt::Quoted { from, to, .. } => {
+            return format!("it puts {to} in the place of {from} in what the error quotes, and lets it go on");
+        }
         Punt::Station { network } => {
             let network = name(set, Object::Network(network));
             return if packet.get(Field::ArpOp) == 0 {

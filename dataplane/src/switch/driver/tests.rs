@@ -106,7 +106,7 @@ struct Echo;
 
 impl Responder for Echo {
     fn respond(&mut self, packet: &Punted) -> Option<Reply> {
-        Some(Reply { port: packet.in_port, tag: None, frame: packet.frame.clone() })
+        Some(Reply::Out { port: packet.in_port, tag: None, frame: packet.frame.clone() })
     }
 }
 
@@ -296,9 +296,9 @@ async fn a_refusal_is_told_and_tried_again() {
 #[tokio::test(start_paused = true)]
 async fn packets_are_answered() {
     let (memory, driver) = start();
-    let packet = Punted { in_port: PortNo(3), user_data: Vec::new(), frame: vec![1, 2, 3] };
+    let packet = Punted { in_port: PortNo(3), user_data: Vec::new(), frame: vec![1, 2, 3], paused: None };
     memory.with(|state| state.packets.push_back(packet));
     driver.applied(driver.set(flows(1)), LIMIT).await.unwrap();
     tokio::time::sleep(Duration::from_secs(1)).await;
-    memory.with(|state| assert_eq!(state.sent, [Reply { port: PortNo(3), tag: None, frame: vec![1, 2, 3] }]));
+    memory.with(|state| assert_eq!(state.sent, [Reply::Out { port: PortNo(3), tag: None, frame: vec![1, 2, 3] }]));
 }
