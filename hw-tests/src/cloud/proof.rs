@@ -3,6 +3,7 @@
 //! They ask guests, the underlay and the hosts, not the agent's own account of itself. A proof leaves the cloud as it
 //! found it, or says so in its name. [`examine`] runs all of them.
 
+mod balancer;
 mod floating;
 mod ipv6;
 mod memory;
@@ -133,6 +134,7 @@ pub fn examine(cloud: &Cloud, vms: &[Vm], examiner: &mut Examiner<'_>) {
     metadata::examine(&machines, examiner);
     qos::examine(cloud, &machines, examiner);
     route::examine(cloud, &machines, examiner);
+    balancer::examine(cloud, &machines, examiner);
     floating::examine(cloud, &machines, examiner);
     trace::examine(cloud, &machines, examiner);
     memory::examine(cloud, examiner);
