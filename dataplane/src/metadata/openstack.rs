@@ -3,6 +3,8 @@
 use std::net::IpAddr;
 
 use ipnet::IpNet;
+use model::network::{FixedIp, Port, Subnet};
+use model::spec::HostNetwork;
 use serde_json::{Map, Value, json};
 
 use super::{Asker, Page};
@@ -47,52 +49,80 @@ fn meta_data(asker: Asker<'_>) -> Value {
     })
 }
 
-/// All interfaces of the machine, not only the one that asks.
+/// All interfaces of the machine, not only the one that asks, and behind each the sub-ports that are on it.
 fn network_data(asker: Asker<'_>) -> Value {
-    let (mut links, mut networks, mut services) = (Vec::new(), Vec::new(), Vec::new());
+    let mut interfaces = Interfaces::default();
     for id in &asker.machine.ports {
         let Some(port) = asker.network.ports.get(id) else { continue };
         let link = port.tap_name();
-        let mtu = asker.network.networks.get(&port.network).map(|network| network.mtu);
-        links.push(json!({
-            "id": link,
-            "vif_id": port.id.to_string(),
-            "type": "ovs",
-            "ethernet_mac_address": port.mac.to_string(),
-            "mtu": mtu,
-        }));
+        interfaces.add_port(asker.network, port, link.clone());
+        let on_it = |other: &&Port| other.trunk.is_some_and(|trunk| trunk.parent == port.id);
+        for sub_port in asker.network.ports.values().filter(on_it) {
+            interfaces.add_port(asker.network, sub_port, link.clone());
+        }
+    }
+    let Interfaces { links, networks, services } = interfaces;
+    json!({ "links": links, "networks": networks, "services": services })
+}
+
+/// The document as it grows.
+#[derive(Default)]
+struct Interfaces {
+    links: Vec<Value>,
+    networks: Vec<Value>,
+    services: Vec<Value>,
+}
+
+impl Interfaces {
+    /// A port that is `tap`, or a VLAN of it.
+    fn add_port(&mut self, network: &HostNetwork, port: &Port, tap: String) {
+        let mut link = match port.tag() {
+            None => json!({ "id": tap, "type": "ovs", "ethernet_mac_address": port.mac.to_string() }),
+            Some(vlan) => json!({
+                "id": format!("{tap}.{}", vlan.get()),
+                "type": "vlan",
+                "vlan_link": tap,
+                "vlan_id": vlan.get(),
+                "vlan_mac_address": port.mac.to_string(),
+            }),
+        };
+        link["vif_id"] = json!(port.id.to_string());
+        link["mtu"] = json!(network.networks.get(&port.network).map(|network| network.mtu));
+        let id = link["id"].clone();
+        self.links.push(link);
         for fixed in &port.addresses {
-            let Some(subnet) = asker.network.subnets.get(&fixed.subnet) else { continue };
-            let kind = match (subnet.cidr, subnet.dhcp) {
-                (IpNet::V4(_), true) => "ipv4_dhcp",
-                (IpNet::V4(_), false) => "ipv4",
-                (IpNet::V6(_), true) => "ipv6_dhcpv6-stateful",
-                (IpNet::V6(_), false) => "ipv6",
-            };
-            let mut network = json!({
-                "id": format!("network{}", networks.len()),
-                "type": kind,
-                "link": link,
-                "network_id": port.network.to_string(),
-                "ip_address": fixed.address.to_string(),
-                "netmask": subnet.cidr.netmask().to_string(),
-            });
-            let default = if subnet.cidr.addr().is_ipv4() { "0.0.0.0" } else { "::" };
-            let routes = subnet
-                .gateway
-                .map(|gateway| json!({ "network": default, "netmask": default, "gateway": gateway.to_string() }));
-            network["routes"] = routes.into_iter().collect();
-            networks.push(network);
+            let Some(subnet) = network.subnets.get(&fixed.subnet) else { continue };
+            self.add_address(fixed, subnet, &id, port);
             // The host's IPv6 address means nothing without a link, which cloud-init has no word for.
             let host = [IpAddr::from(ADDRESS_V4)];
-            let is_ours = subnet.cidr.addr().is_ipv4() && is_resolver(asker.network, port);
+            let is_ours = subnet.cidr.addr().is_ipv4() && is_resolver(network, port);
             for server in if is_ours { &host[..] } else { &subnet.dns } {
                 let service = json!({ "type": "dns", "address": server.to_string() });
-                if !services.contains(&service) {
-                    services.push(service);
+                if !self.services.contains(&service) {
+                    self.services.push(service);
                 }
             }
         }
     }
-    json!({ "links": links, "networks": networks, "services": services })
+
+    fn add_address(&mut self, fixed: &FixedIp, subnet: &Subnet, link: &Value, port: &Port) {
+        let kind = match (subnet.cidr, subnet.dhcp) {
+            (IpNet::V4(_), true) => "ipv4_dhcp",
+            (IpNet::V4(_), false) => "ipv4",
+            (IpNet::V6(_), true) => "ipv6_dhcpv6-stateful",
+            (IpNet::V6(_), false) => "ipv6",
+        };
+        let default = if subnet.cidr.addr().is_ipv4() { "0.0.0.0" } else { "::" };
+        let leads_out =
+            |gateway: IpAddr| json!({ "network": default, "netmask": default, "gateway": gateway.to_string() });
+        self.networks.push(json!({
+            "id": format!("network{}", self.networks.len()),
+            "type": kind,
+            "link": link,
+            "network_id": port.network.to_string(),
+            "ip_address": fixed.address.to_string(),
+            "netmask": subnet.cidr.netmask().to_string(),
+            "routes": subnet.gateway.map(leads_out).into_iter().collect::<Vec<_>>(),
+        }));
+    }
 }

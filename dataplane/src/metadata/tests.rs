@@ -5,7 +5,7 @@ use std::net::Ipv4Addr;
 
 use model::machine::{Boot, Power};
 use model::metadata::{Metadata, UserData};
-use model::network::{Announced, Binding, FixedIp, Network, Subnet};
+use model::network::{Announced, Binding, FixedIp, Network, SubPort, Subnet};
 use model::{HostId, ImageId, MachineId, Mib, NetworkId, PortId, SubnetId, Vcpus};
 use serde_json::{Value, json};
 use uuid::Uuid;
@@ -144,6 +144,30 @@ fn cloud_init_finds_openstack_and_its_documents() {
     without.network.subnets.values_mut().for_each(|subnet| subnet.dns.clear());
     let services = &without.json("/openstack/latest/network_data.json")["services"];
     assert_eq!(services, &json!([{ "type": "dns", "address": "169.254.169.254" }]), "the host answers");
+}
+
+/// A sub-port is a VLAN of its parent's interface, with addresses of its own; one of another trunk is not this machine's.
+#[test]
+fn sub_ports_are_vlans_of_their_parents_interface() {
+    let mut world = world();
+    let own = world.network.ports.values().next().unwrap().clone();
+    let sub_port = |number: u32, parent| {
+        let id = PortId::from_uuid(Uuid::from_u128(number.into()));
+        let mac = format!("02:00:00:00:00:{number:02x}").parse().unwrap();
+        let addresses = vec![FixedIp { address: Ipv4Addr::new(10, 0, 1, 9).into(), ..own.addresses[0] }];
+        let trunk = Some(SubPort { parent, vlan: 5.try_into().unwrap() });
+        (id, Port { id, key: number, mac, addresses, trunk, ..own.clone() })
+    };
+    world.network.ports.extend([sub_port(9, own.id), sub_port(10, PortId::from_uuid(Uuid::from_u128(99)))]);
+    let network = world.json("/openstack/latest/network_data.json");
+    assert_eq!(network["links"].as_array().unwrap().len(), 2, "{network:#}");
+    let vlan = json!({
+        "id": "tap7.5", "type": "vlan", "vlan_link": "tap7", "vlan_id": 5, "vlan_mac_address": "02:00:00:00:00:09",
+        "vif_id": Uuid::from_u128(9), "mtu": 1450,
+    });
+    assert_eq!(network["links"][1], vlan);
+    let addressed = &network["networks"][1];
+    assert_eq!((&addressed["link"], &addressed["ip_address"]), (&json!("tap7.5"), &json!("10.0.1.9")));
 }
 
 #[test]
