@@ -15,6 +15,7 @@ mod qos;
 mod restart;
 mod route;
 mod trace;
+mod trunk;
 mod volume;
 
 use std::collections::BTreeMap;
@@ -136,6 +137,7 @@ pub fn examine(cloud: &Cloud, vms: &[Vm], examiner: &mut Examiner<'_>) {
     route::examine(cloud, &machines, examiner);
     balancer::examine(cloud, &machines, examiner);
     floating::examine(cloud, &machines, examiner);
+    trunk::examine(cloud, &machines, examiner);
     trace::examine(cloud, &machines, examiner);
     memory::examine(cloud, examiner);
     restart::examine(cloud, &machines, examiner);

@@ -32,7 +32,7 @@ const HOST_MODULES: &[&str] = &[
 const HOST_KVM_MODULES: &[&str] = &["kvm-amd", "kvm-intel"];
 /// What a guest loads.
 const GUEST_MODULES: &[&str] =
-    &["virtio_pci", "virtio_blk", "virtio_net", "virtio_console", "virtio-rng", "ext4", "button", "evdev"];
+    &["virtio_pci", "virtio_blk", "virtio_net", "virtio_console", "virtio-rng", "ext4", "button", "evdev", "8021q"];
 /// The busybox commands that init scripts use.
 const APPLETS: &[&str] = &[
     "sh",

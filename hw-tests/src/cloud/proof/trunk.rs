@@ -1,0 +1,67 @@
+//! Proof that a sub-port, on a VLAN of its parent's interface, is on its own network, in the kernel's data path.
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use basalt_tests::process;
+use serde_json::{Value, json};
+
+use super::{Machines, Occupied};
+use crate::cloud::Cloud;
+use crate::cloud::evidence::Examiner;
+use crate::cloud::tenant::{GREEN, WEB};
+
+const PORT: &str = "/v1/ports/sub-port";
+const VLAN: u16 = 7;
+/// Another tag, which no sub-port has.
+const OTHER: u16 = 8;
+/// From a new sub-port to its host's flows.
+const CHANGE_LIMIT: Duration = Duration::from_secs(30);
+
+/// Runs the proof of this module.
+pub(super) fn examine(cloud: &Cloud, machines: &Machines, examiner: &mut Examiner<'_>) {
+    examiner.check(
+        "a sub-port of a machine that runs is on another network by its VLAN, and other tags go nowhere",
+        || {
+            let (web, database) = (machines.get("web1")?, machines.get("db1")?);
+            let trunk = json!({"parent": web.vm.port, "vlan": VLAN});
+            let port = json!({"name": "sub-port", "network": GREEN, "groups": [WEB], "trunk": trunk});
+            let port = cloud.centre().post("/v1/ports", &port)?;
+            let seen = ipv4(&port).and_then(|address| by_vlan(web, &address, &database.vm.address));
+            for vlan in [VLAN, OTHER] {
+                web.succeeds(&format!("ip link del eth0.{vlan}"))?;
+            }
+            cloud.centre().delete(PORT).and(seen)
+        },
+    );
+}
+
+/// The IPv4 address of a port.
+fn ipv4(port: &Value) -> Result<String> {
+    let fixed = port.pointer("/addresses").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
+    let mut addresses = fixed.iter().filter_map(|fixed| fixed.pointer("/address")?.as_str()?.parse().ok());
+    let found = addresses.find_map(|address: IpAddr| address.is_ipv4().then(|| address.to_string()));
+    found.with_context(|| format!("no IPv4 address in {port}"))
+}
+
+/// Asks DHCP on the VLAN, takes what it grants, and pings from there.
+fn by_vlan(machine: &Occupied, address: &str, peer: &str) -> Result<String> {
+    for vlan in [VLAN, OTHER] {
+        machine
+            .ok(&format!("ip link add link eth0 name eth0.{vlan} type vlan id {vlan} && ip link set eth0.{vlan} up"))?;
+    }
+    let ask = |vlan: u16| format!("udhcpc -i eth0.{vlan} -n -q -t 3 -T 1 -s /bin/true 2>&1");
+    let granted = || {
+        let said = machine.succeeds(&format!("{} | grep -q 'lease of {address} obtained'", ask(VLAN)))?;
+        Ok(said.then_some(()))
+    };
+    process::wait_for("DHCP on the VLAN", CHANGE_LIMIT, granted).with_context(|| format!("a lease of {address}"))?;
+    ensure!(!machine.succeeds(&ask(OTHER))?, "DHCP answers on VLAN {OTHER}, which no sub-port has");
+    machine.ok(&format!("ip addr add {address}/24 dev eth0.{VLAN}"))?;
+    machine.ok(&format!("ping -c 3 -W 10 -I eth0.{VLAN} {peer}"))?;
+    Ok(format!(
+        "{} is {address} on VLAN {VLAN}, by DHCP, and pings {peer} from there; VLAN {OTHER} is silent",
+        machine.vm.name
+    ))
+}
