@@ -13,13 +13,17 @@ use std::{
 
 use anyhow::{Context, Result, ensure};
 use openflow::{
-    connection::{Connection, Options, Target},
+    connection::{Connection, Options, RequestError, Target},
+    flow::{Meter, MeterUnit},
     session::Limits,
-    wire::{self, Features, Hello, Message},
+    wire::{self, Features, Hello, Message, MultipartReply},
 };
 
 /// Long enough for a loaded machine, short enough for a test that waits for silence.
 const SILENCE_MAX: Duration = Duration::from_secs(2);
+
+/// Between the parts of a slow answer.
+const PART_PAUSE: Duration = Duration::from_millis(400);
 
 fn options() -> Options {
     let limits = Limits { echo_interval: SILENCE_MAX / 4, dead_interval: SILENCE_MAX, ..Limits::default() };
@@ -143,4 +147,38 @@ async fn switches_that_go_wrong_are_named() -> Result<()> {
         join(played).await?;
     }
     Ok(())
+}
+
+#[expect(clippy::disallowed_methods, reason = "a peer that is slow is what is tested")]
+/// Answers a question of many parts: so many of them, each after a pause.
+fn answer(stream: &mut UnixStream, parts: std::ops::Range<u32>, of: u32) -> Result<()> {
+    greet(stream)?;
+    let xid = wait_for(stream, 18)?;
+    for part in parts {
+        thread::sleep(PART_PAUSE);
+        let reply = MultipartReply::Meters(vec![Meter::drop_above(part + 1, MeterUnit::Packets, 1, 1)]);
+        stream.write_all(&wire::encode(&Message::MultipartReply { reply, more: part + 1 < of }, xid)?)?;
+    }
+    Ok(())
+}
+
+/// Shows that an answer may be on its way for longer than the switch may be silent, and that one that stops is given up.
+#[tokio::test]
+async fn slow_answers_are_waited_for_and_silent_ones_given_up() -> Result<()> {
+    let options = Options { request_timeout: PART_PAUSE * 3, ..Options::default() };
+    let directory = tempfile::tempdir()?;
+    let slow = directory.path().join("slow");
+    let played = play(&slow, |stream| answer(stream, 0..6, 6))?;
+    let (connection, incoming) = Connection::connect(&Target::Unix(slow), options).await?;
+    assert_eq!(connection.dump_meters().await?.len(), 6, "all parts, the last long after the limit of silence");
+    drop((connection, incoming));
+    join(played).await?;
+
+    let silent = directory.path().join("silent");
+    let played = play(&silent, |stream| answer(stream, 0..2, 6))?;
+    let (connection, incoming) = Connection::connect(&Target::Unix(silent), options).await?;
+    let error = connection.dump_meters().await.err().context("an answer that stopped was taken")?;
+    ensure!(matches!(error, RequestError::Timeout { .. }), "{error:?}");
+    drop((connection, incoming));
+    join(played).await
 }

@@ -3,7 +3,15 @@
 //! Owns the socket, the session and the open questions. Never branches on meaning.
 //! Invariant: at most [`OUTPUT_MAX`] octets wait to be written, plus one message; further commands wait in their bounded queue.
 
-use std::{collections::BTreeMap, io, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    io,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadHalf, WriteHalf},
@@ -104,6 +112,7 @@ pub(super) async fn spawn(
     options: Options,
     commands: mpsc::Receiver<Command>,
     unasked: mpsc::Sender<Unasked>,
+    moved: Arc<AtomicU64>,
 ) -> Result<watch::Receiver<Option<Arc<ConnectionError>>>, ConnectionError> {
     let socket = match open(&target).await {
         Ok(socket) => socket,
@@ -125,6 +134,7 @@ pub(super) async fn spawn(
         next_bundle: 1,
         unasked,
         lost: 0,
+        moved,
     };
     tokio::spawn(async move {
         let error = driver.run(commands).await;
@@ -147,6 +157,8 @@ struct Driver {
     next_bundle: u32,
     unasked: mpsc::Sender<Unasked>,
     lost: u64,
+    /// Octets read and written, for those who wait to see that something goes on.
+    moved: Arc<AtomicU64>,
 }
 
 /// What the task woke up for.
@@ -168,14 +180,18 @@ impl Driver {
             }
             match self.wake(&mut commands, !is_dropped).await {
                 Wake::Read(Ok(0)) => return Some(ConnectionError::Closed { target: self.target }),
-                Wake::Read(Ok(_)) => {
+                Wake::Read(Ok(count)) => {
+                    self.note_moved(count);
                     let now = self.started.elapsed();
                     match self.session.receive(&self.input, now) {
                         Ok(events) => events.into_iter().for_each(|event| self.take_event(event)),
                         Err(source) => return Some(ConnectionError::Session { target: self.target, source }),
                     }
                 }
-                Wake::Written(Ok(count)) => self.written += count,
+                Wake::Written(Ok(count)) => {
+                    self.note_moved(count);
+                    self.written += count;
+                }
                 Wake::Read(Err(source)) | Wake::Written(Err(source)) => {
                     return Some(ConnectionError::Io { target: self.target, source });
                 }
@@ -189,6 +205,10 @@ impl Driver {
                 }
             }
         }
+    }
+
+    fn note_moved(&self, octets: usize) {
+        self.moved.fetch_add(u64::try_from(octets).unwrap_or(u64::MAX), Ordering::Relaxed);
     }
 
     async fn wake(&mut self, commands: &mut mpsc::Receiver<Command>, has_owner: bool) -> Wake {

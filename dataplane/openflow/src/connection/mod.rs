@@ -7,7 +7,16 @@
 
 mod driver;
 
-use std::{fmt, io, path::PathBuf, str::FromStr, sync::Arc, time::Duration};
+use std::{
+    fmt, io,
+    path::PathBuf,
+    str::FromStr,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
 use thiserror::Error;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -27,6 +36,8 @@ use crate::{
 
 /// Commands that may wait for the driver.
 const COMMANDS_MAX: usize = 64;
+/// How many times the silence allowed an answer may take on the whole.
+const PATIENCE: u32 = 8;
 /// Messages that share a barrier.
 const CHECKED_MAX: usize = 256;
 
@@ -83,9 +94,10 @@ pub struct Options {
     pub limits: Limits,
     /// How long connecting and greeting may take.
     pub connect_timeout: Duration,
-    /// How long an answer may take.
+    /// For how long nothing may go to and fro before an answer is given up. One that is on its way for longer, because it is large or the switch
+    /// is slow, may take eight times as long.
     pub request_timeout: Duration,
-    /// How long a bundle may take.
+    /// The same for a bundle.
     pub bundle_timeout: Duration,
     /// Whether packet-ins, port changes and removed flows are wanted.
     pub wants_unasked: bool,
@@ -179,10 +191,10 @@ pub enum RequestError {
     /// It could not be asked.
     #[error("the request cannot be sent")]
     Ask(#[from] AskError),
-    /// It took too long.
-    #[error("no answer within {after:?}")]
+    /// Nothing went to and fro for too long, or the answer took many times that.
+    #[error("no answer within {after:?}, nor in a bounded time of more")]
     Timeout {
-        /// The limit.
+        /// The limit of silence.
         after: Duration,
     },
     /// Another answer than to this question.
@@ -265,6 +277,8 @@ pub struct Connection {
     over: watch::Receiver<Option<Arc<ConnectionError>>>,
     features: Features,
     options: Options,
+    /// Octets that went to and fro.
+    moved: Arc<AtomicU64>,
 }
 
 impl Connection {
@@ -280,9 +294,10 @@ impl Connection {
     async fn set_up(target: &Target, options: Options) -> Result<(Self, Incoming), ConnectionError> {
         let (commands, receiver) = mpsc::channel(COMMANDS_MAX);
         let (unasked, incoming) = mpsc::channel(options.unasked_max.max(1));
-        let over = driver::spawn(target.clone(), options, receiver, unasked).await?;
+        let moved = Arc::new(AtomicU64::new(0));
+        let over = driver::spawn(target.clone(), options, receiver, unasked, moved.clone()).await?;
         let features = Features { datapath_id: 0, buffers: 0, tables: 0, auxiliary_id: 0, capabilities: 0 };
-        let mut connection = Self { commands, over, features, options };
+        let mut connection = Self { commands, over, features, options, moved };
         match connection.choose().await {
             Ok(features) => connection.features = features,
             Err(RequestError::Over(Some(error))) => {
@@ -339,16 +354,21 @@ impl Connection {
     }
 
     /// Waits for an answer of the driver.
-    async fn wait<T>(&self, after: Duration, answer: oneshot::Receiver<T>) -> Result<T, RequestError> {
-        match tokio::time::timeout(after, answer).await {
-            Err(_) => Err(RequestError::Timeout { after }),
-            Ok(Ok(answer)) => Ok(answer),
-            Ok(Err(_)) => {
-                // The driver dropped the question: it is about to say why.
-                let _ = tokio::time::timeout(Duration::from_secs(1), self.over()).await;
-                Err(self.is_over())
+    async fn wait<T>(&self, silence_max: Duration, mut answer: oneshot::Receiver<T>) -> Result<T, RequestError> {
+        for _ in 0..PATIENCE {
+            let moved = self.moved.load(Ordering::Relaxed);
+            match tokio::time::timeout(silence_max, &mut answer).await {
+                Err(_) if self.moved.load(Ordering::Relaxed) == moved => break,
+                Err(_) => {}
+                Ok(Ok(answer)) => return Ok(answer),
+                Ok(Err(_)) => {
+                    // The driver dropped the question: it is about to say why.
+                    let _ = tokio::time::timeout(Duration::from_secs(1), self.over()).await;
+                    return Err(self.is_over());
+                }
             }
         }
+        Err(RequestError::Timeout { after: silence_max })
     }
 
     /// Asks a question and waits for its answer.
