@@ -29,6 +29,7 @@ use crate::feature::{
 };
 use crate::flow_set::{Assembly, FlowSet, Part, Touched};
 use crate::identity::{Groups, NOBODY};
+use crate::peer::{PEERS_MAX, Peers};
 
 mod changed;
 mod index;
@@ -49,6 +50,8 @@ pub struct PortNumbers {
     pub ports: BTreeMap<PortId, PortNo>,
     /// The OpenFlow port of the VXLAN tunnel; none: hosts do not reach each other yet.
     pub vxlan: Option<PortNo>,
+    /// The other hosts that tell whether they are alive, by tunnel endpoint.
+    pub peers: Peers,
     /// The OpenFlow port of each physical network that is plugged in.
     pub physical: BTreeMap<PhysicalNetwork, PortNo>,
     /// The MAC addresses of stations outside, as the agent found out.
@@ -142,7 +145,7 @@ impl Compiler {
     pub fn edit(&mut self, edits: Vec<Edit>) -> Touched {
         let before: Vec<_> =
             edits.into_iter().map(|edit| edit.exchange(&mut self.network, &mut self.numbers)).collect();
-        let moved = Changed::by(&before, &self.network).enter(&mut self.index, &self.network);
+        let moved = Changed::by(&before, &self.network, &self.numbers).enter(&mut self.index, &self.network);
         self.follow(moved)
     }
 
@@ -154,11 +157,36 @@ impl Compiler {
         let others = new.iter().filter(|(id, number)| old.get(id) != Some(number));
         let others = others.map(|(id, number)| Edit::Plug(*id, Some(*number)));
         let tunnel = (self.numbers.vxlan != numbers.vxlan).then_some(Edit::PlugTunnel(numbers.vxlan));
+        let peers = (self.numbers.peers != numbers.peers).then(|| Edit::Peers(numbers.peers.clone()));
         let is_same = self.numbers.physical == numbers.physical;
         let physical = (!is_same).then(|| Edit::PlugPhysical(numbers.physical.clone()));
         let is_same = self.numbers.stations == numbers.stations;
         let stations = (!is_same).then(|| Edit::Stations(numbers.stations.clone()));
-        gone.chain(others).chain(tunnel).chain(physical).chain(stations).collect()
+        gone.chain(others).chain(tunnel).chain(peers).chain(physical).chain(stations).collect()
+    }
+
+    /// The tunnel endpoints of the hosts whose life matters here: of routers with several gateways the gateways, where the router is used or this host is
+    /// one of them, and there those of the hosts that use it. At most [`PEERS_MAX`], gateways first.
+    #[must_use]
+    pub fn peers(&self) -> BTreeSet<Ipv4Addr> {
+        let here = self.network.host;
+        let (mut gateways, mut users) = (BTreeSet::new(), BTreeSet::new());
+        for router in self.network.routers.values() {
+            let snat = router.external.as_ref().and_then(|external| external.snat.as_ref());
+            let Some(snat) = snat.filter(|snat| snat.gateways.len() > 1) else { continue };
+            let subnets = router.interfaces.iter().filter_map(|foot| self.network.subnets.get(&foot.subnet));
+            let networks: BTreeSet<NetworkId> = subnets.map(|subnet| subnet.network).collect();
+            let is_gateway = router.snat_among(here).is_some();
+            if is_gateway {
+                users.extend(networks.iter().flat_map(|network| self.index.endpoints(*network)));
+            }
+            if is_gateway || networks.iter().any(|network| self.index.locals(*network).next().is_some()) {
+                let others = snat.gateways.iter().filter(|gateway| gateway.host != here);
+                gateways.extend(others.map(|gateway| gateway.tunnel));
+            }
+        }
+        let users = users.difference(&gateways).copied();
+        gateways.iter().copied().chain(users).take(PEERS_MAX).collect()
     }
 
     /// Another host altogether: nothing of what is known holds.

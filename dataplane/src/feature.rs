@@ -10,6 +10,7 @@ pub mod canary;
 pub(crate) mod classify;
 pub(crate) mod deliver;
 pub(crate) mod dhcp;
+pub(crate) mod failover;
 pub(crate) mod floating;
 pub(crate) mod forward;
 pub(crate) mod identity;

@@ -41,6 +41,8 @@ pub struct FlowSet {
     /// By OpenFlow port and the tag that frames have there.
     ports: RedBlackTreeMapSync<(PortNo, Option<VlanId>), u32>,
     tunnel: Option<PortNo>,
+    /// Other hosts that tell whether they are alive, by the port of their tunnel: the endpoint, and what they tell.
+    peers: RedBlackTreeMapSync<PortNo, (Ipv4Addr, bool)>,
     physical: RedBlackTreeMapSync<PortNo, Arc<str>>,
 }
 
@@ -146,6 +148,10 @@ pub enum GroupNumber {
     NextHops(u16, u8),
     /// One of the members of a load balancer: its key, and which of its listeners.
     Members(u16, u8),
+    /// The first gateway of a router that is alive, by its key.
+    Gateways(u16),
+    /// Whether a gateway of a router before this host is alive: the key, and the table where it is asked.
+    Gate(u16, u8),
 }
 
 impl GroupNumber {
@@ -159,6 +165,8 @@ impl GroupNumber {
             Self::FloodPart(vni, part) => (0xc0 | (part & 0x1f) as u32) << 24 | vni,
             Self::NextHops(router, destination) => 0xb4 << 24 | (router as u32) << 8 | destination as u32,
             Self::Members(balancer, listener) => 0xb6 << 24 | (balancer as u32) << 8 | listener as u32,
+            Self::Gateways(router) => 0xb8 << 24 | (router as u32) << 8,
+            Self::Gate(router, table) => 0xb9 << 24 | (router as u32) << 8 | table as u32,
         }
     }
 
@@ -172,6 +180,8 @@ impl GroupNumber {
             0xb3 => Some(Self::OtherHosts(vni)),
             0xb4 => Some(Self::NextHops(((vni >> 8) & 0xffff) as u16, (vni & 0xff) as u8)),
             0xb6 => Some(Self::Members(((vni >> 8) & 0xffff) as u16, (vni & 0xff) as u8)),
+            0xb8 => Some(Self::Gateways(((vni >> 8) & 0xffff) as u16)),
+            0xb9 => Some(Self::Gate(((vni >> 8) & 0xffff) as u16, (vni & 0xff) as u8)),
             kind @ 0xc0..=0xdf => Some(Self::FloodPart(vni, (kind & 0x1f) as u8)),
             _ => None,
         }
@@ -242,6 +252,8 @@ impl fmt::Display for GroupNumber {
             Self::FloodPart(vni, part) => write!(f, "part {part} of the ports of network {vni} on this host"),
             Self::NextHops(router, _) => write!(f, "one of the next hops of router {router}"),
             Self::Members(balancer, _) => write!(f, "one of the members of load balancer {balancer}"),
+            Self::Gateways(router) => write!(f, "the first gateway of router {router} that is alive"),
+            Self::Gate(router, _) => write!(f, "whether a gateway of router {router} before this host is alive"),
         }
     }
 }
@@ -250,7 +262,7 @@ impl PartialEq for FlowSet {
     fn eq(&self, other: &Self) -> bool {
         let same_flows = self.flows.ptr_eq(&other.flows) || self.entries().eq(other.entries());
         let same_names = self.names == other.names && self.hosts == other.hosts && self.ports == other.ports;
-        let same_names = same_names && self.physical == other.physical;
+        let same_names = same_names && self.physical == other.physical && self.peers == other.peers;
         let same_rest = self.groups == other.groups && self.meters == other.meters && self.tunnel == other.tunnel;
         same_flows && same_names && same_rest
     }
@@ -374,6 +386,12 @@ impl FlowSet {
     #[must_use]
     pub const fn tunnel(&self) -> Option<PortNo> {
         self.tunnel
+    }
+
+    /// The other host whose tunnel has an OpenFlow port of its own: its endpoint, and whether it tells that it is alive.
+    #[must_use]
+    pub fn peer_at(&self, number: PortNo) -> Option<(Ipv4Addr, bool)> {
+        self.peers.get(&number).copied()
     }
 
     /// The physical network that is plugged in at an OpenFlow port.

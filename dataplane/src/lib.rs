@@ -19,6 +19,7 @@ pub mod graph;
 pub mod identity;
 pub mod metadata;
 pub mod neighbour_advert;
+pub mod peer;
 pub mod punt;
 pub mod quoted;
 pub mod register;

@@ -91,6 +91,11 @@ pub const ANSWERING: Flag = Flag { mask: 1 << 13, name: "answer from outside" };
 /// It is from a member of a load balancer, and whether of a balanced connection was asked.
 pub const FROM_MEMBER: Flag = Flag { mask: 1 << 16, name: "from a member" };
 
+/// Its router's address is this host's, for no gateway before it is alive.
+pub const TAKES_OVER: Flag = Flag { mask: 1 << 17, name: "taken over" };
+/// Its router's address is that of a gateway before this host, which is alive.
+pub const STANDS_BY: Flag = Flag { mask: 1 << 18, name: "standing by" };
+
 /// All flags.
 pub const FLAGS: &[Flag] = &[
     FROM_OUTSIDE,
@@ -107,6 +112,8 @@ pub const FLAGS: &[Flag] = &[
     MEASURED,
     ANSWERING,
     FROM_MEMBER,
+    TAKES_OVER,
+    STANDS_BY,
 ];
 
 /// The bit of a connection's mark that says that it was allowed once and is not any more.

@@ -19,12 +19,14 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
 use ipnet::{IpNet, Ipv4Net};
+use model::network::{GatewayHost, Router, Snat};
 use model::provider::VlanId;
 use model::spec::HostNetwork;
 use model::{Mac, NetworkId};
 use openflow::flow::PortNo;
 
 use crate::compile::{PortNumbers, Stations};
+use crate::peer::Peer;
 
 /// The most stations that are known beside gateways.
 pub const STATIONS_MAX: usize = 1024;
@@ -60,6 +62,8 @@ pub struct Outlet {
     gateways: BTreeSet<Ipv4Addr>,
     /// Floating IPs of ports that are plugged in here and addresses of routers that have theirs here, each with its MAC address and subnet.
     held: BTreeMap<Ipv4Addr, (Mac, Ipv4Net)>,
+    /// Of addresses of routers the endpoints of the other gateways that are alive: one that comes back to life may have thought the same of us.
+    rivals: BTreeMap<Ipv4Addr, BTreeSet<Ipv4Addr>>,
 }
 
 /// The networks outside that have addresses here.
@@ -97,6 +101,8 @@ struct Station {
 pub struct Finder {
     stations: BTreeMap<(NetworkId, Ipv4Addr), Station>,
     announced: BTreeMap<(NetworkId, Ipv4Addr), (u8, Duration)>,
+    /// The other gateways that were alive, of what is here.
+    rivals: BTreeMap<(NetworkId, Ipv4Addr), BTreeSet<Ipv4Addr>>,
 }
 
 /// What there is outside for a host: only networks that it is wired to, with floating IPs of ports that are plugged in here, or the address of a router
@@ -115,7 +121,7 @@ pub fn outlets(host: &HostNetwork, numbers: &PortNumbers) -> Outlets {
             port.is_some_and(|port| port.is_on(host.host) && numbers.of(port).is_some())
         });
         let mut held: BTreeMap<_, _> = here.map(|floating| (floating.address, (floating.mac, cidr))).collect();
-        held.extend(router.snat_on(host.host).map(|snat| (snat.address, (snat.mac, cidr))));
+        held.extend(led_out(host, router, numbers).map(|snat| (snat.address, (snat.mac, cidr))));
         if held.is_empty() {
             continue;
         }
@@ -124,13 +130,28 @@ pub fn outlets(host: &HostNetwork, numbers: &PortNumbers) -> Outlets {
             vlan: provider.segmentation.vlan(),
             gateways: BTreeSet::new(),
             held: BTreeMap::new(),
+            rivals: BTreeMap::new(),
         });
         outlet.held.extend(held);
+        outlet.rivals.extend(led_out(host, router, numbers).map(|snat| (snat.address, living(host, snat, numbers))));
         if let Some(IpAddr::V4(gateway)) = subnet.gateway {
             outlet.gateways.insert(gateway);
         }
     }
     outlets
+}
+
+/// The router's address outside, while this host is the gateway that has it: the first, or none before it is alive.
+fn led_out<'a>(host: &HostNetwork, router: &'a Router, numbers: &PortNumbers) -> Option<&'a Snat> {
+    let (snat, before) = router.snat_among(host.host)?;
+    let is_lost = |gateway: &GatewayHost| numbers.peers.get(&gateway.tunnel).is_some_and(Peer::is_lost);
+    before.iter().all(is_lost).then_some(snat)
+}
+
+/// The endpoints of the other gateways that are alive.
+fn living(host: &HostNetwork, snat: &Snat, numbers: &PortNumbers) -> BTreeSet<Ipv4Addr> {
+    let others = snat.gateways.iter().filter(|gateway| gateway.host != host.host).map(|gateway| gateway.tunnel);
+    others.filter(|endpoint| numbers.peers.get(endpoint).is_some_and(|peer| peer.is_alive)).collect()
 }
 
 impl Outlet {
@@ -229,6 +250,7 @@ impl Finder {
             outlets.get(network).is_some_and(|outlet| outlet.held.contains_key(address))
         };
         self.announced.retain(|(network, address), _| is_held(network, address));
+        self.meet_rivals(outlets);
         let mut probes = Vec::new();
         for (network, outlet) in outlets {
             for (address, (mac, _)) in &outlet.held {
@@ -241,6 +263,21 @@ impl Finder {
         }
         probes.extend(self.announce_again(outlets, now));
         probes
+    }
+
+    /// Begins anew with what another gateway may have announced: one that was silent for us until now may have taken us for dead.
+    fn meet_rivals(&mut self, outlets: &Outlets) {
+        let mut before = std::mem::take(&mut self.rivals);
+        for (network, outlet) in outlets {
+            for (address, living) in &outlet.rivals {
+                let key = (*network, *address);
+                let known = before.remove(&key);
+                if known.is_some_and(|known| !living.is_subset(&known)) {
+                    self.announced.remove(&key);
+                }
+                self.rivals.insert(key, living.clone());
+            }
+        }
     }
 
     /// Tells them again of those that they were told of longest ago.
@@ -300,6 +337,7 @@ mod tests {
             vlan: Some(100.try_into().unwrap()),
             gateways: BTreeSet::from([GATEWAY]),
             held: BTreeMap::from([(HELD, (OURS, "203.0.113.0/24".parse().unwrap()))]),
+            rivals: BTreeMap::new(),
         };
         BTreeMap::from([(network(), outlet)])
     }
@@ -360,6 +398,27 @@ mod tests {
         for (address, seconds) in told {
             assert!(seconds == [32, 62, 92] || seconds == [33, 63, 93], "{address}: {seconds:?}");
         }
+    }
+
+    /// A gateway that is heard again may have announced the address meanwhile.
+    #[test]
+    fn what_is_here_is_announced_when_another_gateway_comes_back() {
+        let (mut finder, mut outlets) = (Finder::default(), outlets());
+        let outlet = outlets.get_mut(&network()).unwrap();
+        outlet.gateways.clear();
+        let other = Ipv4Addr::new(192, 0, 2, 2);
+        outlet.rivals.insert(HELD, BTreeSet::from([other]));
+        for second in 0..3 {
+            assert_eq!(targets(&finder.tick(&outlets, at(second))), [HELD]);
+        }
+        assert!(finder.tick(&outlets, at(4)).is_empty());
+        outlets.get_mut(&network()).unwrap().rivals.insert(HELD, BTreeSet::new());
+        assert!(finder.tick(&outlets, at(5)).is_empty(), "it is silent");
+        outlets.get_mut(&network()).unwrap().rivals.insert(HELD, BTreeSet::from([other]));
+        for second in 6..9 {
+            assert_eq!(targets(&finder.tick(&outlets, at(second))), [HELD], "it is back");
+        }
+        assert!(finder.tick(&outlets, at(10)).is_empty());
     }
 
     #[test]

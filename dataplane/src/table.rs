@@ -11,6 +11,7 @@
 //!
 //! ```text
 //! classify -> guard (IPv6) -> neighbour -> ask ---\--> punt
+//!        |--> arrive (by tunnel) --\
 //!        \--> identity (from outside) --> arp ------> forward -> route -> host -> track
 //!                                          |            |          \--> reply (the router answers)
 //!                                          \--> reply   |--> service
@@ -31,6 +32,8 @@ pub enum Table {
     Classify,
     /// What a guarded port may say in IPv6's own messages.
     Guard,
+    /// Which network a packet from another host is on.
+    Arrive,
     /// Which groups a sender outside of this host is in.
     Identity,
     /// Answers to ARP requests.
@@ -113,8 +116,16 @@ pub const TABLES: &[TableInfo] = &[
         miss: "it is no neighbour message",
     },
     TableInfo {
-        table: Table::Identity,
+        table: Table::Arrive,
         number: 2,
+        name: "arrive",
+        feature: Feature::Tunnel,
+        doc: "names the network of a packet that came by tunnel",
+        miss: "its network is not known here",
+    },
+    TableInfo {
+        table: Table::Identity,
+        number: 3,
         name: "identity",
         feature: Feature::Identity,
         doc: "names the groups of a sender that came from outside, from its address",

@@ -39,7 +39,7 @@ pub fn zones(host: &HostNetwork) -> BTreeMap<NetworkId, u16> {
     zones
 }
 
-/// The zones in which routers translate addresses on this host, for connections that leave by their own address outside. A router is missing only when
+/// The zones in which routers translate addresses on this host, or would if it took their address over, for connections that leave by their own address outside. A router is missing only when
 /// all zones are taken; nothing leaves by it then.
 #[must_use]
 pub fn snat_zones(host: &HostNetwork) -> BTreeMap<RouterId, u16> {
@@ -71,7 +71,7 @@ pub fn balancer_zones(
 /// From the top down, where the zones of lone networks are few.
 fn translating(host: &HostNetwork, taken: &BTreeSet<u16>) -> BTreeMap<RouterId, u16> {
     let (mut taken, mut zones) = (taken.clone(), BTreeMap::new());
-    for router in host.routers.values().filter(|router| router.snat_on(host.host).is_some()) {
+    for router in host.routers.values().filter(|router| router.snat_among(host.host).is_some()) {
         let start = u16::MAX - router.key;
         let mut candidates = (1..=start).rev().chain((start + 1..=u16::MAX).rev());
         if let Some(zone) = candidates.find(|zone| taken.insert(*zone)) {

@@ -4,12 +4,14 @@
 #[cfg(test)]
 mod topology;
 
+use std::collections::BTreeSet;
 use std::path::Path;
 
-use dataplane::{Installed, compile, diff};
+use dataplane::peer::Peer;
+use dataplane::{Installed, PortNumbers, compile, diff};
 use model::balancer::{Persistence, Transport};
 use model::network::ForwardedProtocol;
-use openflow::flow::{Action, Flow, GroupKind};
+use openflow::flow::{Action, Flow, GroupKind, PortNo};
 use proptest::prelude::{any, proptest};
 use topology::random::{self, Random};
 use topology::{Cloud, PING, tcp, two_subnets};
@@ -110,8 +112,21 @@ fn no_flow_writes_what_the_kernel_cannot() {
     }
     balanced.balancers[0].listeners[0].persistence = Persistence::SourceIp;
     let clouds = [topology::dual_stack(), outside, unequal, elsewhere, joined, balanced];
-    for (cloud, host) in clouds.iter().flat_map(|cloud| [(cloud, 0), (cloud, 1)]) {
-        let set = compile(&cloud.host(host), &cloud.numbers(host));
+    let mut kinds = BTreeSet::new();
+    for (cloud, host) in clouds.iter().flat_map(|cloud| [(cloud, 0), (cloud, 1), (cloud, 2)]) {
+        let peer = |other: u32| Peer { number: PortNo(100 + other), is_heard: true, is_alive: true };
+        let peers = [0, 1].map(|other| (topology::endpoint(other), peer(u32::try_from(other).unwrap())));
+        let others = peers.into_iter().filter(|(endpoint, _)| *endpoint != topology::endpoint(host));
+        let set = compile(&cloud.host(host), &PortNumbers { peers: others.collect(), ..cloud.numbers(host) });
+        let failover = set.groups().filter(|group| group.kind == GroupKind::FastFailover);
+        for bucket in failover.flat_map(|group| &group.buckets) {
+            let is_plain =
+                |action: &Action| matches!(action, Action::SetField(_) | Action::Resubmit { .. } | Action::Output(_));
+            assert!(bucket.actions.iter().all(is_plain), "an action set keeps the last of the others: {bucket:?}");
+            let last = |action: &Action| matches!(action, Action::Resubmit { .. } | Action::Output(_));
+            assert_eq!(bucket.actions.iter().filter(|action| last(action)).count(), 1, "{bucket:?}");
+        }
+        kinds.extend(set.groups().map(|group| group.kind));
         for flow in set.flows() {
             let text = flow.to_string().to_lowercase();
             let (_, actions) = text.split_once("actions=").unwrap();
@@ -123,6 +138,7 @@ fn no_flow_writes_what_the_kernel_cannot() {
             assert!(bucket.actions.iter().all(is_plain), "{bucket:?}");
         }
     }
+    assert!(kinds.contains(&GroupKind::FastFailover), "{kinds:?}");
 }
 
 /// From nothing, from another state and from a state with foreign flows: applying the changes leaves nothing to change, and what is right stays.

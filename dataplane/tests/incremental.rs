@@ -7,6 +7,7 @@ use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use dataplane::compile::{Compiler, Edit, Stations};
+use dataplane::peer::{Peer, Peers};
 use dataplane::{PortNumbers, compile};
 use model::balancer::{Listener, Member, Persistence, Transport};
 use model::network::{ForwardedProtocol, Port, Router, StaticRoute};
@@ -30,6 +31,8 @@ struct World {
     /// The network outside that floating IPs are of.
     outer: usize,
     stations: Stations,
+    /// What is known of hosts that others watch.
+    peers: Peers,
 }
 
 impl World {
@@ -40,7 +43,8 @@ impl World {
         cloud.provide(outer, "dc", Some(300));
         cloud.port("outer-1", outer, 0, 60, &[]);
         let (unplugged, stations) = (BTreeSet::new(), Stations::new());
-        Self { cloud, random, added: 0, is_tunnelled: true, is_wired: true, unplugged, outer, stations }
+        let peers = Peers::new();
+        Self { cloud, random, added: 0, is_tunnelled: true, is_wired: true, unplugged, outer, stations, peers }
     }
 
     fn numbers(&self, host: usize) -> PortNumbers {
@@ -49,6 +53,8 @@ impl World {
         numbers.physical.retain(|_, _| self.is_wired);
         numbers.vxlan = numbers.vxlan.filter(|_| self.is_tunnelled);
         numbers.stations = self.stations.clone();
+        numbers.peers = self.peers.clone();
+        numbers.peers.remove(&endpoint(host));
         numbers
     }
 
@@ -59,7 +65,7 @@ impl World {
             self.cloud.port("first", 0, 0, 200, &[]);
             return "a first port";
         }
-        match self.random.below(39) {
+        match self.random.below(42) {
             0 | 1 => self.add_port(port),
             2 => {
                 self.cloud.ports.remove(port);
@@ -116,6 +122,7 @@ impl World {
             }
             21 | 22 => self.share(port),
             33 | 34 => self.forward(port),
+            39..=41 => self.live(),
             29..=32 => self.join(port),
             35..=38 => self.balance(port),
             _ => {
@@ -124,6 +131,19 @@ impl World {
                 "the addresses of a port"
             }
         }
+    }
+
+    /// A host is watched, heard, silent or nothing of it any more.
+    fn live(&mut self) -> &'static str {
+        let host = self.random.below(HOSTS);
+        let number = PortNo(100 + u32::try_from(host).unwrap_or_default());
+        let (is_heard, is_alive) = *self.random.pick(&[(false, false), (true, false), (true, true), (true, true)]);
+        if self.random.once_in(5) {
+            self.peers.remove(&endpoint(host));
+        } else {
+            self.peers.insert(endpoint(host), Peer { number, is_heard, is_alive });
+        }
+        "the life of a host"
     }
 
     /// A floating IP for a port, or none any more.

@@ -177,7 +177,7 @@ fn forwarded_ports_lead_to_their_machines() {
         assert_eq!((leaving.address(Field::Ipv4Src), leaving.address(Field::Ipv4Dst)), (FAR, fixed), "{name}");
         assert_eq!((leaving.get(field), leaving.get(Field::IpTtl)), (target, 63), "{name}: routed once");
         let at_the_other = world.says(1, &knock(FAR, last, payload), Connection::New);
-        assert!(at_the_other.starts_with("host 1: dropped in classify"), "not its gateway: {at_the_other}");
+        assert!(at_the_other.starts_with("host 1: dropped in forward"), "not its gateway: {at_the_other}");
     }
     let path = trace(&world.sets[0], &knock(FAR, MAIN_AT, to_tcp(8081)), Connection::New).to_string();
     assert!(path.contains("TCP port 8081 of 203.0.113.40 is forwarded to 10.0.1.12, port 80"), "{path}");

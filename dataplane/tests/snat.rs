@@ -362,14 +362,18 @@ fn what_does_not_leave_is_told_why() {
     assert_eq!(off, "host 1: dropped in route: router main: no port here has a floating IP of the router to leave by");
 }
 
-/// A host that is the gateway and has no port has one flow for each port that may leave by it, and a host that is not has none for SNAT but its routes.
+/// A host that is the gateway and has no port has one flow for each port that may leave by it, and a host that is not and does not stand by has none for SNAT but
+/// its routes.
 #[test]
 fn flows_are_where_they_are_needed() {
     let mut plain = cloud();
     for router in &mut plain.routers {
         router.external.as_mut().unwrap().floating_ips.clear();
     }
-    let shared = plain.clone();
+    let mut shared = plain.clone();
+    for router in 0..2 {
+        shared.share(router, &[0], MAIN_AT + u8::try_from(router).unwrap());
+    }
     for router in &mut plain.routers {
         router.external.as_mut().unwrap().snat = None;
     }
@@ -402,7 +406,8 @@ fn routers_translate_in_zones_of_their_own() {
     let host = world.cloud.host(0);
     let both = snat_zones(&host);
     assert_eq!(both.len(), 2, "both are translated for here");
-    assert_eq!(snat_zones(&world.cloud.host(1)), BTreeMap::new(), "and not there");
+    assert_eq!(snat_zones(&world.cloud.host(1)).len(), 2, "it stands by");
+    assert_eq!(snat_zones(&world.cloud.host(2)), BTreeMap::new(), "and not there");
     let mut count = 0;
     for seed in 0..400 {
         let cloud = outgoing(&mut Random::new(seed));

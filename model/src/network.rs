@@ -314,6 +314,14 @@ impl Router {
         let snat = self.external.as_ref()?.snat.as_ref()?;
         snat.gateway().filter(|gateway| gateway.host == host).map(|_| snat)
     }
+
+    /// The router's own address outside, when `host` has it or stands by to have it, with the gateways that come before that host.
+    #[must_use]
+    pub fn snat_among(&self, host: HostId) -> Option<(&Snat, &[GatewayHost])> {
+        let snat = self.external.as_ref()?.snat.as_ref()?;
+        let rank = snat.gateways.iter().position(|gateway| gateway.host == host)?;
+        Some((snat, snat.gateways.get(..rank)?))
+    }
 }
 
 impl RouterInterface {

@@ -112,7 +112,7 @@ impl Reach {
         let mut routers = BTreeSet::new();
         for router in intent.routers.values() {
             let feet: Vec<NetworkId> = router.interfaces.iter().filter_map(network_of).collect();
-            if router.snat_on(host).is_some() || feet.iter().any(|network| near.contains(network)) {
+            if router.snat_among(host).is_some() || feet.iter().any(|network| near.contains(network)) {
                 routers.insert(router.id);
                 networks.extend(feet);
                 let outside = router.external.as_ref().and_then(|external| intent.subnets.get(&external.subnet));

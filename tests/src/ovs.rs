@@ -13,6 +13,7 @@ use std::sync::Once;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use nix::sys::signal::{Signal, kill};
 use tempfile::TempDir;
 
 use crate::netns::Namespace;
@@ -270,6 +271,16 @@ impl Switch {
     /// When it cannot be killed.
     pub fn kill_vswitchd(&mut self) -> Result<()> {
         self.vswitchd.take().map_or(Ok(()), |mut daemon| daemon.kill().map(drop))
+    }
+
+    /// Stops the switch daemon in its tracks (SIGSTOP), as a host is that hangs, or has it go on (SIGCONT).
+    ///
+    /// # Errors
+    /// When it does not run or cannot be signalled.
+    pub fn freeze_vswitchd(&self, is_frozen: bool) -> Result<()> {
+        let daemon = self.vswitchd.as_ref().context("the switch daemon does not run")?;
+        let signal = if is_frozen { Signal::SIGSTOP } else { Signal::SIGCONT };
+        kill(daemon.pid(), signal).with_context(|| format!("send {signal} to the switch daemon"))
     }
 
     /// Kills the switch daemon and starts it again with empty tables.

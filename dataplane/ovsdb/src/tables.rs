@@ -272,6 +272,10 @@ tables! {
         mtu: Option<i64>,
         /// The MTU wanted.
         mtu_request: Option<i64>,
+        /// Settings of bidirectional forwarding detection.
+        bfd: BTreeMap<String, String>,
+        /// What that has found out.
+        bfd_status: BTreeMap<String, String>,
         /// Settings.
         other_config: BTreeMap<String, String>,
         /// Whatever others keep here, such as `iface-id`.

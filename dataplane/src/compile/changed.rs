@@ -16,6 +16,7 @@ use openflow::flow::PortNo;
 use super::index::{Index, Moved};
 use super::unit::Fact;
 use super::{PortNumbers, Stations};
+use crate::peer::{self, Peers};
 
 /// One change to a specification, or to the port numbers.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -28,6 +29,8 @@ pub enum Edit {
     Plug(PortId, Option<PortNo>),
     /// Says at which OpenFlow port the tunnel is plugged in, or that it is not.
     PlugTunnel(Option<PortNo>),
+    /// Says which other hosts tell whether they are alive, and what they tell.
+    Peers(Peers),
     /// Says at which OpenFlow ports physical networks are plugged in.
     PlugPhysical(BTreeMap<PhysicalNetwork, PortNo>),
     /// Says which MAC addresses stations outside have.
@@ -48,6 +51,7 @@ pub(super) enum Before {
     Port(PortId, Option<Box<Port>>),
     Number(PortId),
     Tunnel,
+    Peers(Peers),
     Physical,
     Stations,
     Group(SecurityGroupId, Option<Box<SecurityGroup>>),
@@ -71,6 +75,7 @@ impl Edit {
                 numbers.vxlan = number;
                 Before::Tunnel
             }
+            Self::Peers(peers) => Before::Peers(std::mem::replace(&mut numbers.peers, peers)),
             Self::PlugPhysical(ports) => {
                 numbers.physical = ports;
                 Before::Physical
@@ -104,6 +109,8 @@ pub(super) struct Changed<'a> {
     ports: Vec<(PortId, Change<'a, Port>)>,
     numbers: Vec<PortId>,
     tunnel: bool,
+    peers: bool,
+    pulses: bool,
     physical: bool,
     stations: bool,
 }
@@ -122,7 +129,7 @@ impl<'a> Changed<'a> {
         }
     }
 
-    pub(super) fn by(edits: &'a [Before], after: &'a HostNetwork) -> Self {
+    pub(super) fn by(edits: &'a [Before], after: &'a HostNetwork, numbers: &PortNumbers) -> Self {
         let mut changed = Self::default();
         for edit in edits {
             // Of several edits of one object the first knows what was there before all of them.
@@ -131,6 +138,7 @@ impl<'a> Changed<'a> {
                 Before::Port(id, before) => changed.ports.push((*id, (before.as_deref(), after.ports.get(id)))),
                 Before::Number(id) => changed.numbers.push(*id),
                 Before::Tunnel => changed.tunnel = true,
+                Before::Peers(before) => changed.peer(before, numbers),
                 Before::Physical => changed.physical = true,
                 Before::Stations => changed.stations = true,
                 Before::Group(id, _) if changed.groups.iter().any(|(other, _)| other == id) => {}
@@ -146,9 +154,16 @@ impl<'a> Changed<'a> {
 
     pub(super) fn number(&mut self, before: &PortNumbers, after: &PortNumbers) {
         self.tunnel = before.vxlan != after.vxlan;
+        self.peer(&before.peers, after);
         self.physical = before.physical != after.physical;
         self.stations = before.stations != after.stations;
         self.numbers.extend(differing(&before.ports, &after.ports).into_iter().map(|(id, _)| id));
+    }
+
+    fn peer(&mut self, before: &Peers, after: &PortNumbers) {
+        let is_other = *before != after.peers;
+        self.pulses |= is_other;
+        self.peers |= is_other && !peer::are_alike(before, &after.peers);
     }
 
     /// Brings an index up to date and says what moved.
@@ -169,6 +184,8 @@ impl<'a> Changed<'a> {
         moved.facts.extend(self.routers.iter().map(|(id, _)| Fact::Router(*id)));
         moved.facts.extend(self.numbers.iter().map(|id| Fact::Number(*id)));
         moved.facts.extend(self.tunnel.then_some(Fact::Tunnel));
+        moved.facts.extend(self.peers.then_some(Fact::Peers));
+        moved.facts.extend(self.pulses.then_some(Fact::Pulses));
         moved.facts.extend(self.physical.then_some(Fact::Physical));
         moved.facts.extend(self.stations.then_some(Fact::Stations));
         for (id, (before, after)) in &self.groups {

@@ -71,9 +71,9 @@ struct Structure {
     routed: BTreeSet<NetworkId>,
     /// Ports with floating IPs, wherever they are.
     floating: BTreeSet<PortId>,
-    /// Networks with floating IPs of ports here, and those where routers that translate here have their address.
+    /// Networks with floating IPs of ports here, and those where routers that translate here, or may have to, have their address.
     outside: BTreeSet<NetworkId>,
-    /// Networks behind routers that translate here.
+    /// Networks behind routers that translate here, or may have to.
     gated: BTreeSet<NetworkId>,
     snat_zones: BTreeMap<RouterId, u16>,
     balancer_zones: BTreeMap<NetworkId, u16>,
@@ -446,7 +446,7 @@ impl Structure {
             for network in &networks {
                 structure.routers.entry(*network).or_default().insert(router.id);
             }
-            let is_gateway = router.snat_on(host.host).is_some();
+            let is_gateway = router.snat_among(host.host).is_some();
             if is_gateway {
                 structure.gated.extend(&networks);
             }
@@ -462,9 +462,10 @@ impl Structure {
     fn look_outside(&mut self, host: &HostNetwork) {
         for router in host.routers.values() {
             let Some(external) = &router.external else { continue };
-            let gateway = external.snat.as_ref().and_then(Snat::gateway).filter(|gateway| gateway.host != host.host);
-            self.gateways.extend(gateway.map(|gateway| (gateway.tunnel, gateway.host)));
-            let is_gateway = router.snat_on(host.host).is_some();
+            let gateways = external.snat.iter().flat_map(|snat: &Snat| &snat.gateways);
+            let others = gateways.filter(|gateway| gateway.host != host.host);
+            self.gateways.extend(others.map(|gateway| (gateway.tunnel, gateway.host)));
+            let is_gateway = router.snat_among(host.host).is_some();
             let ports = || external.floating_ips.iter().map(|floating| floating.port);
             self.floating.extend(ports());
             let is_here = |id: &PortId| host.ports.get(id).is_some_and(|port| port.is_on(host.host));

@@ -60,6 +60,10 @@ pub(crate) enum Fact {
     Number(PortId),
     /// The OpenFlow port of the tunnel.
     Tunnel,
+    /// The peers that tell whether they are alive, and their ports.
+    Peers,
+    /// Which of them are alive.
+    Pulses,
     /// The OpenFlow ports of physical networks.
     Physical,
     /// The stations outside that the agent found.

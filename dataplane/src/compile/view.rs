@@ -10,7 +10,7 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use model::address_group::AddressGroup;
 use model::balancer::Balancer;
-use model::network::{Network, Port, Router, RouterInterface, Snat, Subnet};
+use model::network::{Network, Port, Router, RouterInterface, Subnet};
 use model::provider::PhysicalNetwork;
 use model::security::{Direction, SecurityGroup};
 use model::spec::HostNetwork;
@@ -22,6 +22,7 @@ pub(crate) use super::index::Other;
 use super::index::{Index, Pair};
 use super::unit::Fact;
 use crate::identity::{self, NOBODY};
+use crate::peer::Peers;
 
 /// What a unit reads while its flows are made.
 #[derive(Debug)]
@@ -148,6 +149,19 @@ impl<'a> View<'a> {
         self.numbers.vxlan
     }
 
+    /// The port that tells whether another host is alive; none: it is taken for alive.
+    pub(crate) fn pulse(&self, endpoint: Ipv4Addr) -> Option<PortNo> {
+        self.read(Fact::Peers);
+        self.numbers.peers.get(&endpoint).filter(|peer| peer.is_heard).map(|peer| peer.number)
+    }
+
+    /// The ports of peers.
+    pub(crate) fn peers(&self) -> &'a Peers {
+        self.read(Fact::Peers);
+        self.read(Fact::Pulses);
+        &self.numbers.peers
+    }
+
     /// The OpenFlow port of a physical network; none: this host is not wired to it.
     pub(crate) fn physical(&self, name: &PhysicalNetwork) -> Option<PortNo> {
         self.physical_ports().get(name).copied()
@@ -178,9 +192,9 @@ impl<'a> View<'a> {
         self.index.is_outside(network)
     }
 
-    /// The address that a router's ports share, when this host is the router's gateway. Reads nothing that is not the router's own.
-    pub(crate) fn snat_here(&self, router: &'a Router) -> Option<&'a Snat> {
-        router.snat_on(self.host.host)
+    /// This host. Reads nothing: it is never another.
+    pub(crate) const fn here(&self) -> HostId {
+        self.host.host
     }
 
     /// The conntrack zone in which a router translates addresses here.

@@ -24,6 +24,7 @@ use openflow::flow::{Action, Controller, Field, Match, Meter, MeterUnit, VLAN_PR
 use crate::compile::view::{Place, Segment, Spot, View};
 use crate::cookie::{Cookie, Object};
 use crate::family;
+use crate::feature::failover::Gate;
 use crate::feature::forward::towards;
 use crate::feature::{Feature, arp, quoted};
 use crate::flow_set::{MeterNumber, Part};
@@ -111,7 +112,7 @@ pub(crate) fn held<'a>(
 pub(crate) fn add(view: &View<'_>, router: &Router, subnet: &Subnet, held: &[Held<'_>], part: &mut Part) {
     for held in held {
         let name = format!("floating IP {}", held.floating.address);
-        held.station(&name).add_arp(subnet, part);
+        held.station(&name).add_arp(subnet, Gate::OPEN, part);
         held.add_inward(view, router, part);
         held.add_outward(part);
     }
@@ -241,7 +242,7 @@ pub(crate) struct Station<'a> {
 
 impl Station<'_> {
     /// It is asked for, and hears answers to what the agent asked in its name.
-    pub(crate) fn add_arp(&self, subnet: &Subnet, part: &mut Part) {
+    pub(crate) fn add_arp(&self, subnet: &Subnet, gate: Gate<'_>, part: &mut Part) {
         let Self { name, address, mac, .. } = *self;
         let arp = || Match::new().with(NETWORK.field, self.outside.vni()).arp();
         let own = arp().with(Field::ArpSpa, address);
@@ -249,7 +250,8 @@ impl Station<'_> {
         part.add_noted(Table::Identity, OWN, own, Vec::new(), (self.cookie, note));
         let asked = arp().with(Field::ArpOp, REQUEST).with(Field::ArpTpa, address);
         let goto = vec![Action::GotoTable(Table::Arp.number())];
-        part.add_noted(Table::Identity, HEARD, asked, goto, (self.cookie, format!("{name} is asked for")));
+        let note = format!("{name} is asked for");
+        gate.add_or_drop(part, (Table::Identity, HEARD), asked, goto, (self.cookie, note));
         let vlan = self.outside.network.provider.as_ref().and_then(|provider| provider.segmentation.vlan());
         arp::answer_outside(self.outside, address, mac, vlan, self.cookie, part);
         let told = arp().with(Field::ArpOp, REPLY).with(Field::ArpTpa, address).eth_dst(mac.bytes());

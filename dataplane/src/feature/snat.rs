@@ -6,6 +6,7 @@
 //! one, of a connection that was begun behind the router: it is translated back, routed, and judged as a reply where its port is. All else there is
 //! [`port_forwarding`]'s. Nobody outside speaks with an address from behind the router, and an answer to an address that is not behind it does not leave
 //! again.
+//! A gateway that stands by has all of this behind a [`Gate`](failover::Gate).
 //! Invariant: no packet leaves with an address of a port, whatever the connection tracker makes of it.
 //!
 //! ```text
@@ -26,6 +27,7 @@ use openflow::flow::{Action, Ct, CtZone, Field, Match, Nat, NatRange, NatSide, V
 use crate::compile::view::{Segment, View};
 use crate::cookie::{Cookie, Object};
 use crate::family;
+use crate::feature::failover;
 use crate::feature::floating::{Station, add_pretended, again, feet};
 use crate::feature::way_out::Exit;
 use crate::feature::{Feature, port_forwarding};
@@ -70,20 +72,22 @@ pub(crate) struct Gate<'a> {
     /// The zone in which addresses are translated.
     pub(crate) zone: u16,
     cookie: Cookie,
+    /// What holds this back while a gateway before this host is alive.
+    turn: failover::Gate<'a>,
 }
 
 pub(crate) fn host(part: &mut Part) {
     part.add_miss(Table::Nat);
 }
 
-/// A router whose gateway host this is.
-pub(crate) fn add<'a>(view: &View<'a>, exit: &'a Exit<'a>, snat: &'a Snat, part: &mut Part) {
+/// A router whose gateway host this is, or may come to be.
+pub(crate) fn add<'a>(view: &View<'a>, exit: &'a Exit<'a>, snat: &'a Snat, turn: failover::Gate<'a>, part: &mut Part) {
     let (Some(outside), Some(zone)) = (view.segment(exit.network.id), view.snat_zone(exit.router.id)) else { return };
     let cookie = Cookie { feature: Feature::Snat, object: Object::Router(exit.router.key.into()) };
-    let gate = Gate { snat, exit, outside, zone, cookie };
+    let gate = Gate { snat, exit, outside, zone, cookie, turn };
     let (address, mac) = (snat.address, snat.mac);
     let name = format!("external address {address}");
-    Station { name: &name, address, mac, outside, cookie }.add_arp(exit.subnet, part);
+    Station { name: &name, address, mac, outside, cookie }.add_arp(exit.subnet, turn, part);
     gate.add_arrivals(view, part);
     gate.add_outward(part);
     gate.add_inward(view, part);
@@ -116,7 +120,7 @@ impl Gate<'_> {
                 let of_router = (!steps.is_empty()).then(|| Action::set(ROUTER.field, self.exit.router.key));
                 let steps = of_router.into_iter().chain(steps).collect();
                 let note = format!("from a port on another host, {note}");
-                part.add_noted(Table::Forward, priority, matching, steps, (self.cookie, note));
+                self.turn.add_or_drop(part, (Table::Forward, priority), matching, steps, (self.cookie, note));
             }
         }
     }
@@ -166,7 +170,7 @@ impl Gate<'_> {
                 self.track(false, Action::Nat(Nat::default())),
             ];
             let note = format!("{address} is the address of the router's connections");
-            part.add_noted(Table::Forward, INWARD, to, steps, (self.cookie, note));
+            self.turn.add_or_drop(part, (Table::Forward, INWARD), to, steps, (self.cookie, note));
         }
         self.add_answers(view, part);
         let near = self.outside().ip().with(Field::Ipv4Dst, address);
@@ -177,7 +181,7 @@ impl Gate<'_> {
         let here = here.with_masked(FLAG_BITS.field, TO_PHYSICAL.mask, TO_PHYSICAL.mask | FROM_PHYSICAL.mask);
         let mut steps = vec![Action::CtClear, Action::set(SOURCE.field, 0_u32)];
         steps.extend(again(FROM_OUTSIDE.mask | FROM_PHYSICAL.mask));
-        part.add_noted(Table::Output, BACK_IN, here, steps, (self.cookie, note));
+        self.turn.add(part, (Table::Output, BACK_IN), here, steps, (self.cookie, note));
     }
 
     /// What was translated back goes on, and nothing else.

@@ -1,4 +1,5 @@
-//! VXLAN between hosts, in and out: the VNI is the network, the sending host knows which endpoint has the destination.
+//! VXLAN between hosts, in and out: the VNI is the network, the sending host knows which endpoint has the destination. A host whose life is watched has a
+//! port of its own, by which only comes what it sends.
 //!
 //! Broadcast is replicated by the sending host, one copy for each other host with a port on the network. Nothing that came by tunnel leaves by one. Of a
 //! provider network only routed packets come and go here.
@@ -24,8 +25,17 @@ const VNI_BITS: u8 = 24;
 const PIPELINE: Cookie = Cookie { feature: Feature::Tunnel, object: Object::Pipeline };
 
 pub(crate) fn host(view: &View<'_>, part: &mut Part) {
+    part.add_miss(Table::Arrive);
     part.plug_tunnel(view.tunnel());
     let Some(vxlan) = view.tunnel() else { return };
+    let arrive = |port: PortNo| (Match::new().in_port(port), vec![Action::GotoTable(Table::Arrive.number())]);
+    let (from, steps) = arrive(vxlan);
+    part.add(Table::Classify, ARRIVAL, from, steps, PIPELINE);
+    for (endpoint, peer) in view.peers() {
+        part.plug_peer(peer.number, *endpoint, peer.is_alive);
+        let (from, steps) = arrive(peer.number);
+        part.add_noted(Table::Classify, ARRIVAL, from, steps, (PIPELINE, format!("from endpoint {endpoint}")));
+    }
     let note = "it came by tunnel, and its destination is on another host".to_owned();
     let back = flagged(FROM_OUTSIDE.mask | TO_TUNNEL.mask);
     part.add_noted(Table::Output, NO_RETURN, back, Vec::new(), (PIPELINE, note));
@@ -58,16 +68,18 @@ pub(crate) fn network(view: &View<'_>, segment: Segment<'_>, part: &mut Part) {
 
 /// What comes from other hosts: of a network with a port here, or one whose packets leave here.
 pub(crate) fn arrivals(view: &View<'_>, segment: Segment<'_>, part: &mut Part) {
-    let Some(vxlan) = view.tunnel() else { return };
+    if view.tunnel().is_none() {
+        return;
+    }
     let cookie = Cookie { feature: Feature::Tunnel, object: Object::Network(segment.vni()) };
-    let arrival = Match::new().in_port(vxlan).with(Field::TunId, segment.vni());
+    let arrival = Match::new().with(Field::TunId, segment.vni());
     let steps = vec![
         Action::set(NETWORK.field, segment.vni()),
         Action::set(ZONE.field, segment.zone),
         Action::set_masked(FLAG_BITS.field, FROM_OUTSIDE.mask, FROM_OUTSIDE.mask),
         Action::GotoTable(Table::Identity.number()),
     ];
-    part.add(Table::Classify, ARRIVAL, arrival, steps, cookie);
+    part.add(Table::Arrive, ARRIVAL, arrival, steps, cookie);
 }
 
 fn flagged(mask: u32) -> Match {

@@ -27,6 +27,7 @@ struct Piece {
     hosts: Box<[Ipv4Addr]>,
     ports: Box<[(PortNo, Option<VlanId>)]>,
     physical: Box<[PortNo]>,
+    peers: Box<[PortNo]>,
     has_tunnel: bool,
 }
 
@@ -129,6 +130,9 @@ impl Assembly {
         for number in &piece.ports {
             self.set.ports.remove_mut(number);
         }
+        for number in &piece.peers {
+            self.set.peers.remove_mut(number);
+        }
         for number in &piece.physical {
             self.set.physical.remove_mut(number);
         }
@@ -156,6 +160,9 @@ impl Assembly {
         }
         for (number, key) in part.ports {
             self.set.ports.insert_mut(number, key);
+        }
+        for (number, peer) in part.peers {
+            self.set.peers.insert_mut(number, peer);
         }
         for (number, name) in part.physical {
             self.set.physical.insert_mut(number, name.into());
@@ -221,6 +228,7 @@ fn exchange(old: Piece, part: &mut Part) -> (Piece, Vec<Arc<Entry>>, Vec<Arc<Ent
         hosts: part.hosts.keys().copied().collect(),
         ports: part.ports.keys().copied().collect(),
         physical: part.physical.keys().copied().collect(),
+        peers: part.peers.keys().copied().collect(),
         has_tunnel: part.tunnel.is_some(),
     };
     (piece, gone, came)

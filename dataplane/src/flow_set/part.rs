@@ -27,6 +27,7 @@ pub(crate) struct Part {
     pub(super) hosts: BTreeMap<Ipv4Addr, HostId>,
     pub(super) ports: BTreeMap<(PortNo, Option<VlanId>), u32>,
     pub(super) tunnel: Option<PortNo>,
+    pub(super) peers: BTreeMap<PortNo, (Ipv4Addr, bool)>,
     pub(super) physical: BTreeMap<PortNo, String>,
 }
 
@@ -103,6 +104,20 @@ impl Part {
         self.groups.insert(group.id, group);
     }
 
+    /// Wants a group that runs the first of these lists of actions whose port is alive.
+    pub(crate) fn add_failover_group(
+        &mut self,
+        number: GroupNumber,
+        ways: impl IntoIterator<Item = (PortNo, Vec<Action>)>,
+    ) {
+        let (watched, ways): (Vec<PortNo>, Vec<Vec<Action>>) = ways.into_iter().unzip();
+        let mut group = Group::new(number.to_wire(), GroupKind::FastFailover, ways);
+        for (bucket, port) in group.buckets.iter_mut().zip(watched) {
+            bucket.watch_port = Some(port);
+        }
+        self.groups.insert(group.id, group);
+    }
+
     /// Wants a meter.
     pub(crate) fn add_meter(&mut self, meter: Meter) {
         self.meters.insert(meter.id, meter);
@@ -126,6 +141,11 @@ impl Part {
     /// Says which physical network is plugged in at an OpenFlow port.
     pub(crate) fn plug_physical(&mut self, number: PortNo, name: &str) {
         self.physical.insert(number, name.to_owned());
+    }
+
+    /// Says which other host's tunnel has an OpenFlow port of its own, and whether that host tells that it is alive.
+    pub(crate) fn plug_peer(&mut self, number: PortNo, endpoint: Ipv4Addr, is_alive: bool) {
+        self.peers.insert(number, (endpoint, is_alive));
     }
 
     /// Says where the tunnel is plugged in.

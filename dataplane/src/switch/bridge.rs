@@ -5,9 +5,9 @@
 //! when the switch daemon has caught up with it, not when the database took it.
 //!
 //! Ports are named by their tap device; `external_ids:iface-id` has the port's id, as other controllers have it too, and
-//! `external_ids:basalt:vm` the machine's, which marks the port as ours.
+//! `external_ids:basalt:vm` the machine's, which marks the port as ours. The tunnel port of a peer has its endpoint in `external_ids:basalt:peer`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::Ipv4Addr;
 use std::str::FromStr;
@@ -27,6 +27,7 @@ use tokio::sync::watch;
 use tracing::info;
 
 use crate::compile::PortNumbers;
+use crate::peer::Peer;
 
 mod export;
 mod plan;
@@ -130,6 +131,17 @@ pub struct PortState {
     pub machine: Option<MachineId>,
     /// The physical network that it leads to.
     pub physical: Option<PhysicalNetwork>,
+    /// The other host whose tunnel it is, and what is known of that.
+    pub peer: Option<(Ipv4Addr, Pulse)>,
+}
+
+/// What BFD says of another host.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Pulse {
+    /// Whether it was alive since the switch daemon started.
+    pub is_heard: bool,
+    /// Whether it is now.
+    pub is_alive: bool,
 }
 
 /// Why the bridge is not as it should be.
@@ -274,6 +286,14 @@ impl Bridge {
         Ok(!changed.is_empty())
     }
 
+    /// Makes the ports of peers, by their tunnel endpoints, or corrects them, removes those of other peers, and returns what was changed in words.
+    ///
+    /// # Errors
+    /// When there is no bridge, the database refuses, or the switch daemon does not act.
+    pub async fn ensure_peers(&self, peers: &BTreeSet<Ipv4Addr>) -> Result<Vec<String>, BridgeError> {
+        self.change(|replica| plan::peers(replica, &self.settings, peers)).await
+    }
+
     /// Makes the switch daemon go through its configuration once more, which ends the state without handler threads.
     ///
     /// # Errors
@@ -300,9 +320,14 @@ impl Bridge {
         let vxlan = ports.get(TUNNEL_PORT).and_then(|state| state.number).map(PortNo);
         let wired = ports.values().filter_map(|state| Some((state.physical.clone()?, PortNo(state.number?))));
         let physical = wired.collect();
+        let peer = |state: &PortState| {
+            let (endpoint, Pulse { is_heard, is_alive }) = state.peer?;
+            Some((endpoint, Peer { number: PortNo(state.number?), is_heard, is_alive }))
+        };
+        let peers = ports.values().filter_map(peer).collect();
         let ours = ports.into_values().filter(|state| state.machine.is_some());
         let ports = ours.filter_map(|state| Some((state.port?, PortNo(state.number?)))).collect();
-        Ok(PortNumbers { ports, vxlan, physical, ..PortNumbers::default() })
+        Ok(PortNumbers { ports, vxlan, peers, physical, ..PortNumbers::default() })
     }
 
     /// Whether the database is followed now; otherwise [`Bridge::ports`] tells what it was last.

@@ -13,8 +13,9 @@ use model::machine::Machine;
 use model::provider::VlanId;
 use model::spec::HostNetwork;
 use thiserror::Error;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio::task::JoinHandle;
+use tokio::time::sleep;
 use tracing::warn;
 
 use super::answers::Answers;
@@ -28,6 +29,10 @@ use super::stations::{Found, Search};
 use crate::compile::{Compiler, Edit, PortNumbers, compile};
 use crate::diff::{Changes, Installed};
 use crate::flow_set::{FlowSet, Touched};
+use crate::peer;
+
+/// The pause after ports of peers could not be made.
+const PEERS_PAUSE: Duration = Duration::from_secs(5);
 
 /// Why the switch is not as it should be.
 #[derive(Debug, Error)]
@@ -94,6 +99,8 @@ struct Inner {
     upstreams: Upstreams,
     names: Tally,
     found: Found,
+    /// Told of each change of what is wanted.
+    wishes: Notify,
 }
 
 /// What came of a change of what is wanted.
@@ -109,7 +116,7 @@ struct Wish {
 #[derive(Debug)]
 pub struct HostSwitch {
     inner: Arc<Inner>,
-    task: JoinHandle<()>,
+    tasks: [JoinHandle<()>; 2],
 }
 
 impl HostSwitch {
@@ -138,9 +145,10 @@ impl HostSwitch {
         let responder = Answers::new(shared.clone(), services, search);
         let driver = Driver::start_with(flows, connector, responder);
         let bridge = Bridge::start(settings);
-        let inner = Arc::new(Inner { bridge, driver, shared, machines, upstreams, names: tally, found });
-        let task = tokio::spawn(follow_numbers(Arc::clone(&inner)));
-        Self { inner, task }
+        let inner =
+            Arc::new(Inner { bridge, driver, shared, machines, upstreams, names: tally, found, wishes: Notify::new() });
+        let tasks = [tokio::spawn(follow_numbers(Arc::clone(&inner))), tokio::spawn(follow_peers(Arc::clone(&inner)))];
+        Self { inner, tasks }
     }
 
     /// The bridge by itself.
@@ -262,7 +270,9 @@ impl HostSwitch {
 
 impl Drop for HostSwitch {
     fn drop(&mut self) {
-        self.task.abort();
+        for task in &self.tasks {
+            task.abort();
+        }
     }
 }
 
@@ -288,6 +298,7 @@ impl Inner {
         let touched = change(&mut desired.compiler);
         let compile = start.elapsed();
         desired.is_programmed = true;
+        self.wishes.notify_one();
         Wish { before, version: self.want(&mut desired, touched), compile }
     }
 
@@ -321,7 +332,9 @@ impl Inner {
     /// What the switch gave out, and what was found outside.
     fn numbers(&self) -> Result<PortNumbers, BridgeError> {
         let stations = self.found.borrow().as_ref().clone();
-        Ok(PortNumbers { stations, ..self.bridge.numbers()? })
+        let numbers = self.bridge.numbers()?;
+        let peers = peer::remember(numbers.peers, &self.desired().compiler.numbers().peers);
+        Ok(PortNumbers { stations, peers, ..numbers })
     }
 }
 
@@ -345,6 +358,31 @@ async fn follow_numbers(inner: Arc<Inner>) {
         };
         if let Err(error) = refreshed {
             warn!(%error, "port numbers not read");
+        }
+    }
+}
+
+/// Keeps the tunnel ports of peers, as what is wanted names them.
+async fn follow_peers(inner: Arc<Inner>) {
+    let mut changes = inner.bridge.changes();
+    loop {
+        tokio::select! {
+            () = inner.wishes.notified() => {}
+            changed = changes.changed() => if changed.is_err() { return },
+        }
+        let wanted = {
+            let desired = inner.desired();
+            // Before that nothing is known, and what is there from before stays.
+            desired.is_programmed.then(|| desired.compiler.peers())
+        };
+        let Some(wanted) = wanted else { continue };
+        match inner.bridge.ensure_peers(&wanted).await {
+            Ok(_) | Err(BridgeError::NoBridge(_)) => {}
+            Err(error) => {
+                warn!(%error, "ports of peers not made");
+                sleep(PEERS_PAUSE).await;
+                inner.wishes.notify_one();
+            }
         }
     }
 }

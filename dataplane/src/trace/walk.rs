@@ -13,7 +13,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
 
-use openflow::flow::{Action, Ct, Field, NatRange, NatSide, PortNo, SetField, Subfield, ct_state, ip_proto};
+use openflow::flow::{
+    Action, Bucket, Ct, Field, GroupKind, NatRange, NatSide, PortNo, SetField, Subfield, ct_state, ip_proto,
+};
 
 use super::words;
 use super::{Connection, Hop, Outcome, Packet, Path, Verdict};
@@ -178,11 +180,17 @@ impl Walk<'_> {
         settled
     }
 
-    /// Runs every bucket of a group on a copy of its own; of a select group, too, for which one the hash takes only the data path knows.
+    /// Runs every bucket of a group on a copy of its own; of a select group, too, for which one the hash takes only the data path knows; of a
+    /// fast-failover group the first whose port is alive.
     fn copy(&mut self, number: u32, traveller: &Traveller, hop: usize, by: &str) -> bool {
         let set = self.set;
         let Some(group) = set.group(number) else { return false };
-        for bucket in &group.buckets {
+        let mut taken = group.buckets.iter();
+        let taken: Vec<_> = match group.kind {
+            GroupKind::FastFailover => taken.find(|bucket| self.is_live(bucket, hop)).into_iter().collect(),
+            _ => taken.collect(),
+        };
+        for bucket in &taken {
             self.copies += 1;
             let mut copy = Traveller { copy: self.copies, ..traveller.clone() };
             if !self.run(&bucket.actions, &mut copy, hop, by) {
@@ -190,7 +198,14 @@ impl Walk<'_> {
                 self.drop(&copy, table, words::group(set, number));
             }
         }
-        !group.buckets.is_empty()
+        !taken.is_empty()
+    }
+
+    /// Whether what a bucket watches is alive, which is said.
+    fn is_live(&mut self, bucket: &Bucket, hop: usize) -> bool {
+        let Some(port) = bucket.watch_port else { return true };
+        self.path.hops[hop].effects.extend(words::pulse(self.set, port));
+        self.set.peer_at(port).is_none_or(|(_, is_alive)| is_alive)
     }
 
     /// Asks the connection tracker; only with a table does the packet go on with the answer.

@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 
-use openflow::flow::{Action, Ct, CtZone, Field, Flow, MeterUnit, NatRange, NatSide, SetField, eth_type};
+use openflow::flow::{Action, Ct, CtZone, Field, Flow, MeterUnit, NatRange, NatSide, PortNo, SetField, eth_type};
 
 use super::Packet;
 use crate::cookie::{Cookie, Object};
@@ -91,8 +91,21 @@ pub(super) fn group(set: &FlowSet, number: u32) -> String {
         Some(GroupNumber::Members(balancer, _)) => {
             format!("one of the members of {}", name(set, Object::Balancer(balancer.into())))
         }
+        Some(GroupNumber::Gateways(router)) => {
+            format!("the first gateway of {} that is alive", name(set, Object::Router(router.into())))
+        }
+        Some(GroupNumber::Gate(router, _)) => {
+            format!("the gateway of {} before this host", name(set, Object::Router(router.into())))
+        }
         None => format!("group {number}"),
     }
+}
+
+/// What a peer tells of itself by its port.
+pub(super) fn pulse(set: &FlowSet, number: PortNo) -> Option<String> {
+    let (endpoint, is_alive) = set.peer_at(number)?;
+    let host = set.host_of(endpoint).map_or_else(|| format!("endpoint {endpoint}"), |host| format!("host {host}"));
+    Some(format!("{host} is {}", if is_alive { "alive" } else { "silent" }))
 }
 
 /// What an action does, where that is worth saying.
@@ -111,6 +124,8 @@ pub(super) fn effect(set: &FlowSet, action: &Action, before: &Packet) -> Option<
         Action::Group(number) => Some(match GroupNumber::from_wire(*number) {
             Some(GroupNumber::NextHops(..)) => format!("sends it by {}", group(set, *number)),
             Some(GroupNumber::Members(..)) => format!("gives it to {}", group(set, *number)),
+            Some(GroupNumber::Gateways(..)) => format!("sends it to {}", group(set, *number)),
+            Some(GroupNumber::Gate(..)) => format!("leaves it to {}, if that is alive", group(set, *number)),
             _ => format!("copies it to {}", group(set, *number)),
         }),
         Action::Ct(ct) if ct.table.is_some() => {

@@ -97,7 +97,23 @@ impl Host {
     /// Joins two hosts by an underlay link.
     pub fn link(&self, other: &Self) -> Result<()> {
         self.switch.namespace().add_veth("under0", other.switch.namespace(), "under0")?;
-        for host in [self, other] {
+        Self::join(&[self, other])
+    }
+
+    /// Joins hosts by an underlay of a switch of its own: the bridge `dc`.
+    pub fn link_by(underlay: &Switch, hosts: &[&Self]) -> Result<()> {
+        for (number, host) in hosts.iter().enumerate() {
+            let theirs = format!("under{number}");
+            host.switch.namespace().add_veth("under0", underlay.namespace(), &theirs)?;
+            underlay.namespace().set_mtu(&theirs, 1600)?;
+            underlay.add_port("dc", &theirs)?;
+        }
+        Self::join(hosts)
+    }
+
+    /// Has hosts use their underlay links.
+    fn join(hosts: &[&Self]) -> Result<()> {
+        for host in hosts {
             let namespace = host.switch.namespace();
             // Only the bridge answers for the endpoint, not the link that it holds.
             namespace.run(&["sysctl", "-qw", "net.ipv4.conf.all.arp_ignore=1", "net.ipv4.conf.under0.arp_ignore=8"])?;
@@ -105,10 +121,12 @@ impl Host {
             host.switch.add_port("br-under", "under0")?;
         }
         // The userspace data path drops what it tunnels until it has asked for the endpoint's MAC address; it is told, for no packet may be lost.
-        for (host, peer) in [(self, other), (other, self)] {
+        for peer in hosts {
             let endpoint = peer.host.bridge().settings().tunnel_ip.context("a host without a tunnel endpoint")?;
             let mac = peer.switch.namespace().run(&["cat", "/sys/class/net/br-under/address"])?;
-            host.switch.appctl(&["tnl/neigh/set", "br-under", &endpoint.to_string(), mac.trim()])?;
+            for host in hosts.iter().filter(|host| !std::ptr::eq(**host, *peer)) {
+                host.switch.appctl(&["tnl/neigh/set", "br-under", &endpoint.to_string(), mac.trim()])?;
+            }
         }
         Ok(())
     }

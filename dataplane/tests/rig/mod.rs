@@ -59,6 +59,27 @@ impl Rig {
         self.switch.vsctl(&[words.as_slice(), tunnel.as_slice()].concat()).map(drop)
     }
 
+    /// Adds the tunnel ports of peers, with the numbers given.
+    pub fn add_peers(&self, numbers: &PortNumbers) -> Result<()> {
+        for (endpoint, peer) in &numbers.peers {
+            let (name, request) = (format!("peer{}", peer.number), format!("ofport_request={}", peer.number));
+            let remote = format!("options:remote_ip={endpoint}");
+            let tunnel = ["type=vxlan", &remote, "options:key=flow", &request, "bfd:enable=true"];
+            let words = ["add-port", BRIDGE, &name, "--", "set", "interface", &name];
+            self.switch.vsctl(&[words.as_slice(), tunnel.as_slice()].concat())?;
+        }
+        Ok(())
+    }
+
+    /// Tells the switch which peers are alive, in the place of what it hears.
+    pub fn tell_peers(&self) -> Result<()> {
+        for peer in self.numbers.peers.values() {
+            let (name, alive) = (format!("peer{}", peer.number), peer.is_alive.to_string());
+            self.switch.appctl(&["bfd/set-forwarding", &name, &alive])?;
+        }
+        self.switch.settle()
+    }
+
     /// Compiles what the host should have and installs it whole: groups, then flows in one bundle.
     pub fn install(&self, cloud: &Cloud) -> Result<FlowSet> {
         let set = compile(&cloud.host(self.host), &self.numbers);

@@ -668,8 +668,9 @@ fn a_router_has_its_gateway_on_one_host_until_that_is_down() {
     let spec = cloud.intent.assigned[&two].spec.network();
     assert!(spec.routers.contains_key(&id) && spec.networks.len() == 2, "it is told, though it has no machine there");
     assert_eq!(snat(&cloud, id).unwrap().gateways[0].tunnel, std::net::Ipv4Addr::new(192, 0, 2, 2));
-    let nobody = &cloud.intent.assigned[&one].spec;
-    assert!(nobody.network().routers.is_empty(), "who stands by needs to know nothing");
+    let standby = cloud.intent.assigned[&one].spec.network();
+    assert!(standby.routers.contains_key(&id) && standby.networks.len() == 2, "who stands by takes over by itself");
+    assert!(cloud.intent.assigned[&three].spec.network().routers.is_empty(), "others need to know nothing");
 
     // Another router goes to the host that leads out fewer.
     let other = lead_out(&mut cloud, "s", json!(true));

@@ -3,8 +3,9 @@
 //! Pure: looks at the replica, returns a [`Plan`] with each step in words and as database operations. A plan for what is
 //! already right is empty.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::net::Ipv4Addr;
 
 use ovsdb::replica::Replica;
 use ovsdb::row::Row;
@@ -12,12 +13,18 @@ use ovsdb::tables::{Bridge, Interface, OpenVswitch, Port, Table};
 use ovsdb::transaction::{Comparison, Mutator, Transaction, Where};
 use ovsdb::value::Value;
 
-use super::{BridgeError, PortState, Settings, TUNNEL_PORT, TapPort, VXLAN_UDP_PORT, export};
+use super::{BridgeError, PortState, Pulse, Settings, TUNNEL_PORT, TapPort, VXLAN_UDP_PORT, export};
 
 /// The key that marks a port as ours, with the machine's id.
 const MACHINE_KEY: &str = "basalt:vm";
 /// The key that marks a port as ours, with the name of its physical network.
 const PHYSICAL_KEY: &str = "basalt:physical";
+/// The key that marks a tunnel port as a peer's, with its endpoint.
+const PEER_KEY: &str = "basalt:peer";
+/// How peers tell each other that they are alive: three times missed is dead, after 600 ms. Only what has no VNI counts: machines may speak BFD to
+/// each other (ovs-vswitchd.conf.db(5), `bfd:check_tnl_key`).
+const BFD: [(&str, &str); 5] =
+    [("enable", "true"), ("min_tx", "200"), ("min_rx", "200"), ("mult", "3"), ("check_tnl_key", "true")];
 /// The key for the port's id.
 const PORT_KEY: &str = "iface-id";
 /// The key for the machine's address on the port.
@@ -200,23 +207,67 @@ fn create_bridge(plan: &mut Plan, replica: &Replica, root: &OpenVswitch, setting
 }
 
 fn tunnel_options(settings: &Settings) -> Option<Value> {
+    options_to(settings, "flow")
+}
+
+/// Settings of a tunnel port to one endpoint, or to those that flows name.
+fn options_to(settings: &Settings, remote: &str) -> Option<Value> {
     let port = VXLAN_UDP_PORT.to_string();
     let local = settings.tunnel_ip?.to_string();
-    let options = [("remote_ip", "flow"), ("key", "flow"), ("dst_port", port.as_str()), ("local_ip", local.as_str())];
+    let options = [("remote_ip", remote), ("key", "flow"), ("dst_port", port.as_str()), ("local_ip", local.as_str())];
     Some(Value::map(options))
 }
 
 fn tunnel(plan: &mut Plan, replica: &Replica, bridge: &Bridge, options: Value) -> Result<(), BridgeError> {
     let row = Row::new().with("type", "vxlan").with("options", options);
-    let Some(found) = find_port(replica, bridge, TUNNEL_PORT)? else {
-        plan.steps.push(format!("create tunnel port {TUNNEL_PORT}"));
-        add_port(&mut plan.transaction, bridge, TUNNEL_PORT, &row);
+    tunnel_port(plan, replica, bridge, TUNNEL_PORT, row)
+}
+
+/// Plans the tunnel ports of peers: those that are wanted, and no others of ours.
+pub(super) fn peers(replica: &Replica, settings: &Settings, wanted: &BTreeSet<Ipv4Addr>) -> Result<Plan, BridgeError> {
+    let bridge =
+        find_bridge(replica, &settings.bridge)?.ok_or_else(|| BridgeError::NoBridge(settings.bridge.clone()))?;
+    let mut plan = Plan::default();
+    for endpoint in wanted {
+        let text = endpoint.to_string();
+        let Some(options) = options_to(settings, &text) else { continue };
+        let row = Row::new().with("type", "vxlan").with("options", options).with("bfd", Value::map(BFD));
+        let row = row.with("external_ids", Value::map([(PEER_KEY, text.as_str())]));
+        tunnel_port(&mut plan, replica, &bridge, &peer_port(*endpoint), row)?;
+    }
+    for (name, state) in ports(replica, &settings.bridge)? {
+        let is_over = state.peer.is_some_and(|(endpoint, _)| !wanted.contains(&endpoint));
+        let Some(port) = find_port(replica, &bridge, &name)?.filter(|_| is_over) else { continue };
+        plan.steps.push(format!("remove tunnel port {name}: nothing depends on that host any more"));
+        let mutation = ("ports", Mutator::Delete, Value::from(port.port.uuid));
+        plan.transaction.mutate(Bridge::NAME, &Where::row(bridge.uuid), &[mutation]);
+    }
+    Ok(plan)
+}
+
+/// The name of a peer's tunnel port, as long as a device's may be.
+fn peer_port(endpoint: Ipv4Addr) -> String {
+    format!("peer{:08x}", endpoint.to_bits())
+}
+
+/// What BFD says on an interface.
+fn pulse(interface: &Interface) -> Pulse {
+    let says = |key: &str| interface.bfd_status.get(key).map(String::as_str);
+    let is_alive = says("forwarding") == Some("true");
+    Pulse { is_heard: is_alive || says("flap_count").is_some_and(|count| count != "0"), is_alive }
+}
+
+/// Plans one tunnel port.
+fn tunnel_port(plan: &mut Plan, replica: &Replica, bridge: &Bridge, name: &str, row: Row) -> Result<(), BridgeError> {
+    let Some(found) = find_port(replica, bridge, name)? else {
+        plan.steps.push(format!("create tunnel port {name}"));
+        add_port(&mut plan.transaction, bridge, name, &row);
         return Ok(());
     };
     let is = replica.row(Interface::NAME, found.interface.uuid);
     let differing = is.map_or_else(|| row.clone(), |is| row.differing_from(is));
     if !differing.is_empty() {
-        plan.steps.push(format!("set {differing} on tunnel port {TUNNEL_PORT}"));
+        plan.steps.push(format!("set {differing} on tunnel port {name}"));
         plan.transaction.update(Interface::NAME, &Where::row(found.interface.uuid), &differing);
     }
     Ok(())
@@ -300,6 +351,7 @@ pub(super) fn ports(replica: &Replica, bridge: &str) -> Result<BTreeMap<String, 
             port: id(PORT_KEY).and_then(|text| text.parse().ok()),
             machine: id(MACHINE_KEY).and_then(|text| text.parse().ok()),
             physical: id(PHYSICAL_KEY).and_then(|text| text.parse().ok()),
+            peer: id(PEER_KEY).and_then(|text| text.parse().ok()).map(|endpoint| (endpoint, pulse(&interface))),
         };
         states.insert(port.name, state);
     }
