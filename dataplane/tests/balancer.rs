@@ -39,6 +39,8 @@ const FRONTS: [usize; 2] = [0, 1];
 const HTTP: Payload = Payload::Tcp { source: 40_000, target: 80 };
 /// Connections of which each member gets some: that one of two gets none is one chance in 2^39.
 const CONNECTIONS: usize = 40;
+/// Exchanges of an octet each way: what else passes meanwhile counts little.
+const EXCHANGES: usize = 200;
 const SILENCE: Duration = Duration::from_millis(900);
 
 /// A client and a member on one host, another member on the next, on one network; behind a router a client on another network, and a member there. All
@@ -450,5 +452,48 @@ async fn connections_keep_to_their_members() -> Result<()> {
     let to = SocketAddr::from((fronts(&world.cloud)[0], 80));
     let refused = world.machines[CLIENT].namespace.enter(|| TcpStream::connect_timeout(&to, SILENCE))?;
     assert!(refused.is_err(), "there is no member");
+    Ok(())
+}
+
+/// Passes through the data path of the client's host, for each packet of a connection that carries octets both ways.
+#[cfg(test)]
+fn passes(host: &Host, pair: &mut Pair) -> Result<f64> {
+    assert!(pair.speaks()?);
+    host.switch.appctl(&["dpif-netdev/pmd-stats-clear"])?;
+    for _ in 0..EXCHANGES {
+        assert!(pair.speaks()?);
+    }
+    let stats = host.switch.appctl(&["dpif-netdev/pmd-stats-show"])?;
+    let passes = stats.lines().filter_map(|line| line.trim().strip_prefix("avg. datapath passes per packet:"));
+    let passes = passes.filter_map(|number| number.trim().parse::<f64>().ok()).fold(0.0, f64::max);
+    anyhow::ensure!(passes >= 1.0, "no passes in {stats}");
+    Ok(passes)
+}
+
+/// A balanced connection costs one pass more each way, what its member sends beside that one more, and where there is no load balancer nothing does.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_balanced_packet_costs_one_pass_more() -> Result<()> {
+    require!(Need::Root, Need::OpenVswitch, Need::Program("ping"), Need::Program("ethtool"));
+    let mut world = World::start().await?;
+    world.members(&[(NEAR, 1)], Persistence::None).await?;
+    for at in FRONTS {
+        let to = world.cloud.balancers[at].address;
+        let (_, mut balanced) = world.connect(CLIENT, to)?;
+        let direct = both(&world.cloud, NEAR)[at];
+        let mut direct = Pair::connect(&world.machines[CLIENT].namespace, &world.servers[&NEAR], direct)?;
+        let with = passes(&world.hosts[0], &mut balanced)?;
+        let beside = passes(&world.hosts[0], &mut direct)?;
+        eprintln!("{to}: {with} passes a packet, {beside} beside it");
+        assert!((2.9..3.1).contains(&with) && (2.4..2.6).contains(&beside), "{to}: {with}, {beside}");
+    }
+    let mut without = world.cloud.clone();
+    without.balancers.clear();
+    let fronts = std::mem::replace(&mut world.cloud, without).balancers;
+    world.program().await?;
+    let direct = both(&world.cloud, NEAR)[0];
+    let mut direct = Pair::connect(&world.machines[CLIENT].namespace, &world.servers[&NEAR], direct)?;
+    let without = passes(&world.hosts[0], &mut direct)?;
+    eprintln!("without: {without} passes a packet");
+    assert!((1.9..2.1).contains(&without), "{without} passes without any of {} load balancers", fronts.len());
     Ok(())
 }
