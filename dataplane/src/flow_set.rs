@@ -152,6 +152,8 @@ pub enum GroupNumber {
     Gateways(u16),
     /// Whether a gateway of a router before this host is alive: the key, and the table where it is asked.
     Gate(u16, u8),
+    /// The same for connections of one of them: all others. The last says which it is in the listener's list, which of its listeners is below 64.
+    OtherMembers(u16, u8, u8),
 }
 
 impl GroupNumber {
@@ -167,6 +169,9 @@ impl GroupNumber {
             Self::Members(balancer, listener) => 0xb6 << 24 | (balancer as u32) << 8 | listener as u32,
             Self::Gateways(router) => 0xb8 << 24 | (router as u32) << 8,
             Self::Gate(router, table) => 0xb9 << 24 | (router as u32) << 8 | table as u32,
+            Self::OtherMembers(balancer, listener, member) => {
+                (0x40 | (listener & 0x3f) as u32) << 24 | (balancer as u32) << 8 | member as u32
+            }
         }
     }
 
@@ -182,6 +187,9 @@ impl GroupNumber {
             0xb6 => Some(Self::Members(((vni >> 8) & 0xffff) as u16, (vni & 0xff) as u8)),
             0xb8 => Some(Self::Gateways(((vni >> 8) & 0xffff) as u16)),
             0xb9 => Some(Self::Gate(((vni >> 8) & 0xffff) as u16, (vni & 0xff) as u8)),
+            kind @ 0x40..=0x7f => {
+                Some(Self::OtherMembers(((vni >> 8) & 0xffff) as u16, (kind & 0x3f) as u8, (vni & 0xff) as u8))
+            }
             kind @ 0xc0..=0xdf => Some(Self::FloodPart(vni, (kind & 0x1f) as u8)),
             _ => None,
         }
@@ -254,6 +262,7 @@ impl fmt::Display for GroupNumber {
             Self::Members(balancer, _) => write!(f, "one of the members of load balancer {balancer}"),
             Self::Gateways(router) => write!(f, "the first gateway of router {router} that is alive"),
             Self::Gate(router, _) => write!(f, "whether a gateway of router {router} before this host is alive"),
+            Self::OtherMembers(balancer, ..) => write!(f, "one of the other members of load balancer {balancer}"),
         }
     }
 }

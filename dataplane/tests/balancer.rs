@@ -192,7 +192,9 @@ fn what_goes_nowhere_says_why() {
         assert_eq!(why(&cloud, from, Payload::Protocol(47)), (Cause::NoListener, line));
     }
     cloud.balancers[0].listeners[0].members[1].weight = 0;
-    let line = "load balancer front: port near: a member does not reach itself by its load balancer".to_owned();
+    let line =
+        "load balancer front: port near: a member does not reach itself by its load balancer, and there is no other";
+    let line = line.to_owned();
     assert_eq!(why(&cloud, NEAR, HTTP), (Cause::NoMember, line));
     cloud.groups[0].rules.retain(|rule| rule.protocol != tcp(8080, 8080));
     let (cause, line) = why(&cloud, CLIENT, HTTP);
@@ -269,10 +271,15 @@ fn the_model_and_the_switch_agree_on_load_balancers() {
     cloud.balancers[0].listeners[0].persistence = Persistence::SourceIp;
     cloud.balancers[1].listeners[0].persistence = Persistence::SourceIp;
     cloud.balancers[0].listeners[1].members[0].weight = 256;
+    // Two members may be one port.
+    let twice = model::balancer::Member { port: 8081, ..cloud.balancers[0].listeners[0].members[0] };
+    cloud.balancers[0].listeners[0].members.push(twice);
     let set = rig.install(&cloud).unwrap();
     let changes = dataplane::diff(&set, &rig.installed().unwrap());
     assert!(changes.is_empty(), "{changes:#?}");
     assert_eq!(set.groups().filter(|group| group.selection.is_some()).count(), 4, "one for each listener");
+    let (_, path) = walk(&cloud, NEAR, fronts(&cloud)[0], HTTP, Connection::New);
+    assert_eq!(says(&path), "sent to host 00000000-0000-0001-0000-000000000001 at 172.20.0.2 with VNI 5001", "{path}");
 }
 
 /// Machines of all ports on two hosts.
@@ -410,6 +417,12 @@ async fn packets_are_shared_out() -> Result<()> {
             let shares = world.shares(from, to, 2)?;
             assert_eq!(shares, BTreeMap::from([(member, 2)]), "{to}: a member on any network of the router");
         }
+    }
+    world.members(&[(NEAR, 1), (FAR, 1), (OUTER, 1)], Persistence::None).await?;
+    for to in fronts(&world.cloud) {
+        let shares = world.shares(NEAR, to, CONNECTIONS)?;
+        let got: Vec<usize> = shares.into_keys().collect();
+        assert_eq!(got, [FAR, OUTER], "{to}: a member reaches the others");
     }
     world.members(&[(NEAR, 1), (FAR, 1), (OUTER, 1)], Persistence::SourceIp).await?;
     for to in fronts(&world.cloud) {

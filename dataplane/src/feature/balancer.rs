@@ -3,7 +3,7 @@
 //! Owns the address of a load balancer and both directions of the translation. What a port here sends there is translated in a conntrack zone of its
 //! own before it is tracked and judged, and an answer back after that: rules and connections know the client's and the member's addresses only, and
 //! security groups hold as if the client had asked the member. An established connection stays with its member, whoever comes and goes; a new one
-//! goes to one of those that are plugged in and have a weight. A member that is taken out has its connections cut; one of weight 0 keeps them.
+//! goes to one of those that are plugged in and have a weight, and are not who asks. A member that is taken out has its connections cut; one of weight 0 keeps them.
 //! What comes from a member's port and is of no balanced connection goes on unchanged, at the cost of one pass.
 //! Invariant: a packet of a balanced connection reaches a member of its load balancer that there is, or nobody.
 //!
@@ -43,9 +43,10 @@ const RESTORED: u16 = 130;
 const PASSED: u16 = 120;
 const KNOWN: u16 = 110;
 const INVALID: u16 = 105;
+/// Of a member, who is not to be given its own.
+const NEW_OF_MEMBER: u16 = 102;
 const NEW: u16 = 100;
 const UNHEARD: u16 = 50;
-const TO_ITSELF: u16 = 110;
 const MEMBER: u16 = 100;
 const FORMER: u16 = 50;
 /// Above delivery, below what leads to other hosts.
@@ -57,8 +58,8 @@ pub(crate) const NO_LISTENER: &str = "nothing listens for that there";
 pub(crate) const NO_MEMBER: &str = "no member of the listener is plugged in and has a weight";
 /// What is said of a connection whose member is no more.
 pub(crate) const NO_MORE: &str = "its member is none any more, or not plugged in";
-/// What is said of a member that was given its own connection.
-pub(crate) const ITSELF: &str = "a member does not reach itself by its load balancer";
+/// What is said of a connection of the only member.
+pub(crate) const ITSELF: &str = "a member does not reach itself by its load balancer, and there is no other";
 
 const PIPELINE: Cookie = Cookie { feature: Feature::Balancer, object: Object::Pipeline };
 
@@ -219,11 +220,27 @@ impl<'a> Front<'a> {
         let invalid = self.of_it().ct_state(TRACKED | INV, 0);
         let note = "the connection tracker knows no connection that this packet could be of".to_owned();
         part.add_noted(Table::Balance, INVALID, invalid, Vec::new(), (self.cookie, note));
-        for (place, listener) in self.balancer.listeners.iter().enumerate() {
+        for (place, listener) in (0_u8..).zip(&self.balancer.listeners) {
             let to = self.to(self.of_it()).ip_proto(number(listener.protocol));
             let fresh = to.with(target(listener.protocol), listener.port).ct_state(TRACKED | FRESH, INV);
-            let (steps, note) = self.share_out(view, (place, listener), part);
-            part.add_noted(Table::Balance, NEW, fresh, steps, (self.cookie, note));
+            let live = self.live(view, listener);
+            let group = GroupNumber::Members(self.balancer.key, place);
+            let (steps, note) = self.share_out(listener, &live, group, part);
+            part.add_noted(Table::Balance, NEW, fresh.clone(), steps, (self.cookie, note));
+            let mut own = BTreeSet::new();
+            for (seat, port) in live.iter().filter(|(_, port)| view.place(port) == Place::Here && own.insert(port.key))
+            {
+                let but = listener.members.iter().position(|member| member == *seat).map(u8::try_from);
+                let Some(Ok(but)) = but else { continue };
+                let others: Vec<_> = live.iter().filter(|(_, other)| other.key != port.key).copied().collect();
+                let group = GroupNumber::OtherMembers(self.balancer.key, place, but);
+                let (steps, note) = match others.as_slice() {
+                    [] => (Vec::new(), format!("port {}: {ITSELF}", port.name)),
+                    others => self.share_out(listener, others, group, part),
+                };
+                let of_member = fresh.clone().with(SOURCE.field, port.key);
+                part.add_noted(Table::Balance, NEW_OF_MEMBER, of_member, steps, (self.cookie, note));
+            }
         }
         let unheard = (self.cookie, NO_LISTENER.to_owned());
         part.add_noted(Table::Balance, UNHEARD, self.of_it(), Vec::new(), unheard);
@@ -238,30 +255,33 @@ impl<'a> Front<'a> {
         }
     }
 
-    /// Who gets a new connection: of one member it is, of several one by their weights.
+    /// The members that get new connections, with their ports.
+    fn live<'v>(&self, view: &View<'v>, listener: &'v Listener) -> Vec<(&'v Member, &'v Port)> {
+        let weighty = listener.members.iter().filter(|member| member.weight > 0);
+        weighty.filter_map(|member| Some((member, self.seat(view, member.address)?.port))).collect()
+    }
+
+    /// Who of some members gets a new connection: the only one, or one of several by their weights.
     fn share_out(
         &self,
-        view: &View<'_>,
-        (place, listener): (usize, &Listener),
+        listener: &Listener,
+        members: &[(&Member, &Port)],
+        group: GroupNumber,
         part: &mut Part,
     ) -> (Vec<Action>, String) {
-        let live = listener.members.iter().filter(|member| member.weight > 0);
-        let live: Vec<&Member> = live.filter(|member| self.seat(view, member.address).is_some()).collect();
         let port = format!("{} port {}", listener.protocol, listener.port);
-        match live.as_slice() {
+        match members {
             [] => (Vec::new(), format!("{port}: {NO_MEMBER}")),
-            [member] => {
+            [(member, _)] => {
                 (vec![self.give(member)], format!("{port}: its member is {} port {}", member.address, member.port))
             }
             several => {
-                let place = u8::try_from(place).unwrap_or(u8::MAX);
-                let group = GroupNumber::Members(self.balancer.key, place);
                 let client = [self.family.source()];
                 let by: &[Field] = match listener.persistence {
                     Persistence::None => &[],
                     Persistence::SourceIp => &client,
                 };
-                let ways = several.iter().map(|member| (member.weight, vec![self.give(member)])).collect();
+                let ways = several.iter().map(|(member, _)| (member.weight, vec![self.give(member)])).collect();
                 part.add_weighted_group(group, by, ways);
                 (vec![Action::Group(group.to_wire())], format!("{port}: one of its {} members gets it", several.len()))
             }
@@ -301,17 +321,7 @@ impl<'a> Front<'a> {
             let Some(seat) = self.seat(view, address) else { continue };
             let to = self.of_it().with(self.family.target(), family::value(address)).ip_proto(number(protocol));
             let to = to.with(target(protocol), port);
-            let (name, own) = (format!("port {}", seat.port.name), seat.port.key);
-            if view.place(seat.port) == Place::Here {
-                let itself = to.clone().with(SOURCE.field, own);
-                part.add_noted(
-                    Table::Member,
-                    TO_ITSELF,
-                    itself,
-                    Vec::new(),
-                    (self.cookie, format!("{name}: {ITSELF}")),
-                );
-            }
+            let name = format!("port {}", seat.port.name);
             part.add_noted(Table::Member, MEMBER, to, onward(view, &seat), (self.cookie, format!("to {name}")));
             let ask = Action::ct(Ct { actions: vec![Action::Nat(Nat::default())], ..self.track() });
             let asked = Action::set_masked(FLAG_BITS.field, FROM_MEMBER.mask, FROM_MEMBER.mask);

@@ -97,6 +97,9 @@ pub(super) fn group(set: &FlowSet, number: u32) -> String {
         Some(GroupNumber::Gate(router, _)) => {
             format!("the gateway of {} before this host", name(set, Object::Router(router.into())))
         }
+        Some(GroupNumber::OtherMembers(balancer, ..)) => {
+            format!("one of the other members of {}", name(set, Object::Balancer(balancer.into())))
+        }
         None => format!("group {number}"),
     }
 }
@@ -123,7 +126,9 @@ pub(super) fn effect(set: &FlowSet, action: &Action, before: &Packet) -> Option<
         Action::CheckPacketLarger { octets, .. } => Some(format!("measures whether it has more than {octets} octets")),
         Action::Group(number) => Some(match GroupNumber::from_wire(*number) {
             Some(GroupNumber::NextHops(..)) => format!("sends it by {}", group(set, *number)),
-            Some(GroupNumber::Members(..)) => format!("gives it to {}", group(set, *number)),
+            Some(GroupNumber::Members(..) | GroupNumber::OtherMembers(..)) => {
+                format!("gives it to {}", group(set, *number))
+            }
             Some(GroupNumber::Gateways(..)) => format!("sends it to {}", group(set, *number)),
             Some(GroupNumber::Gate(..)) => format!("leaves it to {}, if that is alive", group(set, *number)),
             _ => format!("copies it to {}", group(set, *number)),
