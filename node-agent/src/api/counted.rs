@@ -82,7 +82,8 @@ impl CountersBody {
             let vm = known.map(|port| port.hostname.clone());
             name.map(|name| PortCounted::new(name, vm, counted))
         };
-        Self { ports: counters.ports.iter().filter_map(named).collect(), drops: drops(&counters.flows, set) }
+        let ports = one_tunnel(&counters.ports, set);
+        Self { ports: ports.iter().filter_map(named).collect(), drops: drops(&counters.flows, set) }
     }
 }
 
@@ -102,6 +103,31 @@ impl PortCounted {
             dropped_packets: kept(counted.dropped.0)
                 .and_then(|sent| Some(sent.saturating_add(kept(counted.dropped.1)?))),
         }
+    }
+}
+
+/// The ports, with what came by the tunnel ports of peers counted as the tunnel's: they are the way to other hosts as well.
+fn one_tunnel(ports: &[PortCounters], set: &FlowSet) -> Vec<PortCounters> {
+    let is_peer = |port: &&PortCounters| set.peer_at(port.number).is_some();
+    let both = |one: (u64, u64), other: (u64, u64)| (sum(one.0, other.0), sum(one.1, other.1));
+    let whole = |tunnel: &PortCounters| {
+        ports.iter().filter(is_peer).fold(*tunnel, |sum, peer| PortCounters {
+            number: sum.number,
+            packets: both(sum.packets, peer.packets),
+            octets: both(sum.octets, peer.octets),
+            dropped: both(sum.dropped, peer.dropped),
+            errors: both(sum.errors, peer.errors),
+        })
+    };
+    let others = ports.iter().filter(|port| !is_peer(port));
+    others.map(|port| if set.tunnel() == Some(port.number) { whole(port) } else { *port }).collect()
+}
+
+/// Both counts, as far as they are kept.
+const fn sum(one: u64, other: u64) -> u64 {
+    match (one, other) {
+        (u64::MAX, kept) | (kept, u64::MAX) => kept,
+        (one, other) => one.saturating_add(other),
     }
 }
 
@@ -140,6 +166,10 @@ pub(super) fn flows(counters: &Counters, set: &FlowSet) -> Vec<FlowCounted> {
 
 #[cfg(test)]
 mod tests {
+    use dataplane::peer::{Peer, Peers};
+    use dataplane::{PortNumbers, compile};
+    use model::HostId;
+    use model::spec::HostNetwork;
     use openflow::wire::FlowCounters;
 
     use super::*;
@@ -165,6 +195,34 @@ mod tests {
             drops.iter().map(|drop| (drop.table.as_str(), drop.packets, drop.octets)).collect();
         assert_eq!(seen, [("deny", 9, 540), ("classify", 3, 180)]);
         assert!(drops[0].reason.contains("security groups"), "{:?}", drops[0]);
+    }
+
+    /// What comes from a host that has a tunnel port of its own came by the tunnel.
+    #[test]
+    fn ports_of_peers_are_the_tunnel() {
+        let endpoint = |last| std::net::Ipv4Addr::new(192, 0, 2, last);
+        let peer = |number| Peer { number: PortNo(number), is_heard: true, is_alive: true };
+        let numbers = PortNumbers {
+            vxlan: Some(PortNo(1)),
+            peers: Peers::from([(endpoint(2), peer(7)), (endpoint(3), peer(8))]),
+            ..PortNumbers::default()
+        };
+        let set = compile(&HostNetwork::empty(HostId::from_uuid(uuid::Uuid::nil()), endpoint(1)), &numbers);
+        let port = |number, received| PortCounters {
+            number: PortNo(number),
+            packets: (received, 1),
+            octets: (10 * received, 10),
+            dropped: (u64::MAX, 0),
+            errors: (0, 0),
+        };
+        let counters = Counters { ports: vec![port(1, 5), port(7, 20), port(8, 300)], flows: Vec::new() };
+        let [tunnel] = &CountersBody::new(&counters, &set, &[]).ports[..] else { panic!("one tunnel") };
+        assert_eq!((tunnel.name.as_str(), tunnel.ofport), ("tunnel", 1));
+        assert_eq!(
+            (tunnel.sent_packets, tunnel.sent_octets, tunnel.received_packets),
+            (Some(325), Some(3250), Some(3))
+        );
+        assert_eq!(tunnel.dropped_packets, None);
     }
 
     /// The switch receives what the machine sends; all ones is no number.
