@@ -264,8 +264,10 @@ fn translation(flow: &Flow) -> Option<(u16, NatRange)> {
     flow.actions.iter().find_map(|action| {
         let Action::Ct(ct) = action else { return None };
         let CtZone::Fixed(zone) = ct.zone else { return None };
-        // A connection by a port forwarding has a label that flows ask for: it is over when they are. One of a load balancer stays with its member.
-        let is_shared = |range: &NatRange| range.side == NatSide::Source;
+        // A connection by a port forwarding has a label that flows ask for: it is over when they are; one that a machine began from
+        // such a port is its own. One of a load balancer stays with its member.
+        let is_one = |range: &NatRange| range.ports.is_some_and(|(_, last)| last.is_none());
+        let is_shared = |range: &NatRange| range.side == NatSide::Source && !is_one(range);
         let range = |action: &Action| if let Action::Nat(nat) = action { nat.range.filter(is_shared) } else { None };
         ct.actions.iter().find_map(range).filter(|_| ct.commit).map(|range| (zone, range))
     })

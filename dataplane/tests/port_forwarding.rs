@@ -89,6 +89,7 @@ fn cloud() -> Cloud {
     cloud.forward(MAIN, (Tcp, 8081), (BLUE_2, 80));
     cloud.forward(MAIN, (Udp, 5000), (BLUE_2, 9000));
     cloud.forward(MAIN, (Tcp, 8082), (SHUT, 80));
+    cloud.forward(MAIN, (Udp, 5001), (BLUE_1, 9000));
     cloud.forward(OTHER, (Tcp, 8080), (RED_1, 80));
     cloud
 }
@@ -202,6 +203,27 @@ fn forwarded_ports_lead_to_their_machines() {
     assert_eq!(end.leaving.address(Field::Ipv4Src), at(OTHER_AT));
 }
 
+/// What a machine begins from a port that is forwarded to it leaves by that one, and from another as anything does.
+#[test]
+fn machines_leave_by_the_port_that_leads_to_them() {
+    let world = World::new(cloud(), 2);
+    let leaves = |port, source, is_tcp| {
+        let target = 443;
+        let payload = if is_tcp { Payload::Tcp { source, target } } else { Payload::Udp { source, target } };
+        let field = if is_tcp { Field::TcpSrc } else { Field::UdpSrc };
+        let home = usize::from(port != BLUE_1);
+        let ends = world.ends(home, &world.from(port, FAR, payload), Connection::New);
+        let [(0, end)] = &ends[..] else { panic!("{ends:?}") };
+        (end.leaving.address(Field::Ipv4Src), end.leaving.get(field))
+    };
+    assert_eq!(leaves(BLUE_1, 80, true), (at(MAIN_AT), 8080));
+    assert_eq!(leaves(BLUE_2, 80, true), (at(MAIN_AT), 8081), "through the tunnel");
+    assert_eq!(leaves(BLUE_2, 9000, false), (at(MAIN_AT), 5000));
+    assert_eq!(leaves(RED_1, 80, true), (at(OTHER_AT), 8080));
+    assert_eq!(leaves(BLUE_2, 9000, true), (at(MAIN_AT), 9000), "another protocol: the tracker finds one");
+    assert_eq!(leaves(BLUE_1, 81, true), (at(MAIN_AT), 81), "another port: the tracker finds one");
+}
+
 /// Nobody outside begins a connection by a forwarded port with an address from behind the router, or with the router's own.
 #[test]
 fn nobody_outside_pretends_to_be_inside() {
@@ -241,14 +263,14 @@ fn connections_live_as_long_as_their_forwarding() {
     assert_eq!(said(&cloud, http), (false, cut), "it leads elsewhere now");
 }
 
-/// A forwarding is three flows on the gateway host and none elsewhere. One more or less makes no connection of others be forgotten.
+/// A forwarding is four flows on the gateway host and none elsewhere. One more or less makes no connection of others be forgotten.
 #[test]
 fn flows_are_where_they_are_needed() {
     let before = cloud();
     let mut after = before.clone();
-    after.forward(MAIN, (Udp, 53), (BLUE_1, 9000));
+    after.forward(MAIN, (Udp, 53), (BLUE_2, 53));
     let set = |cloud: &Cloud, host: usize| compile(&cloud.host(host), &cloud.numbers(host));
-    assert_eq!(set(&after, 0).flows().len(), set(&before, 0).flows().len() + 3);
+    assert_eq!(set(&after, 0).flows().len(), set(&before, 0).flows().len() + 4);
     assert_eq!(set(&after, 1).flows().len(), set(&before, 1).flows().len());
     for (from, to) in [(&before, &after), (&after, &before)] {
         let installed = dataplane::Installed {
@@ -257,7 +279,7 @@ fn flows_are_where_they_are_needed() {
             meters: set(from, 0).meters().cloned().collect(),
         };
         let changes = diff(&set(to, 0), &installed);
-        assert_eq!((changes.add_flows.len() + changes.delete_flows.len(), changes.stale_zones.len()), (3, 0));
+        assert_eq!((changes.add_flows.len() + changes.delete_flows.len(), changes.stale_zones.len()), (4, 0));
     }
 }
 
@@ -438,6 +460,37 @@ fn beside_snat(station: &Machine, machine: &Machine, server: &UdpSocket) -> Resu
     Ok(())
 }
 
+/// Has all hosts do as the cloud says.
+async fn program(hosts: &[Host], cloud: &Cloud) -> Result<()> {
+    for (number, host) in hosts.iter().enumerate() {
+        host.program(cloud.host(number)).await?;
+    }
+    Ok(())
+}
+
+/// Nobody listens at the machine: it says so, and who asked hears it of the port that was asked.
+fn hears_of_a_closed_port(station: &Machine) -> Result<()> {
+    let asking = socket(station, ANY, 0)?;
+    asking.connect((at(MAIN_AT), 5001))?;
+    eventually("is the station told that nobody listens", || {
+        let told = asking.send(b"?").and_then(|_| asking.recv(&mut [0; 16]));
+        Ok(told.is_err_and(|error| error.kind() == std::io::ErrorKind::ConnectionRefused))
+    })
+}
+
+/// A machine that speaks first after the gateway has moved is heard by the port that it is known by, by UDP and TCP.
+fn go_on(
+    (client, server, seen): (&UdpSocket, &UdpSocket, SocketAddr),
+    kept: &(TcpStream, TcpStream, IpAddr),
+) -> Result<()> {
+    server.send_to(b"still here", seen)?;
+    let mut octets = [0; 16];
+    assert_eq!(client.recv_from(&mut octets)?, (10, (at(MAIN_AT), 5000).into()), "by the port that it knows");
+    talk(&kept.1, &kept.0, ANSWER_TIMEOUT).context("a connection goes on")?;
+    talk(&kept.0, &kept.1, ANSWER_TIMEOUT).context("and back")?;
+    Ok(())
+}
+
 /// Two hosts on the wire of the data centre, one the gateway of both routers. A station outside reaches machines on both hosts by forwarded ports, by TCP
 /// and UDP, and is seen with its own address; groups hold; SNAT goes on beside it and the two never meet; the gateway moves; what is not forwarded any more is cut, and nothing else is.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -454,9 +507,7 @@ async fn a_station_reaches_machines_by_forwarded_ports() -> Result<()> {
     let blue_2 = plug(&hosts[1], &cloud, BLUE_2).await?;
     let shut = plug(&hosts[1], &cloud, SHUT).await?;
     let red_1 = plug(&hosts[1], &cloud, RED_1).await?;
-    for (number, host) in hosts.iter().enumerate() {
-        host.program(cloud.host(number)).await?;
-    }
+    program(&hosts, &cloud).await?;
     let main = IpAddr::V4(at(MAIN_AT));
     for (name, machine) in [("blue-1", &blue_1), ("blue-2", &blue_2), ("red-1", &red_1)] {
         eventually(&format!("does {name} get out"), || Ok(machine.pings(GATEWAY_AT)? == 3))?;
@@ -483,6 +534,7 @@ async fn a_station_reaches_machines_by_forwarded_ports() -> Result<()> {
         assert_eq!((seen, from), ((GATEWAY_AT, 7001).into(), (main, 5000).into()), "{octets} octets");
     }
 
+    hears_of_a_closed_port(&station)?;
     beside_snat(&station, &blue_1, &server)?;
 
     // A machine that begins a connection, which others must not end.
@@ -499,9 +551,7 @@ async fn a_station_reaches_machines_by_forwarded_ports() -> Result<()> {
         (forwarding.port, forwarding.internal_ip_address) = (cloud.ports[BLUE_2].id, cloud.address(BLUE_2));
     }
     cloud.routers[MAIN].external.as_mut().unwrap().snat = Some(changed);
-    for (number, host) in hosts.iter().enumerate() {
-        host.program(cloud.host(number)).await?;
-    }
+    program(&hosts, &cloud).await?;
     for (client, accepted, _) in [&first, &second] {
         assert!(talk(client, accepted, SILENCE).is_err(), "what is not forwarded any more is cut on its way in");
         assert!(talk(accepted, client, SILENCE).is_err(), "and out");
@@ -511,15 +561,17 @@ async fn a_station_reaches_machines_by_forwarded_ports() -> Result<()> {
     assert!(!station.intrudes_by(at(MAIN_AT), 8081, &http_2)?);
     drop(connect(&station, 8080, &http_2)?);
 
-    // The gateway moves.
+    // The gateway moves. Whoever speaks first, connections by forwarded ports go on.
+    let [seen, _] = ask(&client, (at(MAIN_AT), 5000), &server, 3)?;
+    let kept = connect(&station, 8080, &http_2)?;
+    talk(&kept.0, &kept.1, ANSWER_TIMEOUT)?;
     for (router, last) in [(MAIN, MAIN_AT), (OTHER, OTHER_AT)] {
         cloud.share(router, &[1, 0], last);
     }
     cloud.forward(MAIN, (Tcp, 8081), (BLUE_1, 80));
-    for (number, host) in hosts.iter().enumerate() {
-        host.program(cloud.host(number)).await?;
-    }
+    program(&hosts, &cloud).await?;
     eventually("does blue-1 get out by the other host", || Ok(blue_1.pings(FAR)? == 3))?;
+    go_on((&client, &server, seen), &kept)?;
     for (port, server) in [(8080, &http_2), (8081, &http_1)] {
         let (client, accepted, _) = connect(&station, port, server)?;
         talk(&client, &accepted, ANSWER_TIMEOUT)?;

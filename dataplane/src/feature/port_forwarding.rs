@@ -7,6 +7,9 @@
 //! own address, which the groups of the port judge where the port is.
 //! Invariant: nothing begins a connection from outside but by a forwarding, and no answer to such a connection leaves but by the same.
 //!
+//! What a machine begins from a port that others reach it by leaves by the port that is forwarded: so connections from outside go on when the gateway moves
+//! and the machine speaks first, and a machine that has one port for all is known by one port outside.
+//!
 //! SNAT may give a connection a source port that is forwarded: the tracker holds each pair of ends once, so that only what that one station sends from
 //! that one port belongs to it. Ports below 1024 it never gives.
 //!
@@ -25,7 +28,7 @@ use openflow::flow::{Action, Ct, CtZone, Field, Match, Nat, NatRange, NatSide, c
 
 use crate::cookie::{Cookie, Object};
 use crate::feature::Feature;
-use crate::feature::snat::Gate;
+use crate::feature::snat::{Gate, OUTWARD};
 use crate::flow_set::Part;
 use crate::identity::NOBODY;
 use crate::register::{ANSWERING, FLAG_BITS, LEAVING, SOURCE_IDENTITY};
@@ -104,6 +107,16 @@ impl Way<'_> {
         let forwarded = self.labelled(self.gate.of_router().ip().ct_state(TRACKED, INVALID | REPLY | RELATED));
         let steps = vec![Action::set(SOURCE_IDENTITY.field, NOBODY), Action::GotoTable(Table::Route.number())];
         part.add_noted(Table::Nat, FORWARDED, forwarded, steps, (self.cookie, format!("from {from}")));
+
+        let leaving = self.gate.of_router().with_masked(FLAG_BITS.field, LEAVING.mask, LEAVING.mask);
+        let leaving = match protocol {
+            ForwardedProtocol::Tcp => leaving.tcp().with(Field::TcpSrc, internal_port),
+            ForwardedProtocol::Udp => leaving.udp().with(Field::UdpSrc, internal_port),
+        };
+        let leaving = leaving.with(Field::Ipv4Src, internal_ip_address);
+        let note = format!("it leaves by {from}, which is forwarded to it");
+        let steps = self.gate.translate((external_port, None));
+        part.add_noted(Table::Output, OUTWARD + 1, leaving, steps, (self.cookie, note));
 
         let answer = self.labelled(answering(self.gate)).with(Field::Ipv4Src, address);
         let note = format!("an answer by {from}");

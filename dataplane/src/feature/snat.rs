@@ -46,7 +46,7 @@ const ARRIVED: u16 = 100;
 /// Above what the agent found out, which may be old.
 const KNOWN: u16 = 110;
 /// Below floating IPs, above what has no way out.
-const OUTWARD: u16 = 395;
+pub(crate) const OUTWARD: u16 = 395;
 const BACK_IN: u16 = 380;
 const LEFT: u16 = 120;
 const NOT_LEFT: u16 = 110;
@@ -127,26 +127,28 @@ impl Gate<'_> {
 
     /// From a port to outside.
     fn add_outward(&self, part: &mut Part) {
-        let (address, mac) = (self.snat.address, self.snat.mac);
-        let range = NatRange {
-            side: NatSide::Source,
-            addresses: Some((IpAddr::V4(address), None)),
-            ports: Some((PORTS.0, Some(PORTS.1))),
-        };
-        let translate = Action::Nat(Nat { range: Some(range), ..Nat::default() });
-        let steps = vec![
-            Action::set(Field::EthSrc, mac.bytes()),
-            Action::set(SOURCE.field, 0_u32),
-            Action::set(SOURCE_IDENTITY.field, NOBODY),
-            Action::set(ZONE.field, self.outside.zone),
-            self.track(true, translate),
-        ];
+        let address = self.snat.address;
         let leaving = || self.of_router().with_masked(FLAG_BITS.field, LEAVING.mask, LEAVING.mask);
+        let steps = self.translate((PORTS.0, Some(PORTS.1)));
         part.add_noted(Table::Output, OUTWARD, leaving().ip(), steps, (self.cookie, format!("it leaves as {address}")));
         let left = leaving().ip().with(Field::Ipv4Src, address);
         part.add_noted(Table::Nat, LEFT, left, self.leave(), (self.cookie, format!("out as {address}")));
         let note = format!("the connection tracker gives it no port of {address} to leave by");
         part.add_noted(Table::Nat, NOT_LEFT, leaving(), Vec::new(), (self.cookie, note));
+    }
+
+    /// Has a source translated, where a connection is begun to the address and one of these ports.
+    pub(crate) fn translate(&self, ports: (u16, Option<u16>)) -> Vec<Action> {
+        let addresses = Some((IpAddr::V4(self.snat.address), None));
+        let range = NatRange { side: NatSide::Source, addresses, ports: Some(ports) };
+        let translate = Action::Nat(Nat { range: Some(range), ..Nat::default() });
+        vec![
+            Action::set(Field::EthSrc, self.snat.mac.bytes()),
+            Action::set(SOURCE.field, 0_u32),
+            Action::set(SOURCE_IDENTITY.field, NOBODY),
+            Action::set(ZONE.field, self.outside.zone),
+            self.track(true, translate),
+        ]
     }
 
     /// What has been translated goes out on the network outside.

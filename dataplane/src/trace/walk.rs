@@ -315,8 +315,11 @@ impl Walk<'_> {
 fn translate(packet: &mut Packet, ct: &Ct, connection: Connection) {
     let Some(Action::Nat(nat)) = ct.actions.first() else { return };
     match nat.range {
-        Some(NatRange { side: NatSide::Source, addresses: Some((IpAddr::V4(address), _)), .. }) => {
+        Some(NatRange { side: NatSide::Source, addresses: Some((IpAddr::V4(address), _)), ports: among }) => {
             packet.set(Subfield::whole(Field::Ipv4Src), address.to_bits().into());
+            if let (Some((port, None)), Some((source, _))) = (among, ports(packet)) {
+                packet.set(Subfield::whole(source), port.into());
+            }
         }
         Some(range @ NatRange { side: NatSide::Destination, .. }) => send(packet, range),
         None if matches!(connection, Connection::Reply | Connection::Related) => {

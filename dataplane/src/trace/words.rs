@@ -159,7 +159,10 @@ fn translation(ct: &Ct, before: &Packet) -> String {
         }
         None if ct.table == Some(Table::Balance.number()) => ", translates what is of a balanced connection".to_owned(),
         Some(NatRange { addresses: Some((address, _)), ports, .. }) => {
-            let ports = ports.map(|(first, last)| format!(", ports {first} to {}", last.unwrap_or(first)));
+            let ports = ports.map(|(first, last)| match last {
+                Some(last) => format!(", ports {first} to {last}"),
+                None => format!(", port {first}"),
+            });
             let source = before.address(Field::Ipv4Src);
             format!(", translates source {source} to {address}{}", ports.unwrap_or_default())
         }

@@ -451,6 +451,8 @@ fn a_router_has_one_address_outside_for_all_its_ports() {
     let mut good = parts();
     with_snat(&mut good, &|_| {});
     let good = NodeSpec::check(good).unwrap();
+    let text = String::from_utf8(wire::encode(&good).unwrap()).unwrap();
+    assert!(!text.contains("forwardings"), "agents from before port forwardings refuse the key: {text}");
     assert_eq!(wire::decode(&wire::encode(&good).unwrap()).unwrap(), good);
     let wrong = |change: &dyn Fn(&mut Snat)| refused(|parts| with_snat(parts, change));
     let edge = wrong(&|snat| snat.address = Ipv4Addr::new(203, 0, 113, 0));
