@@ -9,7 +9,7 @@ use std::net::Ipv4Addr;
 
 use openflow::flow::PortNo;
 
-/// The most peers of a host: each costs about five packets a second each way.
+/// The most peers of a host: each costs about four packets a second each way.
 pub const PEERS_MAX: usize = 256;
 
 /// Peers by tunnel endpoint.

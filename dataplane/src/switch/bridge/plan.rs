@@ -21,10 +21,10 @@ const MACHINE_KEY: &str = "basalt:vm";
 const PHYSICAL_KEY: &str = "basalt:physical";
 /// The key that marks a tunnel port as a peer's, with its endpoint.
 const PEER_KEY: &str = "basalt:peer";
-/// How peers tell each other that they are alive: three times missed is dead, after 600 ms. Only what has no VNI counts: machines may speak BFD to
+/// How peers tell each other that they are alive: three times missed is dead, after 900 ms. Only what has no VNI counts: machines may speak BFD to
 /// each other (ovs-vswitchd.conf.db(5), `bfd:check_tnl_key`).
 const BFD: [(&str, &str); 5] =
-    [("enable", "true"), ("min_tx", "200"), ("min_rx", "200"), ("mult", "3"), ("check_tnl_key", "true")];
+    [("enable", "true"), ("min_tx", "300"), ("min_rx", "300"), ("mult", "3"), ("check_tnl_key", "true")];
 /// The key for the port's id.
 const PORT_KEY: &str = "iface-id";
 /// The key for the machine's address on the port.
