@@ -18,6 +18,7 @@ use basalt_tests::require;
 use basalt_tests::skip::Need;
 use basalt_tests::tcp::accept;
 use dataplane::compile::Stations;
+use dataplane::table::Table;
 use dataplane::trace::{Cause, Connection, Outcome, Packet, Payload, Verdict, blame};
 use dataplane::{FlowSet, PortNumbers, compile, diff, trace};
 use hosts::{Host, Machine};
@@ -25,7 +26,7 @@ use model::Mac;
 use model::network::ForwardedProtocol::{self, Tcp, Udp};
 use model::security::{Direction, Ethertype, Remote};
 use model::spec::HostNetwork;
-use openflow::flow::Field;
+use openflow::flow::{Action, Field, ct_state};
 use outside::{DC, FAR, GATEWAY, GATEWAY_AT, eventually, plug};
 use proptest::prelude::{ProptestConfig, any, proptest};
 use rig::Rig;
@@ -241,11 +242,18 @@ fn nobody_outside_pretends_to_be_inside() {
 #[test]
 fn connections_live_as_long_as_their_forwarding() {
     let http = label(6, 8080, Ipv4Addr::new(10, 0, 1, 11), 80);
+    // As the tracker has translated it.
+    let goes_on = |world: &World, label: u128, (to, port): (Ipv4Addr, u16)| {
+        let inward = knock(FAR, MAIN_AT, to_tcp(port)).with(Field::Ipv4Dst, to).with(Field::CtLabel, label);
+        let state = ct_state::TRACKED | ct_state::ESTABLISHED;
+        let inward = inward.with(Field::CtState, state).with(Field::Reg7, u32::from(world.cloud.routers[MAIN].key));
+        let mut met = world.sets[0].flows().filter(|flow| flow.table == Table::Nat.number() && flow.priority > 0);
+        let route = Action::GotoTable(Table::Route.number());
+        met.any(|flow| flow.matching.is_met(|field| inward.get(field)) && flow.actions.last() == Some(&route))
+    };
     let said = |cloud: &Cloud, label: u128| {
         let world = World::new(cloud.clone(), 2);
-        let inward = knock(FAR, MAIN_AT, to_tcp(8080)).with(Field::CtLabel, label);
-        let path = trace(&world.sets[0], &inward, Connection::Established);
-        let goes_on = path.hops.iter().any(|hop| hop.meaning.ends_with("from TCP port 8080 of 203.0.113.40"));
+        let goes_on = goes_on(&world, label, (Ipv4Addr::new(10, 0, 1, 11), 80));
         let answer = world.from(BLUE_1, FAR, Payload::Tcp { source: 80, target: 40_000 });
         let answer = world.says(0, &answer.with(Field::CtLabel, label), Connection::Reply);
         (goes_on, answer)
@@ -261,6 +269,12 @@ fn connections_live_as_long_as_their_forwarding() {
     assert_eq!((removed.external_port, said(&cloud, http)), (8080, (false, cut.clone())));
     cloud.forward(MAIN, (Tcp, 8080), (BLUE_2, 8080));
     assert_eq!(said(&cloud, http), (false, cut), "it leads elsewhere now");
+    // Nobody has answered yet: the connection gets the new label, and the tracker goes on translating to where it went.
+    let (world, there) = (World::new(cloud, 2), Ipv4Addr::new(10, 0, 1, 12));
+    let new = label(6, 8080, there, 8080);
+    assert!(goes_on(&world, new, (there, 8080)));
+    assert!(!goes_on(&world, new, (Ipv4Addr::new(10, 0, 1, 11), 80)), "not to the former machine");
+    assert!(!goes_on(&world, new, (there, 80)), "nor to the former port");
 }
 
 /// A forwarding is four flows on the gateway host and none elsewhere. One more or less makes no connection of others be forgotten.
@@ -331,6 +345,7 @@ fn the_model_and_the_switch_agree() {
         packets[1].push(world.from(BLUE_2, FAR, payload));
         packets[1].push(world.from(RED_1, at(MAIN_AT), payload));
     }
+    let unreachable = knock(FAR, MAIN_AT, Payload::Icmp { kind: 3, code: 4 });
     for (host, packets) in packets.iter().enumerate() {
         let mut rig = Rig::start(&world.cloud, host).unwrap();
         rig.numbers = world.numbers[host].clone();
@@ -338,6 +353,7 @@ fn the_model_and_the_switch_agree() {
         let changes = diff(&set, &rig.installed().unwrap());
         assert!(changes.is_empty(), "{changes:#?}");
         rig.ask_all(&set, packets);
+        rig.ask(&set, &unreachable, Connection::Related);
     }
 }
 

@@ -47,14 +47,33 @@ pub(crate) fn add(gate: &Gate<'_>, part: &mut Part) {
     for forwarding in &gate.snat.forwardings {
         Way { gate, forwarding, cookie }.add(part);
     }
+    add_errors(gate, cookie, part);
     let note = format!("no port of {} is forwarded to it any more", gate.snat.address);
-    part.add_noted(Table::Nat, STALE, answering(gate), Vec::new(), (cookie, note));
+    part.add_noted(Table::Nat, STALE, answering(gate).ip(), Vec::new(), (cookie, note));
+}
+
+/// Errors about what a machine answered are of the direction that the connection began in: the kernel translates those only when it commits
+/// (`ovs_ct_nat` in net/openvswitch/conntrack.c). One that stays as it was is dropped: it comes here once.
+fn add_errors(gate: &Gate<'_>, cookie: Cookie, part: &mut Part) {
+    use ct_state::{INVALID, RELATED, TRACKED};
+    let about = gate.of_router().with_masked(FLAG_BITS.field, ANSWERING.mask, ANSWERING.mask).ip();
+    let about = about.with(Field::Ipv4Dst, gate.snat.address).ct_state(TRACKED | RELATED, INVALID);
+    let ct = Ct::track(CtZone::Fixed(gate.zone), Table::Nat.number());
+    let translate = Action::ct(Ct { commit: true, actions: vec![Action::Nat(Nat::default())], ..ct });
+    let steps = vec![Action::set_masked(FLAG_BITS.field, 0_u32, ANSWERING.mask), translate];
+    part.add_noted(
+        Table::Nat,
+        FIRST,
+        about,
+        steps,
+        (cookie, "about an answer to a connection from outside".to_owned()),
+    );
 }
 
 /// Answers from behind the router to connections from outside.
 fn answering(gate: &Gate<'_>) -> Match {
     use ct_state::{ESTABLISHED, INVALID, NEW, REPLY, TRACKED};
-    let leaving = gate.of_router().with_masked(FLAG_BITS.field, LEAVING.mask, LEAVING.mask).ip();
+    let leaving = gate.of_router().with_masked(FLAG_BITS.field, LEAVING.mask, LEAVING.mask);
     leaving.ct_state(TRACKED | ESTABLISHED | REPLY, NEW | INVALID)
 }
 
@@ -96,31 +115,37 @@ impl Way<'_> {
         let to = format!("{internal_ip_address}, port {internal_port}");
 
         let first = self.gate.of_router().with_masked(FLAG_BITS.field, ANSWERING.mask, ANSWERING.mask);
-        let first = match protocol {
-            ForwardedProtocol::Tcp => first.tcp().with(Field::TcpDst, external_port),
-            ForwardedProtocol::Udp => first.udp().with(Field::UdpDst, external_port),
-        };
+        let first = self.at(first, (Field::TcpDst, Field::UdpDst), external_port);
         let first = first.with(Field::Ipv4Dst, address).ct_state(TRACKED | NEW, INVALID | RELATED);
         let note = format!("{from} is forwarded to {to}");
         part.add_noted(Table::Nat, FIRST, first, vec![self.translate()], (self.cookie, note));
 
-        let forwarded = self.labelled(self.gate.of_router().ip().ct_state(TRACKED, INVALID | REPLY | RELATED));
+        // A connection that nobody has answered yet gets the label of its newest packet, and goes where it went before: only there does that count.
+        let inside = self.at(self.gate.of_router(), (Field::TcpDst, Field::UdpDst), internal_port);
+        let inside = inside.with(Field::Ipv4Dst, internal_ip_address);
+        let forwarded = self.labelled(inside.ct_state(TRACKED, INVALID | REPLY | RELATED));
         let steps = vec![Action::set(SOURCE_IDENTITY.field, NOBODY), Action::GotoTable(Table::Route.number())];
         part.add_noted(Table::Nat, FORWARDED, forwarded, steps, (self.cookie, format!("from {from}")));
 
         let leaving = self.gate.of_router().with_masked(FLAG_BITS.field, LEAVING.mask, LEAVING.mask);
-        let leaving = match protocol {
-            ForwardedProtocol::Tcp => leaving.tcp().with(Field::TcpSrc, internal_port),
-            ForwardedProtocol::Udp => leaving.udp().with(Field::UdpSrc, internal_port),
-        };
+        let leaving = self.at(leaving, (Field::TcpSrc, Field::UdpSrc), internal_port);
         let leaving = leaving.with(Field::Ipv4Src, internal_ip_address);
         let note = format!("it leaves by {from}, which is forwarded to it");
         let steps = self.gate.translate((external_port, None));
         part.add_noted(Table::Output, OUTWARD + 1, leaving, steps, (self.cookie, note));
 
-        let answer = self.labelled(answering(self.gate)).with(Field::Ipv4Src, address);
+        let answer = self.at(answering(self.gate), (Field::TcpSrc, Field::UdpSrc), external_port);
+        let answer = self.labelled(answer).with(Field::Ipv4Src, address);
         let note = format!("an answer by {from}");
         part.add_noted(Table::Nat, ANSWERS, answer, self.gate.leave(), (self.cookie, note));
+    }
+
+    /// Packets of its protocol, with this port at an end.
+    fn at(&self, matching: Match, (tcp, udp): (Field, Field), port: u16) -> Match {
+        match self.forwarding.protocol {
+            ForwardedProtocol::Tcp => matching.tcp().with(tcp, port),
+            ForwardedProtocol::Udp => matching.udp().with(udp, port),
+        }
     }
 
     fn labelled(&self, matching: Match) -> Match {
