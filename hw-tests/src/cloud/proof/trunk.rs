@@ -28,7 +28,7 @@ pub(super) fn examine(cloud: &Cloud, machines: &Machines, examiner: &mut Examine
             let trunk = json!({"parent": web.vm.port, "vlan": VLAN});
             let port = json!({"name": "sub-port", "network": GREEN, "groups": [WEB], "trunk": trunk});
             let port = cloud.centre().post("/v1/ports", &port)?;
-            let seen = ipv4(&port).and_then(|address| by_vlan(web, &address, &database.vm.address));
+            let seen = SubPort::of(&port).and_then(|port| by_vlan(web, &port, &database.vm.address));
             for vlan in [VLAN, OTHER] {
                 web.succeeds(&format!("ip link del eth0.{vlan}"))?;
             }
@@ -37,19 +37,29 @@ pub(super) fn examine(cloud: &Cloud, machines: &Machines, examiner: &mut Examine
     );
 }
 
-/// The IPv4 address of a port.
-fn ipv4(port: &Value) -> Result<String> {
-    let fixed = port.pointer("/addresses").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
-    let mut addresses = fixed.iter().filter_map(|fixed| fixed.pointer("/address")?.as_str()?.parse().ok());
-    let found = addresses.find_map(|address: IpAddr| address.is_ipv4().then(|| address.to_string()));
-    found.with_context(|| format!("no IPv4 address in {port}"))
+/// What a machine has to know of a sub-port.
+struct SubPort {
+    mac: String,
+    address: String,
+}
+
+impl SubPort {
+    fn of(port: &Value) -> Result<Self> {
+        let fixed = port.pointer("/addresses").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
+        let mut addresses = fixed.iter().filter_map(|fixed| fixed.pointer("/address")?.as_str()?.parse().ok());
+        let address = addresses.find_map(|address: IpAddr| address.is_ipv4().then(|| address.to_string()));
+        let mac = port.pointer("/mac").and_then(Value::as_str).map(str::to_owned);
+        let found = mac.zip(address).map(|(mac, address)| Self { mac, address });
+        found.with_context(|| format!("no MAC or no IPv4 address in {port}"))
+    }
 }
 
 /// Asks DHCP on the VLAN, takes what it grants, and pings from there.
-fn by_vlan(machine: &Occupied, address: &str, peer: &str) -> Result<String> {
+fn by_vlan(machine: &Occupied, port: &SubPort, peer: &str) -> Result<String> {
+    let SubPort { mac, address } = port;
     for vlan in [VLAN, OTHER] {
-        machine
-            .ok(&format!("ip link add link eth0 name eth0.{vlan} type vlan id {vlan} && ip link set eth0.{vlan} up"))?;
+        let (link, add) = (format!("eth0.{vlan}"), "ip link add link eth0 name");
+        machine.ok(&format!("{add} {link} type vlan id {vlan} && ip link set {link} address {mac} up"))?;
     }
     let ask = |vlan: u16| format!("udhcpc -i eth0.{vlan} -n -q -t 3 -T 1 -s /bin/true 2>&1");
     let granted = || {
