@@ -22,10 +22,11 @@ use dataplane::table::Table;
 use dataplane::trace::{Cause, Connection, Outcome, Packet, Payload, Verdict, blame};
 use dataplane::{FlowSet, PortNumbers, compile, diff, trace};
 use hosts::{Host, Machine};
-use model::Mac;
 use model::network::ForwardedProtocol::{self, Tcp, Udp};
+use model::network::{RouterInterface, Subnet};
 use model::security::{Direction, Ethertype, Remote};
 use model::spec::HostNetwork;
+use model::{Mac, SubnetId};
 use openflow::flow::{Action, Field, ct_state};
 use outside::{DC, FAR, GATEWAY, GATEWAY_AT, eventually, plug};
 use proptest::prelude::{ProptestConfig, any, proptest};
@@ -236,6 +237,32 @@ fn nobody_outside_pretends_to_be_inside() {
             assert_eq!(said, want, "{connection:?}");
         }
     }
+    // The host of a port names a sender that comes by tunnel by its address alone: that of a machine in another subnet of the network, or on a network
+    // that another router joins to it there, and what a static route leads to, are nobody's outside either.
+    let mut joined = cloud();
+    let green = joined.network("green", "10.0.2.0/24");
+    let second = Subnet {
+        id: SubnetId::from_uuid(uuid::Uuid::from_u128(77)),
+        cidr: "10.0.3.0/24".parse().unwrap(),
+        gateway: Some(Ipv4Addr::new(10, 0, 3, 1).into()),
+        ..joined.subnets[0].clone()
+    };
+    joined.router("joins", &[green]);
+    let joins = joined.routers.len() - 1;
+    let (address, mac) = (Ipv4Addr::new(10, 0, 3, 1).into(), Mac::new([2, 1, 0, 9, 9, 9]));
+    joined.routers[joins].interfaces.push(RouterInterface { subnet: second.id, address, mac });
+    joined.subnets.push(second);
+    joined.route(MAIN, "10.9.0.0/16", joined.address(BLUE_1));
+    joined.networks.swap(2, 3);
+    let world = World::new(joined, 2);
+    let said = |source: [u8; 4]| world.says(0, &knock(source.into(), MAIN_AT, to_tcp(8081)), Connection::New);
+    for (source, range) in
+        [([10, 0, 3, 5], "10.0.3.0/24"), ([10, 0, 2, 5], "10.0.2.0/24"), ([10, 9, 1, 1], "10.9.0.0/16")]
+    {
+        let want = format!("host 0: dropped in forward: router main: no sender outside has an address of {range}");
+        assert_eq!(said(source), want);
+    }
+    assert!(!said(FAR.octets()).contains("no sender outside"), "{}", said(FAR.octets()));
 }
 
 /// What goes on with a connection from outside, and what answers it, passes while just that is forwarded; nothing else that comes in unasked does.

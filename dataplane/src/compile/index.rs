@@ -7,7 +7,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
 
-use model::network::{Port, Snat};
+use ipnet::IpNet;
+use model::network::{Port, Router, Snat, Subnet};
 use model::security::{Direction, Remote};
 use model::spec::HostNetwork;
 use model::{AddressGroupId, HostId, NetworkId, PortId, RouterId, SecurityGroupId};
@@ -76,6 +77,8 @@ struct Structure {
     /// Networks behind routers that translate here, or may have to.
     gated: BTreeSet<NetworkId>,
     snat_zones: BTreeMap<RouterId, u16>,
+    /// Of each router that translates here, the addresses of IPv4 that share its zone.
+    inside: BTreeMap<RouterId, BTreeSet<IpNet>>,
     balancer_zones: BTreeMap<NetworkId, u16>,
     /// The other hosts that are gateways of routers, by tunnel endpoint.
     gateways: BTreeMap<Ipv4Addr, HostId>,
@@ -130,6 +133,10 @@ impl Moved {
 impl Index {
     pub(super) fn is_near(&self, network: NetworkId) -> bool {
         self.locals.contains_key(&network) || self.is_outside(network)
+    }
+
+    pub(super) fn inside(&self, router: RouterId) -> Option<&BTreeSet<IpNet>> {
+        self.structure.inside.get(&router)
     }
 
     pub(super) fn is_outside(&self, network: NetworkId) -> bool {
@@ -438,6 +445,7 @@ impl Structure {
         let balancer_zones = balancer_zones(host, &zones, &snat_zones);
         let mut structure = Self { zones, snat_zones, balancer_zones, ..Self::default() };
         structure.look_outside(host);
+        structure.look_inside(host);
         let near_zones = near.iter().chain(&structure.outside).filter_map(|network| structure.zones.get(network));
         structure.near_zones = near_zones.copied().collect();
         for router in host.routers.values() {
@@ -474,6 +482,25 @@ impl Structure {
         }
     }
 
+    /// Finds what may be sent from where routers translate: subnets of all networks that share the zone, and what static routes there lead to.
+    fn look_inside(&mut self, host: &HostNetwork) {
+        let zone_of = |subnet: &Subnet| self.zones.get(&subnet.network);
+        let zone_behind = |router: &Router| {
+            let mut feet = router.interfaces.iter().filter_map(|foot| host.subnets.get(&foot.subnet));
+            feet.find_map(zone_of)
+        };
+        let is_some_ipv4 = |range: &IpNet| matches!(range, IpNet::V4(_)) && range.prefix_len() > 0;
+        for router in host.routers.values().filter(|router| self.snat_zones.contains_key(&router.id)) {
+            let (Some(zone), Some(external)) = (zone_behind(router), &router.external) else { continue };
+            let outside = host.subnets.get(&external.subnet).map(|subnet| subnet.network);
+            let subnets = host.subnets.values().filter(|subnet| zone_of(subnet) == Some(zone));
+            let subnets = subnets.filter(|subnet| Some(subnet.network) != outside).map(|subnet| subnet.cidr);
+            let routers = host.routers.values().filter(|other| zone_behind(other) == Some(zone));
+            let routes = routers.flat_map(|router| &router.routes).map(|route| route.destination);
+            self.inside.insert(router.id, subnets.chain(routes).filter(is_some_ipv4).collect());
+        }
+    }
+
     fn changes_from(&self, before: &Self, facts: &mut BTreeSet<Fact>) {
         facts.extend(differing(&before.zones, &self.zones).map(Fact::Zone));
         facts.extend(differing(&before.routers, &self.routers).map(Fact::Feet));
@@ -484,6 +511,7 @@ impl Structure {
         facts.extend(outside.into_iter().map(Fact::Near));
         facts.extend(before.gated.symmetric_difference(&self.gated).copied().map(Fact::Gated));
         facts.extend(differing(&before.snat_zones, &self.snat_zones).map(Fact::SnatZone));
+        facts.extend(differing(&before.inside, &self.inside).map(Fact::Inside));
         facts.extend(differing(&before.balancer_zones, &self.balancer_zones).map(Fact::BalancerZone));
         facts.extend(differing(&before.gateways, &self.gateways).map(Fact::HostOf));
         facts.extend(before.routed.symmetric_difference(&self.routed).copied().map(Fact::Routed));

@@ -76,6 +76,8 @@ pub(crate) enum Fact {
     Zone(NetworkId),
     /// The conntrack zone in which a router translates addresses here.
     SnatZone(RouterId),
+    /// The addresses of IPv4 that packets inside may come from where a router translates addresses here.
+    Inside(RouterId),
     /// Whether a network is behind a router that translates addresses here.
     Gated(NetworkId),
     /// Whether a zone has a network with a port here.

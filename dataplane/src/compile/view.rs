@@ -8,6 +8,7 @@ use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
 
+use ipnet::IpNet;
 use model::address_group::AddressGroup;
 use model::balancer::Balancer;
 use model::network::{Network, Port, Router, RouterInterface, Subnet};
@@ -201,6 +202,12 @@ impl<'a> View<'a> {
     pub(crate) fn snat_zone(&self, id: RouterId) -> Option<u16> {
         self.read(Fact::SnatZone(id));
         self.index.snat_zone(id)
+    }
+
+    /// The addresses of IPv4 that packets inside may come from where a router translates addresses here.
+    pub(crate) fn inside(&self, id: RouterId) -> impl Iterator<Item = IpNet> {
+        self.read(Fact::Inside(id));
+        self.index.inside(id).into_iter().flatten().copied()
     }
 
     /// A network behind a router that translates addresses here.

@@ -154,7 +154,7 @@ impl Held<'_> {
             let note = "its time to live ran out".to_owned();
             part.add_noted(Table::Forward, EXPIRED, to().with(Field::IpTtl, ttl), Vec::new(), (self.cookie, note));
         }
-        add_pretended(view, router, address, to, self.cookie, part);
+        add_pretended(feet(view, router), address, to, self.cookie, part);
         let mut steps = vec![
             Action::set(Field::Ipv4Dst, fixed),
             Action::set(Field::EthSrc, self.foot.bytes()),
@@ -218,14 +218,13 @@ pub(crate) fn feet(view: &View<'_>, router: &Router) -> impl Iterator<Item = IpN
 /// Of what comes from outside to an address of a router, what says that it is from behind the router, or from that address: rules that name a range of
 /// addresses, and the connections inside, believe the source.
 pub(crate) fn add_pretended(
-    view: &View<'_>,
-    router: &Router,
+    inside: impl Iterator<Item = IpNet>,
     address: Ipv4Addr,
     to: impl Fn() -> Match,
     cookie: Cookie,
     part: &mut Part,
 ) {
-    for range in feet(view, router).chain([IpNet::from(IpAddr::V4(address))]) {
+    for range in inside.chain([IpNet::from(IpAddr::V4(address))]) {
         let note = format!("{NO_SENDER} {range}");
         part.add_noted(Table::Forward, PRETENDED, family::from_net(to(), range), Vec::new(), (cookie, note));
     }

@@ -164,7 +164,8 @@ impl Gate<'_> {
         if let Some(inside) = feet.filter_map(|(_, network)| view.zone(network.id)).next() {
             let from_wire = self.outside().with_masked(FLAG_BITS.field, FROM_PHYSICAL.mask, FROM_PHYSICAL.mask);
             let to = from_wire.eth_dst(mac.bytes()).ip().with(Field::Ipv4Dst, address);
-            add_pretended(view, self.exit.router, address, || to.clone(), self.cookie, part);
+            // The host of a port that it goes on to names its sender by the address alone.
+            add_pretended(view.inside(self.exit.router.id), address, || to.clone(), self.cookie, part);
             let steps = vec![
                 Action::set(FLAG_BITS.field, ANSWERING.mask),
                 Action::set(ROUTER.field, self.exit.router.key),
