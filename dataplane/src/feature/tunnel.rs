@@ -30,7 +30,7 @@ pub(crate) fn host(view: &View<'_>, part: &mut Part) {
     let Some(vxlan) = view.tunnel() else { return };
     let arrive = |port: PortNo| (Match::new().in_port(port), vec![Action::GotoTable(Table::Arrive.number())]);
     let (from, steps) = arrive(vxlan);
-    part.add(Table::Classify, ARRIVAL, from, steps, PIPELINE);
+    part.add_noted(Table::Classify, ARRIVAL, from, steps, (PIPELINE, "by tunnel".to_owned()));
     for (endpoint, peer) in view.peers() {
         part.plug_peer(peer.number, *endpoint, peer.is_alive);
         let (from, steps) = arrive(peer.number);
