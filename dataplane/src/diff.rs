@@ -9,8 +9,9 @@ use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Arc;
 
 use openflow::flow::{Action, CtZone, Flow, FlowKey, Group, NatRange, NatSide};
-use openflow::wire::Meter;
+use openflow::wire::{CtFlush, Meter};
 
+use crate::balanced;
 use crate::cookie::is_ours;
 use crate::flow_set::{FlowSet, GroupNumber, Touched};
 
@@ -73,6 +74,8 @@ pub struct Changes {
     /// Connection tracking zones in which addresses are translated in another way from then on, or not any more: connections there are to be forgotten,
     /// for a connection keeps to what it was given first.
     pub stale_zones: BTreeSet<u16>,
+    /// Balanced connections whose member is none any more: they are to be forgotten, or a client that goes on by the same port would not get another.
+    pub stale_connections: BTreeSet<CtFlush>,
     /// What is not ours.
     pub foreign: Foreign,
 }
@@ -130,10 +133,13 @@ impl Changes {
         meters.chain(groups).chain(flows).chain(groups_after).chain(meters_after)
     }
 
-    /// Finds the zones in which addresses were translated in another way than they will be.
-    fn find_stale(&mut self, before: &BTreeSet<(u16, NatRange)>) {
-        let after: BTreeSet<_> = self.add_flows.iter().filter_map(|flow| translation(flow)).collect();
-        self.stale_zones = before.symmetric_difference(&after).map(|(zone, _)| *zone).collect();
+    /// Finds the zones in which addresses were translated in another way than they will be, and balanced connections that nothing leads to their member
+    /// any more.
+    fn find_stale(&mut self, before: &Translated) {
+        let mut after = Translated::default();
+        self.add_flows.iter().for_each(|flow| after.note(flow));
+        self.stale_zones = before.zones.symmetric_difference(&after.zones).map(|(zone, _)| *zone).collect();
+        self.stale_connections = before.balanced.difference(&after.balanced).copied().collect();
     }
 
     /// Also deletes what is not ours, and gives back what that is.
@@ -142,6 +148,20 @@ impl Changes {
         self.delete_flows.extend(foreign.flows.iter().map(Flow::key));
         self.delete_groups.extend(&foreign.groups);
         foreign
+    }
+}
+
+/// What flows have done to the addresses of connections.
+#[derive(Debug, Default)]
+struct Translated {
+    zones: BTreeSet<(u16, NatRange)>,
+    balanced: BTreeSet<CtFlush>,
+}
+
+impl Translated {
+    fn note(&mut self, flow: &Flow) {
+        self.zones.extend(translation(flow));
+        self.balanced.extend(balanced::connections(flow));
     }
 }
 
@@ -181,7 +201,7 @@ pub fn diff(desired: &FlowSet, installed: &Installed) -> Changes {
     diff_meters(desired, installed, &mut changes);
     // Flows of a set do not move, so where one stands in memory is its name, and no match is hashed.
     let mut right: HashSet<usize> = HashSet::with_capacity(installed.flows.len());
-    let (mut translated, mut has_ours) = (BTreeSet::new(), false);
+    let (mut translated, mut has_ours) = (Translated::default(), false);
     for flow in &installed.flows {
         has_ours |= is_ours(flow.cookie);
         let key = flow.key();
@@ -193,11 +213,11 @@ pub fn diff(desired: &FlowSet, installed: &Installed) -> Changes {
             // A flow at a place of ours is replaced whoever made it: both cannot stand.
             Some(_) => {
                 changes.replaced_flows += 1;
-                translated.extend(translation(flow));
+                translated.note(flow);
             }
             None if is_ours(flow.cookie) => {
                 changes.delete_flows.push(key);
-                translated.extend(translation(flow));
+                translated.note(flow);
             }
             None => changes.foreign.flows.push(flow.clone()),
         }
@@ -219,17 +239,17 @@ pub fn between(before: &FlowSet, after: &FlowSet, touched: &Touched) -> Changes 
     if touched.everywhere {
         return between(before, after, &before.differences(after));
     }
-    let (mut changes, mut translated) = (Changes::default(), BTreeSet::new());
+    let (mut changes, mut translated) = (Changes::default(), Translated::default());
     for key in &touched.flows {
         match (before.entry(key), after.entry(key)) {
             (Some(old), Some(new)) if old.flow == new.flow => {}
             (old, Some(new)) => {
                 changes.replaced_flows += usize::from(old.is_some());
-                translated.extend(old.and_then(|old| translation(&old.flow)));
+                old.iter().for_each(|old| translated.note(&old.flow));
                 changes.add_flows.push(Arc::clone(&new.flow));
             }
             (Some(old), None) => {
-                translated.extend(translation(&old.flow));
+                translated.note(&old.flow);
                 changes.delete_flows.push(key.clone());
             }
             (None, None) => {}

@@ -6,6 +6,7 @@
 
 #![forbid(unsafe_code)]
 
+mod balanced;
 pub mod compile;
 pub mod cookie;
 pub mod dhcp;

@@ -14,9 +14,11 @@ use model::{NetworkId, RouterId};
 
 /// Where zones of networks without a router begin to be looked for.
 const LONE_ZONES: u32 = 1 << 15;
-/// How far below a zone that of its balanced connections begins to be looked for: among the numbers that neither the first routers nor those that
-/// translate have.
-const BALANCED_BELOW: u16 = 1 << 14;
+/// Where zones of balanced connections begin to be looked for, for networks that have a router and for those that have none: each a range of its own, among
+/// the numbers that neither the first routers, nor those that translate, nor networks without one have.
+const BALANCED_JOINED: u16 = 1 << 14;
+const BALANCED_LONE: u16 = BALANCED_JOINED + BALANCED_RANGE;
+const BALANCED_RANGE: u16 = 1 << 13;
 
 /// The zone of each network. A network is missing only when all 65,535 zones are taken; nothing is then let through for it.
 #[must_use]
@@ -60,7 +62,8 @@ pub fn balancer_zones(
     let mut taken: BTreeSet<u16> = zones.values().chain(snat.values()).copied().collect();
     let mut balanced: BTreeMap<u16, u16> = BTreeMap::new();
     for zone in shared {
-        let start = zone.wrapping_sub(BALANCED_BELOW).max(1);
+        let range = if u32::from(zone) < LONE_ZONES { BALANCED_JOINED } else { BALANCED_LONE };
+        let start = range + zone % BALANCED_RANGE;
         let mut candidates = (start..=u16::MAX).chain(1..start);
         balanced.extend(candidates.find(|candidate| taken.insert(*candidate)).map(|own| (zone, own)));
     }

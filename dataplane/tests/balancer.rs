@@ -20,12 +20,13 @@ use basalt_tests::skip::Need;
 use basalt_tests::tcp::{Pair, REACH, arrives};
 use dataplane::trace::{Cause, Connection, Packet, Path, Payload, blame};
 use dataplane::zone::{balancer_zones, snat_zones, zones};
-use dataplane::{compile, trace};
+use dataplane::{Installed, compile, trace};
 use hosts::{Host, Machine};
-use model::balancer::{Persistence, Transport};
+use model::balancer::{Listener, Persistence, Transport};
 use model::security::{Direction, Ethertype, Protocol, Remote};
 use model::spec::HostNetwork;
 use openflow::flow::Field;
+use openflow::wire::{CtFlush, CtTuple};
 use rig::Rig;
 use topology::{Cloud, PING, endpoint, host_id, tcp, udp};
 
@@ -229,6 +230,12 @@ fn others_do_not_notice() {
     let (plain, snat) = (zones(&host), snat_zones(&host));
     let balanced = balancer_zones(&host, &plain, &snat);
     assert_eq!(balanced.len(), 1, "{balanced:?}");
+    // A network without a router has a zone by its VNI.
+    let mut more = with.clone();
+    let lone = more.network("lone", "10.0.9.0/24");
+    more.networks[lone].vni = 16_385.try_into().unwrap();
+    let host = more.host(0);
+    assert_eq!(balancer_zones(&host, &zones(&host), &snat_zones(&host)), balanced, "no other network moves it");
     assert!(balanced.values().all(|zone| !plain.values().any(|other| other == zone)), "{balanced:?} {plain:?}");
 }
 
@@ -257,6 +264,9 @@ fn the_model_and_the_switch_agree_on_load_balancers() {
             let dns = Payload::Udp { source: 40_000, target: 53 };
             for payload in [HTTP, dns, other, Payload::ping(to), Payload::Protocol(47)] {
                 let packet = Packet::from_port(&host, &numbers, &cloud.ports[from], to, payload).unwrap();
+                // Its own trace does not remember what it gives a connection.
+                let front = cloud.balancers.iter().find(|front| front.address == to).unwrap();
+                let packet = packet.with(Field::CtLabel, label(front.key, payload));
                 rig.ask(&set, &packet, Connection::New);
                 rig.ask(&set, &packet, Connection::Invalid);
             }
@@ -280,6 +290,118 @@ fn the_model_and_the_switch_agree_on_load_balancers() {
     assert_eq!(set.groups().filter(|group| group.selection.is_some()).count(), 4, "one for each listener");
     let (_, path) = walk(&cloud, NEAR, fronts(&cloud)[0], HTTP, Connection::New);
     assert_eq!(says(&path), "sent to host 00000000-0000-0001-0000-000000000001 at 172.20.0.2 with VNI 5001", "{path}");
+}
+
+#[cfg(test)]
+fn label(key: u16, payload: Payload) -> u128 {
+    let port = match payload {
+        Payload::Tcp { target, .. } | Payload::Udp { target, .. } => target,
+        _ => 0,
+    };
+    u128::from(key) << 16 | u128::from(port)
+}
+
+/// What a member sends that the tracker calls invalid does not reach a client that is not tracked, unless it begins or ends a connection; fragments without
+/// ports, and errors, are asked about.
+#[test]
+fn what_could_be_of_a_balanced_connection_is_asked_about() {
+    require!(Need::Root, Need::OpenVswitch);
+    let mut cloud = cloud();
+    for port in [CLIENT, NEAR] {
+        cloud.ports[port].port_security = false;
+    }
+    let rig = Rig::start(&cloud, 0).unwrap();
+    let set = rig.install(&cloud).unwrap();
+    let (host, numbers) = (cloud.host(0), cloud.numbers(0));
+    for (six, to) in both(&cloud, CLIENT).into_iter().enumerate() {
+        let packet = |payload| Packet::from_port(&host, &numbers, &cloud.ports[NEAR], to, payload).unwrap();
+        let answer = packet(Payload::Tcp { source: 8080, target: 40_000 });
+        for (flags, kept) in [(0x10_u16, false), (0x18, false), (0x12, true), (0x14, true), (0x11, true)] {
+            let answer = answer.clone().with(Field::TcpFlags, flags);
+            let path = trace(&set, &answer, Connection::Invalid);
+            assert_eq!(says(&path) == "delivered to port client", kept, "{flags:#x}: {path}");
+            rig.ask(&set, &answer, Connection::Invalid);
+            assert_eq!(says(&trace(&set, &answer, Connection::New)), "delivered to port client");
+        }
+        let later = packet(Payload::Udp { source: 0, target: 0 }).with(Field::IpFrag, 3_u8);
+        let kind = if six == 1 { (Field::Icmpv6Type, 1_u8) } else { (Field::IcmpType, 3) };
+        let error = packet(Payload::ping(to)).with(kind.0, kind.1);
+        for packet in [later, error] {
+            let path = trace(&set, &packet, Connection::New);
+            assert!(path.hops.iter().any(|hop| hop.name.contains("balance")), "{path}");
+            // Its trace reads no such fragment.
+            if packet.get(Field::IpFrag) == 0 {
+                rig.ask(&set, &packet, Connection::New);
+            }
+        }
+    }
+}
+
+/// Who leaves a listener has the connections of that listener forgotten, and no others; another weight changes nothing.
+#[test]
+fn connections_of_who_leaves_are_forgotten() {
+    let mut before = cloud();
+    before.listen(0, Transport::Tcp, 81, &[(FAR, 8080, 1)]);
+    let flows = |cloud: &Cloud| compile(&cloud.host(0), &cloud.numbers(0));
+    let stale = |after: &Cloud| {
+        let set = flows(&before);
+        let installed = Installed { flows: set.flows().cloned().collect(), ..Installed::default() };
+        let (read, known) = (dataplane::diff(&flows(after), &installed).stale_connections, flows(after));
+        let touched = set.differences(&known);
+        assert_eq!(dataplane::diff::between(&set, &known, &touched).stale_connections, read);
+        read.into_iter().collect::<Vec<_>>()
+    };
+    let mut after = before.clone();
+    after.balancers[0].listeners[0].members[1].weight = 0;
+    assert_eq!(stale(&after), [], "it keeps its connections");
+    let member = after.balancers[0].listeners[0].members.remove(1);
+    let host = before.host(0);
+    let plain = zones(&host);
+    let zone = balancer_zones(&host, &plain, &snat_zones(&host)).into_values().next();
+    let side = |address, port| CtTuple { target: Some(address), target_port: port, ..CtTuple::default() };
+    let of_member = CtTuple { source: Some(member.address), source_port: 8080, ..CtTuple::default() };
+    let original = Some(side(before.balancers[0].address, 80));
+    assert_eq!(stale(&after), [CtFlush { zone, proto: 6, original, reply: Some(of_member) }]);
+    after.ports[FAR].binding = None;
+    assert_eq!(stale(&after).len(), 5, "of all listeners, when it stops");
+}
+
+/// Of clients that keep to their member, members get the shares that their weights say; one less moves nobody else's clients.
+#[test]
+fn clients_are_shared_by_weight() {
+    let mut cloud = cloud();
+    let buckets = |cloud: &Cloud| {
+        let set = compile(&cloud.host(0), &cloud.numbers(0));
+        let group = set.groups().find(|group| group.selection.as_ref().is_some_and(|by| by.method == "hash")).cloned();
+        let group = group.unwrap();
+        assert!(group.buckets.iter().all(|bucket| bucket.weight == 1), "{group}");
+        group.buckets.into_iter().map(|bucket| (bucket.id, format!("{:?}", bucket.actions))).collect::<BTreeMap<_, _>>()
+    };
+    let third = model::balancer::Member { port: 8081, ..cloud.balancers[0].listeners[0].members[0] };
+    let listener = &mut cloud.balancers[0].listeners[0];
+    listener.persistence = Persistence::SourceIp;
+    listener.members.push(third);
+    for (weights, shares) in
+        [([10_u16, 20, 30], [1, 2, 3]), ([256, 256, 256], [1, 1, 1]), ([256, 1, 255], [127, 1, 127])]
+    {
+        for (member, weight) in cloud.balancers[0].listeners[0].members.iter_mut().zip(weights) {
+            member.weight = weight;
+        }
+        let mut got = BTreeMap::<String, usize>::new();
+        buckets(&cloud).into_values().for_each(|actions| *got.entry(actions).or_default() += 1);
+        let mut got: Vec<usize> = got.into_values().collect();
+        let mut want = shares.to_vec();
+        got.sort_unstable();
+        want.sort_unstable();
+        assert_eq!(got, want, "{weights:?}");
+    }
+    for (member, weight) in cloud.balancers[0].listeners[0].members.iter_mut().zip([10, 20, 30]) {
+        member.weight = weight;
+    }
+    let all = buckets(&cloud);
+    cloud.balancers[0].listeners[0].members.remove(2);
+    let left = buckets(&cloud);
+    assert!(left.len() == 3 && left.iter().all(|(id, actions)| all.get(id) == Some(actions)), "{left:?} of {all:?}");
 }
 
 /// Machines of all ports on two hosts.
@@ -374,15 +496,20 @@ impl World {
         Ok(shares)
     }
 
+    /// A UDP socket of a machine, for the version of an address.
+    #[cfg(test)]
+    fn socket(&self, machine: usize, port: u16, like: IpAddr) -> Result<UdpSocket> {
+        let any: IpAddr = if like.is_ipv4() { "0.0.0.0".parse()? } else { "::".parse()? };
+        let socket = self.machines[machine].namespace.enter(|| UdpSocket::bind((any, port)))??;
+        socket.set_read_timeout(Some(REACH))?;
+        Ok(socket)
+    }
+
     /// Whether a datagram to the load balancer gets an answer from its address.
     #[cfg(test)]
     fn asks(&self, from: usize, to: IpAddr, member: usize) -> Result<bool> {
-        let any: IpAddr = if to.is_ipv4() { "0.0.0.0".parse()? } else { "::".parse()? };
-        let bind = |machine: &Machine, port| machine.namespace.enter(|| UdpSocket::bind((any, port)));
-        let (client, server) = (bind(&self.machines[from], 0)??, bind(&self.machines[member], 5353)??);
+        let (client, server) = (self.socket(from, 0, to)?, self.socket(member, 5353, to)?);
         client.connect((to, 53))?;
-        client.set_read_timeout(Some(REACH))?;
-        server.set_read_timeout(Some(REACH))?;
         client.send(b"q")?;
         let mut octet = [0];
         let (_, asker) = server.recv_from(&mut octet)?;
@@ -453,11 +580,22 @@ async fn connections_keep_to_their_members() -> Result<()> {
     for to in fronts(&world.cloud) {
         assert_eq!(world.shares(CLIENT, to, 4)?, BTreeMap::from([(NEAR, 4)]), "weight 0 gets nothing new");
     }
-    world.members(&[(NEAR, 1)], Persistence::None).await?;
+    let far = both(&world.cloud, FAR);
+    for (front, far) in FRONTS.into_iter().zip(far) {
+        let listeners = &mut world.cloud.balancers[front].listeners;
+        listeners.push(Listener { port: 81, ..listeners[0].clone() });
+        listeners[0].members.retain(|member| member.address != far);
+    }
+    // Another listener has the same member.
+    world.program().await?;
     for pair in &mut open {
         pair.client.write_all(b"x")?;
         assert!(!arrives(&mut pair.server, b'x', SILENCE)?, "its member is gone");
     }
+    for front in FRONTS {
+        world.cloud.balancers[front].listeners.truncate(2);
+    }
+    world.members(&[(NEAR, 1)], Persistence::None).await?;
     for to in fronts(&world.cloud) {
         assert_eq!(world.shares(CLIENT, to, 4)?, BTreeMap::from([(NEAR, 4)]));
     }
@@ -465,6 +603,54 @@ async fn connections_keep_to_their_members() -> Result<()> {
     let to = SocketAddr::from((fronts(&world.cloud)[0], 80));
     let refused = world.machines[CLIENT].namespace.enter(|| TcpStream::connect_timeout(&to, SILENCE))?;
     assert!(refused.is_err(), "there is no member");
+    Ok(())
+}
+
+/// A client that asks by one port again and again is given another member when its own is taken away.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_client_that_never_pauses_gets_another_member() -> Result<()> {
+    require!(Need::Root, Need::OpenVswitch, Need::Program("ping"), Need::Program("ethtool"));
+    let mut world = World::start().await?;
+    for to in fronts(&world.cloud) {
+        world.members(&[(FAR, 1)], Persistence::None).await?;
+        let [client, near, far] = [(CLIENT, 0), (NEAR, 5353), (FAR, 5353)].map(|(of, port)| world.socket(of, port, to));
+        let (client, near, far) = (client?, near?, far?);
+        client.connect((to, 53))?;
+        client.send(b"q")?;
+        let mut octet = [0];
+        far.recv_from(&mut octet)?;
+        world.members(&[(NEAR, 1)], Persistence::None).await?;
+        near.set_nonblocking(true)?;
+        wait_for("a datagram at the other member", REACH, || {
+            client.send(b"q")?;
+            Ok(near.recv_from(&mut octet).ok())
+        })?;
+    }
+    Ok(())
+}
+
+/// Datagrams of a member in fragments reach a client that is not tracked, of the load balancer and beside it; that its port is closed, the client hears.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn fragments_and_errors_come_back() -> Result<()> {
+    require!(Need::Root, Need::OpenVswitch, Need::Program("ping"), Need::Program("ethtool"));
+    let mut world = World::start().await?;
+    world.cloud.ports[CLIENT].port_security = false;
+    world.members(&[(FAR, 1)], Persistence::None).await?;
+    for (at, to) in fronts(&world.cloud).into_iter().enumerate() {
+        for (to, port) in [(both(&world.cloud, FAR)[at], 5353), (to, 53)] {
+            let (client, server) = (world.socket(CLIENT, 0, to)?, world.socket(FAR, 5353, to)?);
+            client.connect((to, port))?;
+            client.send(b"q")?;
+            let mut large = [0; 4096];
+            let (_, asker) = server.recv_from(&mut large)?;
+            server.send_to(&[7; 4000], asker)?;
+            assert_eq!(client.recv(&mut large).with_context(|| format!("4000 octets from {to}"))?, 4000);
+            drop(server);
+            client.send(b"q")?;
+            let heard = client.recv(&mut large).map_err(|error| error.kind());
+            assert_eq!(heard, Err(std::io::ErrorKind::ConnectionRefused), "{to} port {port}");
+        }
+    }
     Ok(())
 }
 

@@ -17,6 +17,10 @@ pub const BALANCERS_MAX: usize = 64;
 pub const LISTENERS_MAX: usize = 64;
 /// The most members of one listener: all stand in one group of flows, whose message must not have more than 65,535 octets.
 pub const MEMBERS_MAX: usize = 256;
+/// The most members of all listeners of one load balancer: every host with clients of it is told of all.
+pub const MEMBERS_OF_BALANCER_MAX: usize = 1024;
+/// The most members of all load balancers of one network, for the same reason.
+pub const MEMBERS_OF_NETWORK_MAX: usize = 4096;
 /// The largest weight, as Octavia has it.
 pub const WEIGHT_MAX: u16 = 256;
 
@@ -123,6 +127,14 @@ pub enum BalancerError {
         /// How many.
         count: usize,
     },
+    /// There are too many members of all listeners.
+    #[error(
+        "its listeners have {count} members together, want {MEMBERS_OF_BALANCER_MAX} at most: take some away, or have another load balancer for them"
+    )]
+    TooManyTogether {
+        /// How many.
+        count: usize,
+    },
     /// A member is given twice.
     #[error("its member {address} port {port} is given twice")]
     MemberTwice {
@@ -182,7 +194,17 @@ impl Balancer {
             }
             listener.check(address)?;
         }
+        let count = self.members();
+        if count > MEMBERS_OF_BALANCER_MAX {
+            return Err(BalancerError::TooManyTogether { count });
+        }
         Ok(())
+    }
+
+    /// How many members its listeners have together; one that several have counts for each.
+    #[must_use]
+    pub fn members(&self) -> usize {
+        self.listeners.iter().map(|listener| listener.members.len()).sum()
     }
 
     /// The listener on a port.
@@ -301,5 +323,12 @@ mod tests {
         front.listeners.truncate(1);
         front.listeners[0].members = (1..=257).map(member).collect();
         assert_eq!(says(&front), "its listener on tcp port 80 has 257 members, want 256 at most");
+        front.listeners[0].members.truncate(256);
+        let full = front.listeners[0].clone();
+        front.listeners = (1..=4).map(|port| Listener { port, ..full.clone() }).collect();
+        assert_eq!((front.members(), says(&front).as_str()), (1024, "fits"));
+        front.listeners.push(Listener { port: 5, members: vec![member(1)], ..full });
+        let problem = "its listeners have 1025 members together, want 1024 at most: take some away, or have another load balancer for them";
+        assert_eq!(says(&front), problem);
     }
 }

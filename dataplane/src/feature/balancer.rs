@@ -4,7 +4,8 @@
 //! own before it is tracked and judged, and an answer back after that: rules and connections know the client's and the member's addresses only, and
 //! security groups hold as if the client had asked the member. An established connection stays with its member, whoever comes and goes; a new one
 //! goes to one of those that are plugged in and have a weight, and are not who asks. A member that is taken out has its connections cut; one of weight 0 keeps them.
-//! What comes from a member's port and is of no balanced connection goes on unchanged, at the cost of one pass.
+//! What comes from a member's port and is of no balanced connection goes on unchanged, at the cost of one pass; what the tracker has taken for no part of
+//! any, and could be a segment of a balanced one with the wrong source, does not.
 //! Invariant: a packet of a balanced connection reaches a member of its load balancer that there is, or nobody.
 //!
 //! ```text
@@ -17,13 +18,14 @@
 //! not change the client's port: a client that uses one for a member itself and for its load balancer at once has one connection too many.
 //! Source: RFC 3022 §2.2 (translation of ports); Octavia API v2 (load balancer, listener, member).
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
-use model::balancer::{Balancer, Listener, Member, Persistence, Transport};
+use model::balancer::{Balancer, Listener, MEMBERS_MAX, Member, Persistence, Transport};
 use model::network::{Network, Port, Router, Subnet};
 use openflow::flow::{Action, Ct, CtZone, Field, Match, Nat, NatRange, NatSide, ct_state, ip_proto};
 
+use crate::balanced;
 use crate::compile::view::{Place, Segment, View};
 use crate::cookie::{Cookie, Object};
 use crate::family::{self, Family};
@@ -40,6 +42,8 @@ const LISTEN: u16 = 100;
 const NOT_LISTENING: u16 = 90;
 /// What was translated back, and what has passed by.
 const RESTORED: u16 = 130;
+/// What could be of a balanced connection, out of its window or of none any more.
+const STRAY: u16 = 125;
 const PASSED: u16 = 120;
 const KNOWN: u16 = 110;
 const INVALID: u16 = 105;
@@ -51,6 +55,16 @@ const MEMBER: u16 = 100;
 const FORMER: u16 = 50;
 /// Above delivery, below what leads to other hosts.
 const FROM: u16 = 150;
+
+/// Bits of TCP's header (RFC 9293 §3.1).
+const TCP_FIN: u16 = 1;
+const TCP_SYN: u16 = 1 << 1;
+const TCP_RST: u16 = 1 << 2;
+const TCP_ACK: u16 = 1 << 4;
+/// The bits of a bucket's number that a hash gives.
+const TICKET_BITS: u32 = u32::MAX >> 1;
+/// The bit of all fragments, first and later ones.
+const FRAGMENT: u8 = 1;
 
 /// What is said of a packet that no listener is for.
 pub(crate) const NO_LISTENER: &str = "nothing listens for that there";
@@ -67,6 +81,13 @@ pub(crate) fn host(part: &mut Part) {
     part.add_miss(Table::Balance);
     part.add_miss(Table::Member);
     let passed = Match::new().with_masked(FLAG_BITS.field, FROM_MEMBER.mask, FROM_MEMBER.mask);
+    for segment in [passed.clone().tcp(), passed.clone().tcp6()] {
+        // A connection beside the load balancer is not known in this zone: its first answer is invalid there, the rest is new.
+        let segment = segment.ct_state(ct_state::TRACKED | ct_state::INVALID, 0);
+        let segment = segment.with_masked(Field::TcpFlags, TCP_ACK, TCP_ACK | TCP_SYN | TCP_RST | TCP_FIN);
+        let note = "the connection tracker knows no connection that this segment of a member could be of".to_owned();
+        part.add_noted(Table::Balance, STRAY, segment, Vec::new(), (PIPELINE, note));
+    }
     let onward = vec![Action::GotoTable(Table::Output.number())];
     part.add_noted(Table::Balance, PASSED, passed, onward, (PIPELINE, "it is of no balanced connection".to_owned()));
 }
@@ -272,29 +293,36 @@ impl<'a> Front<'a> {
         let port = format!("{} port {}", listener.protocol, listener.port);
         match members {
             [] => (Vec::new(), format!("{port}: {NO_MEMBER}")),
-            [(member, _)] => {
-                (vec![self.give(member)], format!("{port}: its member is {} port {}", member.address, member.port))
-            }
+            [(member, _)] => (
+                vec![self.give(listener, member)],
+                format!("{port}: its member is {} port {}", member.address, member.port),
+            ),
             several => {
-                let client = [self.family.source()];
-                let by: &[Field] = match listener.persistence {
-                    Persistence::None => &[],
-                    Persistence::SourceIp => &client,
-                };
-                let ways = several.iter().map(|(member, _)| (member.weight, vec![self.give(member)])).collect();
-                part.add_weighted_group(group, by, ways);
+                match listener.persistence {
+                    Persistence::None => {
+                        let way = |(member, _): &(&Member, &Port)| (member.weight, vec![self.give(listener, member)]);
+                        part.add_weighted_group(group, several.iter().map(way).collect());
+                    }
+                    Persistence::SourceIp => {
+                        let members: Vec<&Member> = several.iter().map(|(member, _)| *member).collect();
+                        let way = |(id, member): (u32, &Member)| (id, vec![self.give(listener, member)]);
+                        let ways = tickets(&members).into_iter().map(way).collect();
+                        part.add_drawn_group(group, self.family.source(), ways);
+                    }
+                }
                 (vec![Action::Group(group.to_wire())], format!("{port}: one of its {} members gets it", several.len()))
             }
         }
     }
 
-    /// Makes a connection a member's.
-    fn give(&self, member: &Member) -> Action {
+    /// Makes a connection of a listener a member's.
+    fn give(&self, listener: &Listener, member: &Member) -> Action {
         let addresses = Some((member.address, None));
         let range = NatRange { side: NatSide::Destination, addresses, ports: Some((member.port, None)) };
         let translate = Action::Nat(Nat { range: Some(range), ..Nat::default() });
+        let remember = Action::set(Field::CtLabel, balanced::label(self.balancer.key, listener.port));
         let table = Some(Table::Member.number());
-        Action::ct(Ct { commit: true, table, actions: vec![translate], ..self.track() })
+        Action::ct(Ct { commit: true, table, actions: vec![translate, remember], ..self.track() })
     }
 
     /// Where a member is, when packets can get there.
@@ -314,38 +342,107 @@ impl<'a> Front<'a> {
 
     /// The ways to members and back from them.
     fn add_members(&self, view: &View<'_>, part: &mut Part) {
-        let listeners = self.balancer.listeners.iter();
-        let all = listeners.flat_map(|it| it.members.iter().map(|member| (it.protocol, member.address, member.port)));
-        let all: BTreeSet<(Transport, IpAddr, u16)> = all.collect();
-        for (protocol, address, port) in all {
-            let Some(seat) = self.seat(view, address) else { continue };
-            let to = self.of_it().with(self.family.target(), family::value(address)).ip_proto(number(protocol));
-            let to = to.with(target(protocol), port);
-            let name = format!("port {}", seat.port.name);
-            part.add_noted(Table::Member, MEMBER, to, onward(view, &seat), (self.cookie, format!("to {name}")));
-            let ask = Action::ct(Ct { actions: vec![Action::Nat(Nat::default())], ..self.track() });
-            let asked = Action::set_masked(FLAG_BITS.field, FROM_MEMBER.mask, FROM_MEMBER.mask);
-            let note = format!("from {address} port {port}, maybe as a member");
-            part.add_noted(
-                Table::Output,
-                FROM,
-                self.from(protocol, address, port),
-                vec![asked, ask],
-                (self.cookie, note),
-            );
+        let mut services = BTreeSet::new();
+        for listener in &self.balancer.listeners {
+            for member in &listener.members {
+                let Some(seat) = self.seat(view, member.address) else { continue };
+                self.add_way_to(view, (listener, member), &seat, part);
+                services.insert((listener.protocol, member.address, member.port));
+            }
         }
         let former = (self.cookie, NO_MORE.to_owned());
         part.add_noted(Table::Member, FORMER, self.of_it(), Vec::new(), former);
+        for (protocol, address, port) in &services {
+            let from = self.from(*address).ip_proto(number(*protocol)).with(source(*protocol), *port);
+            self.add_asking(from, format!("from {address} port {port}, maybe as a member"), part);
+        }
+        let all: BTreeSet<IpAddr> = services.iter().map(|service| service.1).collect();
+        for address in all {
+            // In the tracker they wait for each other, and only the first has ports, or for IPv6 a protocol.
+            let fragment = self.from(address).with_masked(Field::IpFrag, FRAGMENT, FRAGMENT);
+            self.add_asking(fragment, format!("a fragment from {address}, maybe as a member"), part);
+            for kind in self.errors() {
+                let error = self.from(address).ip_proto(self.family.icmp()).with(self.family.icmp_type(), *kind);
+                self.add_asking(
+                    error,
+                    format!("an ICMP error from {address}, maybe about a balanced connection"),
+                    part,
+                );
+            }
+        }
     }
 
-    /// What a member may have answered a port here.
-    fn from(&self, protocol: Transport, address: IpAddr, port: u16) -> Match {
+    /// Connections of a listener go to a member of it; of another listener that has the same member, by another flow.
+    fn add_way_to(&self, view: &View<'_>, (listener, member): (&Listener, &Member), seat: &Seat<'_>, part: &mut Part) {
+        let Self { balancer, family, own_zone, .. } = *self;
+        let to = self.of_it().with(Field::CtLabel, balanced::label(balancer.key, listener.port));
+        let to = to.with(family.target(), family::value(member.address)).ip_proto(number(listener.protocol));
+        let to = to.with(target(listener.protocol), member.port);
+        let mut steps = vec![balanced::whereabouts(balancer.address, listener.port, own_zone)];
+        steps.extend(onward(view, seat));
+        part.add_noted(Table::Member, MEMBER, to, steps, (self.cookie, format!("to port {}", seat.port.name)));
+    }
+
+    /// Whether what may be of a balanced connection is, the connection tracker is asked.
+    fn add_asking(&self, from: Match, note: String, part: &mut Part) {
+        let ask = Action::ct(Ct { actions: vec![Action::Nat(Nat::default())], ..self.track() });
+        let asked = Action::set_masked(FLAG_BITS.field, FROM_MEMBER.mask, FROM_MEMBER.mask);
+        part.add_noted(Table::Output, FROM, from, vec![asked, ask], (self.cookie, note));
+    }
+
+    /// What a member may have sent a port here.
+    fn from(&self, address: IpAddr) -> Match {
         let elsewhere = TO_TUNNEL.mask | TO_ALL_HOSTS.mask | TO_PHYSICAL.mask | LEAVING.mask;
         let here = self.packets(Match::new().with(ZONE.field, u32::from(self.zone)));
         let here = here.with_masked(FLAG_BITS.field, 0, FROM_MEMBER.mask | elsewhere);
-        let from = here.with(self.family.source(), family::value(address)).ip_proto(number(protocol));
-        from.with(source(protocol), port)
+        here.with(self.family.source(), family::value(address))
     }
+
+    /// ICMP types that quote a packet (RFC 792; RFC 4443 §2.1).
+    const fn errors(&self) -> &'static [u8] {
+        match self.family {
+            Family::V4 => &[3, 11, 12],
+            Family::V6 => &[1, 2, 3, 4],
+        }
+    }
+}
+
+/// For each member as many tickets as its share of [`MEMBERS_MAX`] or less, each with a number that depends on that member alone: who draws by the hash of
+/// an address and the number draws the same when others come, and another when its own is gone.
+fn tickets<'a>(members: &[&'a Member]) -> BTreeMap<u32, &'a Member> {
+    let divisor = members.iter().fold(0, |divisor, member| gcd(divisor, usize::from(member.weight))).max(1);
+    let whole: usize = members.iter().map(|member| usize::from(member.weight) / divisor).sum();
+    let mut tickets = BTreeMap::new();
+    for member in members {
+        let weight = usize::from(member.weight) / divisor;
+        let count = match whole {
+            ..=MEMBERS_MAX => weight,
+            // Each has one, and a share of the rest.
+            _ => 1 + weight * MEMBERS_MAX.saturating_sub(members.len()) / whole,
+        };
+        for copy in 0..count {
+            let mut number = ticket(member, copy);
+            while tickets.contains_key(&number) {
+                number = (number + 1) & TICKET_BITS;
+            }
+            tickets.insert(number, *member);
+        }
+    }
+    tickets
+}
+
+/// FNV-1a (draft-eastlake-fnv), of 31 bits: numbers of buckets end before 2^32 - 256.
+fn ticket(member: &Member, copy: usize) -> u32 {
+    let text = format!("{} {} {copy}", member.address, member.port);
+    let hash = |hash: u32, octet: u8| (hash ^ u32::from(octet)).wrapping_mul(0x0100_0193);
+    text.bytes().fold(0x811c_9dc5, hash) & TICKET_BITS
+}
+
+const fn gcd(mut one: usize, mut other: usize) -> usize {
+    while other != 0 {
+        (one, other) = (other, one % other);
+    }
+    one
 }
 
 /// What leads a packet to its member.

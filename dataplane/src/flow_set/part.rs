@@ -87,19 +87,28 @@ impl Part {
 
     /// Wants a group that runs one of these lists of actions, the same for all packets of a connection: the data path hashes addresses and ports.
     pub(crate) fn add_select_group(&mut self, number: GroupNumber, ways: Vec<Vec<Action>>) {
-        self.add_weighted_group(number, &[], ways.into_iter().map(|way| (1, way)).collect());
+        self.add_weighted_group(number, ways.into_iter().map(|way| (1, way)).collect());
     }
 
-    /// Wants a group that runs one of these lists of actions, each as often as its weight says, the same for all packets that have the same values in
-    /// these fields; without fields, for all packets of a connection.
-    pub(crate) fn add_weighted_group(&mut self, number: GroupNumber, by: &[Field], ways: Vec<(u16, Vec<Action>)>) {
-        let method = if by.is_empty() { "dp_hash" } else { "hash" };
-        let fields = by.iter().map(|field| (*field, field.full_mask())).collect();
-        let by = Selection { method: method.to_owned(), parameter: 0, fields };
+    /// Wants a group that runs one of these lists of actions, each as often as its weight says, the same for all packets of a connection.
+    pub(crate) fn add_weighted_group(&mut self, number: GroupNumber, ways: Vec<(u16, Vec<Action>)>) {
+        let by = Selection { method: "dp_hash".to_owned(), parameter: 0, fields: BTreeMap::new() };
         let (weights, ways): (Vec<u16>, Vec<Vec<Action>>) = ways.into_iter().unzip();
         let mut group = Group { selection: Some(by), ..Group::new(number.to_wire(), GroupKind::Select, ways) };
         for (bucket, weight) in group.buckets.iter_mut().zip(weights) {
             bucket.weight = weight;
+        }
+        self.groups.insert(group.id, group);
+    }
+
+    /// Wants a group that runs one of these lists of actions, all as often, the same for all packets with the same value in a field: Open vSwitch hashes it
+    /// together with the number of each bucket, and takes the greatest. It multiplies that with a weight, which would not be its share.
+    pub(crate) fn add_drawn_group(&mut self, number: GroupNumber, by: Field, ways: Vec<(u32, Vec<Action>)>) {
+        let by = Selection { method: "hash".to_owned(), parameter: 0, fields: BTreeMap::from([(by, by.full_mask())]) };
+        let (ids, ways): (Vec<u32>, Vec<Vec<Action>>) = ways.into_iter().unzip();
+        let mut group = Group { selection: Some(by), ..Group::new(number.to_wire(), GroupKind::Select, ways) };
+        for (bucket, id) in group.buckets.iter_mut().zip(ids) {
+            (bucket.id, bucket.weight) = (id, 1);
         }
         self.groups.insert(group.id, group);
     }

@@ -8,7 +8,7 @@ use std::future::Future;
 
 use model::provider::VlanId;
 use openflow::flow::PortNo;
-use openflow::wire::Resume;
+use openflow::wire::{CtFlush, Resume};
 use thiserror::Error;
 
 use crate::diff::{Changes, Counts, Installed};
@@ -96,6 +96,9 @@ pub trait Channel: Send {
 
     /// Makes the switch forget all connections in a zone of its connection tracker.
     fn forget(&mut self, zone: u16) -> impl Future<Output = Result<(), ChannelError>> + Send;
+
+    /// Makes the switch forget some connections of its connection tracker.
+    fn forget_connections(&mut self, which: CtFlush) -> impl Future<Output = Result<(), ChannelError>> + Send;
 
     /// Waits for the next packet that a flow hands to us. Giving up waiting loses none.
     fn punted(&mut self) -> impl Future<Output = Result<Punted, ChannelError>> + Send;

@@ -11,7 +11,7 @@
 //! restarted has nothing left, and an agent that was restarted finds all it had: the difference decides, and traffic
 //! that is right goes on. While the connection holds, what is wanted is held against what was installed last at the places
 //! that were touched since, so one port costs one port; an audit reads everything again now and then, and finds what others
-//! did. Connections in zones that translate in another way than before are forgotten. After a round that began with reading, the counts of flows, groups and meters must be right. Flows and groups that
+//! did. Connections that are translated in another way than before are forgotten. After a round that began with reading, the counts of flows, groups and meters must be right. Flows and groups that
 //! are not ours are reported, and left alone unless the settings say otherwise.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -392,7 +392,7 @@ impl<R: Responder> Worker<R> {
             Some(known) => {
                 let touched = touched.unwrap_or_else(|| known.flows.differences(flows));
                 let changes = between(&known.flows, flows, &touched);
-                self.stale.add(changes.stale_zones.iter().copied());
+                self.stale.add(&changes);
                 let applied = apply(channel, changes).await?;
                 self.stale.forget(channel).await?;
                 self.known = Some(Known { flows: flows.clone(), foreign: known.foreign });
@@ -414,7 +414,7 @@ impl<R: Responder> Worker<R> {
             std::mem::take(&mut changes.foreign)
         };
         let is_changed = !changes.is_empty();
-        self.stale.add(changes.stale_zones.iter().copied());
+        self.stale.add(&changes);
         let applied = apply(channel, changes).await?;
         self.stale.forget(channel).await?;
         if is_changed {

@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use openflow::connection::{ApplyError, Connection, Incoming, MetersError, Options, RequestError, Target, Unasked};
 use openflow::flow::{Action, PortNo};
 use openflow::session::Change;
-use openflow::wire::{FlowFilter, FlowMod, GroupMod, Message, MeterMod, PacketOut};
+use openflow::wire::{CtFlush, FlowFilter, FlowMod, GroupMod, Message, MeterMod, PacketOut};
 use tracing::{debug, warn};
 
 use super::channel::{Channel, ChannelError, Connector, Paused, Punted, Reply};
@@ -87,6 +87,10 @@ impl Channel for OpenFlowChannel {
     async fn forget(&mut self, zone: u16) -> Result<(), ChannelError> {
         let flush = Message::CtFlushZone(zone);
         self.connection.checked(flush).await.map_err(|error| failed("forget connections", error))
+    }
+
+    async fn forget_connections(&mut self, which: CtFlush) -> Result<(), ChannelError> {
+        self.connection.flush_connections(which).await.map_err(|error| failed("forget connections", error))
     }
 
     async fn punted(&mut self) -> Result<Punted, ChannelError> {

@@ -188,6 +188,11 @@ impl Walk<'_> {
         let mut taken = group.buckets.iter();
         let taken: Vec<_> = match group.kind {
             GroupKind::FastFailover => taken.find(|bucket| self.is_live(bucket, hop)).into_iter().collect(),
+            // Some have several buckets, for their share.
+            GroupKind::Select => {
+                let mut seen = BTreeSet::new();
+                taken.filter(|bucket| seen.insert(&bucket.actions)).collect()
+            }
             _ => taken.collect(),
         };
         for bucket in &taken {
@@ -234,7 +239,13 @@ impl Walk<'_> {
         for member in &members {
             self.copies += 1;
             let mut copy = Traveller { copy: self.copies, ..tracked.clone() };
-            send(&mut copy.packet, *member);
+            for action in &member.actions {
+                match action {
+                    Action::Nat(nat) => nat.range.into_iter().for_each(|range| send(&mut copy.packet, range)),
+                    Action::SetField(set) => write(&mut copy.packet, *set),
+                    _ => {}
+                }
+            }
             self.enter(table, &mut copy);
         }
         if members.is_empty() {
@@ -244,7 +255,7 @@ impl Walk<'_> {
     }
 
     /// Whom a load balancer may have given the connection of a packet when it was new: only the data path knows which of them it was.
-    fn members(&self, ct: &Ct, tracked: &Traveller) -> Vec<NatRange> {
+    fn members(&self, ct: &Ct, tracked: &Traveller) -> Vec<Ct> {
         use ct_state::{NEW, TRACKED};
         let is_asked = matches!(ct.actions.first(), Some(Action::Nat(nat)) if nat.range.is_none());
         let Some(table) = ct.table.filter(|table| is_asked && *table == Table::Balance.number()) else {
@@ -254,10 +265,7 @@ impl Walk<'_> {
         first.set_masked(Field::CtState, (TRACKED | NEW).into(), Field::CtState.full_mask());
         let Some((entry, _)) = lookup(self.set, table, &first) else { return Vec::new() };
         let given = |actions: &[Action]| match actions {
-            [Action::Ct(ct)] => match ct.actions.first() {
-                Some(Action::Nat(nat)) => nat.range,
-                _ => None,
-            },
+            [Action::Ct(ct)] if ct.commit => Some((**ct).clone()),
             _ => None,
         };
         let group = match entry.flow.actions.as_slice() {
@@ -265,7 +273,10 @@ impl Walk<'_> {
             _ => None,
         };
         let shared = group.into_iter().flat_map(|group| &group.buckets).filter_map(|bucket| given(&bucket.actions));
-        given(&entry.flow.actions).into_iter().chain(shared).collect()
+        let mut given: Vec<Ct> = given(&entry.flow.actions).into_iter().chain(shared).collect();
+        let mut seen = BTreeSet::new();
+        given.retain(|ct| seen.insert(ct.clone()));
+        given
     }
 
     fn output(&mut self, port: PortNo, traveller: &Traveller, hop: usize, by: &str) -> bool {

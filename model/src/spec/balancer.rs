@@ -7,7 +7,7 @@ use std::net::IpAddr;
 
 use super::{HostNetwork, SpecError, refer, unique};
 use crate::address::Mac;
-use crate::balancer::BALANCERS_MAX;
+use crate::balancer::{BALANCERS_MAX, MEMBERS_OF_NETWORK_MAX};
 use crate::id::NetworkId;
 
 /// Holds all load balancers against the rest.
@@ -15,7 +15,7 @@ pub(super) fn check(host: &HostNetwork) -> Result<(), SpecError> {
     if host.balancers.is_empty() {
         return Ok(());
     }
-    let (mut keys, mut counts) = (BTreeMap::new(), BTreeMap::<NetworkId, usize>::new());
+    let (mut keys, mut counts) = (BTreeMap::new(), BTreeMap::<NetworkId, (usize, usize)>::new());
     let (mut addresses, mut macs) = taken(host);
     for balancer in host.balancers.values() {
         let object = format!("{:?}", balancer.id);
@@ -39,9 +39,14 @@ pub(super) fn check(host: &HostNetwork) -> Result<(), SpecError> {
             return refuse(format!("its {:?} is a part of a physical network", network.id));
         }
         let count = counts.entry(network.id).or_default();
-        *count += 1;
-        if *count > BALANCERS_MAX {
+        *count = (count.0 + 1, count.1 + balancer.members());
+        if count.0 > BALANCERS_MAX {
             return refuse(format!("its {:?} has more than {BALANCERS_MAX} load balancers", network.id));
+        }
+        if count.1 > MEMBERS_OF_NETWORK_MAX {
+            let problem =
+                format!("load balancers of its {:?} have more than {MEMBERS_OF_NETWORK_MAX} members", network.id);
+            return refuse(problem);
         }
         balancer.check().map_err(|error| SpecError::Unfit { object, problem: error.to_string() })?;
     }

@@ -400,6 +400,27 @@ fn the_address_of_a_load_balancer_is_its_own() {
         });
     });
     assert!(weight.contains("has weight 300, want 0 to 256"), "{weight}");
+    let listener = |port| {
+        let member = |port| crate::balancer::Member { address: "10.0.0.9".parse().unwrap(), port, weight: 1 };
+        let (protocol, persistence) = (crate::balancer::Transport::Tcp, crate::balancer::Persistence::None);
+        crate::balancer::Listener { protocol, port, persistence, members: (1..=256).map(member).collect() }
+    };
+    let many = |parts: &mut SpecParts, count: u8| {
+        for number in 0..count {
+            with(parts, &|balancer| {
+                balancer.id = crate::BalancerId::from_uuid(uuid(80 + u128::from(number)));
+                balancer.key = u16::from(number) + 1;
+                balancer.address = std::net::Ipv4Addr::new(10, 0, 0, 100 + number).into();
+                balancer.mac = Mac::new([2, 4, 0, 0, 0, number]);
+                balancer.listeners = (1..=4).map(listener).collect();
+            });
+        }
+    };
+    let mut full = parts();
+    many(&mut full, 4);
+    NodeSpec::check(full).unwrap();
+    let full = refused(|parts| many(parts, 5));
+    assert!(full.contains("have more than 4096 members"), "{full}");
 }
 
 /// All keys of a JSON document, each with those that lead to it.

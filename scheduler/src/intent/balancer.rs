@@ -6,7 +6,7 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use model::balancer::{BALANCERS_MAX, Balancer, Listener, Member, Persistence, Transport};
+use model::balancer::{BALANCERS_MAX, Balancer, Listener, MEMBERS_OF_NETWORK_MAX, Member, Persistence, Transport};
 use model::{BalancerId, NetworkId};
 use serde::Deserialize;
 use utoipa::ToSchema;
@@ -184,6 +184,16 @@ impl Intent {
         if address.is_ipv4() == balancer.address.is_ipv4() && !self.is_reached(&balancer, address) {
             let problem = format!(
                 "{address} is neither on the network of load balancer {} nor in a subnet where a router of that stands",
+                balancer.name
+            );
+            return Err(Refusal::invalid("address", problem));
+        }
+        let network = self.network_of(&balancer);
+        let near = self.balancers.values().filter(|other| other.id != id && self.network_of(other) == network);
+        if near.map(|other| other.members()).sum::<usize>() + balancer.members() > MEMBERS_OF_NETWORK_MAX {
+            let problem = format!(
+                "load balancer {}: those of its network have {MEMBERS_OF_NETWORK_MAX} members together, more are not to be had: take some away, \
+                 or have a load balancer on another network behind its router",
                 balancer.name
             );
             return Err(Refusal::invalid("address", problem));

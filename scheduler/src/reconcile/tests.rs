@@ -559,6 +559,29 @@ fn what_a_load_balancer_can_not_be_is_refused() {
         let refused = add_member(&mut cloud, member).unwrap_err();
         assert!(refused.contains(problem), "{refused}");
     }
+    let full = cloud.change(|intent, _| {
+        let front = intent.balancers.values().next().cloned().unwrap();
+        for number in 0..4_u8 {
+            let mut more = (*front).clone();
+            more.id = model::BalancerId::from_uuid(uuid::Uuid::from_u128(900 + u128::from(number)));
+            (more.name, more.key) = (format!("full{number}"), 1000 + u16::from(number));
+            more.address = std::net::Ipv4Addr::new(10, 0, 0, 200 + number).into();
+            more.mac = model::Mac::new([2, 4, 9, 0, 0, number]);
+            let seat = more.listeners[0].members[0];
+            let count = if number == 0 { 255 } else { 256 };
+            more.listeners[0].members = (1..=256).map(|port| model::balancer::Member { port, ..seat }).collect();
+            let whole = more.listeners[0].clone();
+            more.listeners = (1..=4).map(|port| model::balancer::Listener { port, ..whole.clone() }).collect();
+            more.listeners[0].members.truncate(count);
+            intent.balancers.insert(more.id, std::sync::Arc::new(more));
+        }
+        Ok(())
+    });
+    full.unwrap();
+    let refused = add_member(&mut cloud, json!({"address": "10.0.0.8"})).unwrap_err();
+    let problem =
+        "load balancer front: those of its network have 4096 members together, more are not to be had: take some away";
+    assert!(refused.contains(problem), "{refused}");
     let lone = json!({"name": "lone", "network": "net0", "cidr": "10.7.0.0/24"});
     cloud.change(|intent, context| intent.create_subnet(context, read(lone))).unwrap();
     let other = json!({"name": "other", "subnet": "lone"});

@@ -7,6 +7,7 @@ use model::network::{Network, Port};
 use model::spec::HostNetwork;
 use model::{HostId, Mac, NetworkId, PortId, Vni};
 use openflow::flow::{Action, Flow, Match, PortNo};
+use openflow::wire::CtFlush;
 use uuid::Uuid;
 
 use super::super::channel::Reply;
@@ -24,6 +25,7 @@ struct State {
     packets: VecDeque<Punted>,
     sent: Vec<Reply>,
     forgotten: Vec<u16>,
+    cut: Vec<CtFlush>,
 }
 
 #[derive(Debug, Clone, Default)]
@@ -81,6 +83,12 @@ impl Channel for Memory {
     async fn forget(&mut self, zone: u16) -> Result<(), ChannelError> {
         self.check("forget")?;
         self.with(|state| state.forgotten.push(zone));
+        Ok(())
+    }
+
+    async fn forget_connections(&mut self, which: CtFlush) -> Result<(), ChannelError> {
+        self.check("forget")?;
+        self.with(|state| state.cut.push(which));
         Ok(())
     }
 
