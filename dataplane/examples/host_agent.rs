@@ -66,6 +66,7 @@ async fn main() -> Result<()> {
         tunnel_ip: Some([127, 0, 0, 1].into()),
         physical: std::collections::BTreeMap::new(),
         export: None,
+        watches_peers: false,
     };
     let nothing = HostNetwork::empty(HostId::from_uuid(uuid::Uuid::nil()), [127, 0, 0, 1].into());
     let switch = HostSwitch::start(settings, OpenFlow::unix(bridge.clone()), nothing);

@@ -24,6 +24,7 @@ fn settings(switch: &Switch) -> Settings {
         tunnel_ip: Some([192, 0, 2, 1].into()),
         physical: std::collections::BTreeMap::new(),
         export: None,
+        watches_peers: false,
     }
 }
 

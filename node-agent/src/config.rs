@@ -141,11 +141,13 @@ pub struct Underlay {
     pub interface: Option<String>,
     /// The least MTU it should have: a tenant's 1500 bytes and 50 of VXLAN at the least.
     pub mtu_min: u32,
+    /// Whether gateways of routers, those that stand by and hosts that depend on them watch each other by BFD.
+    pub bfd: bool,
 }
 
 impl Default for Underlay {
     fn default() -> Self {
-        Self { ip: None, interface: None, mtu_min: 1550 }
+        Self { ip: None, interface: None, mtu_min: 1550, bfd: false }
     }
 }
 

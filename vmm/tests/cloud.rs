@@ -127,6 +127,7 @@ async fn plug(switch: &Switch) -> HostSwitch {
         datapath: Datapath::Netdev,
         tunnel_ip: None,
         export: None,
+        watches_peers: false,
         physical: std::collections::BTreeMap::new(),
     };
     let host = HostSwitch::start(settings, OpenFlow::unix(switch.bridge_socket("br-int")), nothing());

@@ -49,6 +49,9 @@ pub(crate) enum Seat {
 impl Seat {
     /// The seat of this host; none where no host leads out.
     pub(crate) fn of(view: &View<'_>, snat: &Snat) -> Option<Self> {
+        if let [only] = snat.gateways.as_slice() {
+            return Some(if only.host == view.here() { Self::First } else { Self::Elsewhere(Vec::new(), only.tunnel) });
+        }
         let mut before = Vec::new();
         for gateway in &snat.gateways {
             if gateway.host == view.here() {

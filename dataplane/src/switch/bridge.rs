@@ -103,6 +103,8 @@ pub struct Settings {
     pub physical: BTreeMap<PhysicalNetwork, String>,
     /// What is told of the flows that it forwards, and to whom.
     pub export: Option<FlowExport>,
+    /// Whether hosts that depend on each other for routers' ways out watch each other by BFD.
+    pub watches_peers: bool,
 }
 
 /// The port of a machine.

@@ -3,7 +3,7 @@
 //! [`HostSwitch`] is what an agent uses. It compiles the networks it was last given whenever they, or the port numbers
 //! that the switch gave out, change: a switch that comes back with other numbers gets other flows without being asked.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -373,7 +373,8 @@ async fn follow_peers(inner: Arc<Inner>) {
         let wanted = {
             let desired = inner.desired();
             // Before that nothing is known, and what is there from before stays.
-            desired.is_programmed.then(|| desired.compiler.peers())
+            let watches = inner.bridge.settings().watches_peers;
+            desired.is_programmed.then(|| if watches { desired.compiler.peers() } else { BTreeSet::new() })
         };
         let Some(wanted) = wanted else { continue };
         match inner.bridge.ensure_peers(&wanted).await {

@@ -71,6 +71,7 @@ impl Host {
             tunnel_ip: Some(endpoint),
             physical,
             export: None,
+            watches_peers: true,
         };
         switch.vsctl(&["add-br", "br-under", "--", "set", "bridge", "br-under", "datapath_type=netdev"])?;
         let namespace = switch.namespace();

@@ -55,6 +55,7 @@ impl HostNetworking {
             tunnel_ip: config.underlay.ip,
             physical: config.physical.iter().map(|it| (it.name.clone(), it.interface.clone())).collect(),
             export: config.ipfix.as_ref().map(config::Ipfix::export),
+            watches_peers: config.underlay.bfd,
         };
         let nothing = HostNetwork::empty(HostId::from_uuid(uuid::Uuid::nil()), Ipv4Addr::UNSPECIFIED);
         let flows = DriverSettings { remove_foreign: config.switch.remove_foreign };

@@ -228,6 +228,10 @@ pub(super) fn peers(replica: &Replica, settings: &Settings, wanted: &BTreeSet<Ip
     let bridge =
         find_bridge(replica, &settings.bridge)?.ok_or_else(|| BridgeError::NoBridge(settings.bridge.clone()))?;
     let mut plan = Plan::default();
+    let states = ports(replica, &settings.bridge)?;
+    if wanted.is_empty() && states.values().all(|state| state.peer.is_none()) {
+        return Ok(plan);
+    }
     for endpoint in wanted {
         let text = endpoint.to_string();
         let Some(options) = options_to(settings, &text) else { continue };
@@ -235,9 +239,9 @@ pub(super) fn peers(replica: &Replica, settings: &Settings, wanted: &BTreeSet<Ip
         let row = row.with("external_ids", Value::map([(PEER_KEY, text.as_str())]));
         tunnel_port(&mut plan, replica, &bridge, &peer_port(*endpoint), row)?;
     }
-    for (name, state) in ports(replica, &settings.bridge)? {
-        let is_over = state.peer.is_some_and(|(endpoint, _)| !wanted.contains(&endpoint));
-        let Some(port) = find_port(replica, &bridge, &name)?.filter(|_| is_over) else { continue };
+    let is_over = |state: &PortState| state.peer.is_some_and(|(endpoint, _)| !wanted.contains(&endpoint));
+    for (name, _) in states.iter().filter(|(_, state)| is_over(state)) {
+        let Some(port) = find_port(replica, &bridge, name)? else { continue };
         plan.steps.push(format!("remove tunnel port {name}: nothing depends on that host any more"));
         let mutation = ("ports", Mutator::Delete, Value::from(port.port.uuid));
         plan.transaction.mutate(Bridge::NAME, &Where::row(bridge.uuid), &[mutation]);
