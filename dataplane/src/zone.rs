@@ -41,8 +41,8 @@ pub fn zones(host: &HostNetwork) -> BTreeMap<NetworkId, u16> {
     zones
 }
 
-/// The zones in which routers translate addresses on this host, or would if it took their address over, for connections that leave by their own address outside. A router is missing only when
-/// all zones are taken; nothing leaves by it then.
+/// The zones in which routers translate addresses on this host, or would if it took their address over, for connections that leave by their own
+/// address outside. A router is missing only when all zones are taken; nothing leaves by it then.
 #[must_use]
 pub fn snat_zones(host: &HostNetwork) -> BTreeMap<RouterId, u16> {
     translating(host, &joined(host).into_values().collect())

@@ -8,6 +8,8 @@ mod outside;
 mod rig;
 #[cfg(test)]
 mod topology;
+#[cfg(test)]
+mod world;
 
 use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
@@ -19,8 +21,8 @@ use basalt_tests::require;
 use basalt_tests::skip::Need;
 use dataplane::compile::Stations;
 use dataplane::peer::{Peer, Peers};
-use dataplane::trace::{Connection, Outcome, Packet, Payload, Verdict};
-use dataplane::{Compiler, FlowSet, PortNumbers, compile, trace};
+use dataplane::trace::{Connection, Packet, Payload, Verdict};
+use dataplane::{Compiler, PortNumbers, trace};
 use hosts::{Host, Machine};
 use model::Mac;
 use model::security::Remote;
@@ -29,6 +31,7 @@ use outside::{DC, FAR, GATEWAY, GATEWAY_AT, eventually, plug};
 use rig::Rig;
 use tokio::time::sleep;
 use topology::{Cloud, PING, VXLAN, endpoint, host_id, tcp};
+use world::World;
 
 const HOSTS: usize = 3;
 const ON_FIRST: usize = 0;
@@ -94,18 +97,12 @@ fn watched(cloud: &Cloud, host: usize) -> BTreeSet<Ipv4Addr> {
     Compiler::new(cloud.host(host)).peers()
 }
 
-struct World {
-    cloud: Cloud,
-    numbers: Vec<PortNumbers>,
-    sets: Vec<FlowSet>,
-}
-
 impl World {
     #[cfg(test)]
     fn new(cloud: Cloud, life: &Life) -> Self {
         let outer = cloud.networks.last().unwrap().id;
-        let numbers = |host: usize| {
-            let watched = watched(&cloud, host);
+        let numbers = |cloud: &Cloud, host: usize| {
+            let watched = watched(cloud, host);
             let others = (0..HOSTS).filter(|other| watched.contains(&endpoint(*other)));
             let peer = |other: usize| {
                 let is_heard = !life.mute.contains(&other);
@@ -115,55 +112,13 @@ impl World {
             let stations = Stations::from([((outer, GATEWAY_AT), GATEWAY)]);
             PortNumbers { stations, peers, ..cloud.numbers(host) }
         };
-        let numbers: Vec<_> = (0..HOSTS).map(numbers).collect();
-        let sets = numbers.iter().enumerate().map(|(host, numbers)| compile(&cloud.host(host), numbers)).collect();
-        Self { cloud, numbers, sets }
-    }
-
-    fn host_of(&self, port: usize) -> usize {
-        (0..HOSTS).find(|host| self.cloud.ports[port].is_on(host_id(*host))).unwrap_or(0)
-    }
-
-    #[cfg(test)]
-    fn from(&self, port: usize, to: Ipv4Addr) -> Packet {
-        let host = self.host_of(port);
-        Packet::from_port(&self.cloud.host(host), &self.numbers[host], &self.cloud.ports[port], to, HTTP).unwrap()
-    }
-
-    /// As it comes out of the tunnel at `host`, by the port of its sender where it has one there.
-    #[cfg(test)]
-    fn arrival(&self, from: usize, host: usize, outcome: &Outcome, vni: u32) -> Packet {
-        let port = self.numbers[host].peers.get(&endpoint(from)).map_or(VXLAN, |peer| peer.number);
-        outcome.leaving.out_of_tunnel(port, vni)
-    }
-
-    /// What becomes of a packet at the end, over tunnels too.
-    #[cfg(test)]
-    fn ends(&self, host: usize, packet: &Packet, connection: Connection) -> Vec<(usize, Outcome)> {
-        let mut ends = Vec::new();
-        for outcome in trace(&self.sets[host], packet, connection).outcomes {
-            match outcome.verdict {
-                Verdict::Tunnelled { endpoint: at, vni, .. } => {
-                    let other = (0..HOSTS).find(|other| endpoint(*other) == at).unwrap();
-                    ends.extend(self.ends(other, &self.arrival(host, other, &outcome, vni), connection));
-                }
-                _ => ends.push((host, outcome)),
-            }
-        }
-        ends
-    }
-
-    #[cfg(test)]
-    fn says(&self, host: usize, packet: &Packet, connection: Connection) -> String {
-        let ends = self.ends(host, packet, connection);
-        let words = ends.iter().map(|(host, outcome)| format!("host {host}: {}", outcome.verdict));
-        words.collect::<Vec<_>>().join(" | ")
+        Self::of(cloud, HOSTS, numbers)
     }
 
     /// Where a port leaves, and as whom.
     #[cfg(test)]
     fn leaves(&self, port: usize) -> Vec<(usize, Ipv4Addr)> {
-        let ends = self.ends(self.host_of(port), &self.from(port, FAR), Connection::New);
+        let ends = self.ends(self.host_of(port), &self.from(port, FAR, HTTP), Connection::New);
         let out = ends.iter().filter(|(_, end)| matches!(end.verdict, Verdict::Physical { .. }));
         out.map(|(host, end)| (*host, end.leaving.address(Field::Ipv4Src))).collect()
     }
@@ -201,7 +156,7 @@ fn packets_leave_by_the_first_gateway_that_is_alive() {
     for port in [ON_FIRST, ON_SECOND, ON_THIRD] {
         assert_eq!(world.leaves(port), [(0, MAIN_AT)], "port {port}");
     }
-    let path = trace(&world.sets[2], &world.from(ON_THIRD, FAR), Connection::New).to_string();
+    let path = trace(&world.sets[2], &world.from(ON_THIRD, FAR, HTTP), Connection::New).to_string();
     assert!(path.contains(&format!("host {} is alive", host_id(0))), "{path}");
     assert_eq!(world.leaves(FLOATING), [(1, Ipv4Addr::new(203, 0, 113, 50))]);
 
@@ -210,14 +165,14 @@ fn packets_leave_by_the_first_gateway_that_is_alive() {
         assert_eq!(world.leaves(port), [(1, MAIN_AT)], "port {port}");
     }
     assert_eq!(world.leaves(FLOATING), [(1, Ipv4Addr::new(203, 0, 113, 50))]);
-    let path = trace(&world.sets[2], &world.from(ON_THIRD, FAR), Connection::New).to_string();
+    let path = trace(&world.sets[2], &world.from(ON_THIRD, FAR, HTTP), Connection::New).to_string();
     assert!(path.contains(&format!("host {} is silent", host_id(0))), "{path}");
     assert_eq!(world.leaves(ON_FIRST), [(0, MAIN_AT)], "the first never gives way by itself");
     let near = Ipv4Addr::new(203, 0, 113, 60);
-    assert_eq!(world.says(2, &world.from(ON_THIRD, near), Connection::New), "host 1: delivered to port outer-1");
+    assert_eq!(world.says(2, &world.from(ON_THIRD, near, HTTP), Connection::New), "host 1: delivered to port outer-1");
 
     let world = World::new(cloud(), &Life::without(&[0, 1]));
-    let ends = trace(&world.sets[2], &world.from(ON_THIRD, FAR), Connection::New);
+    let ends = trace(&world.sets[2], &world.from(ON_THIRD, FAR, HTTP), Connection::New);
     let said = ends.outcomes[0].verdict.to_string();
     assert!(said.contains("172.20.0.1"), "who hears nobody uses the first: {said}");
 
@@ -243,14 +198,15 @@ fn one_gateway_has_the_address() {
         let back = reply.clone().with(Field::CtNwSrc, fixed);
         assert_eq!(world.says(home, &back, Connection::Reply), "host 2: delivered to port blue-3");
         // A station on the standby's own host, which speaks to the router's address.
-        let said = world.says(1, &world.from(OUTER, MAIN_AT), Connection::New);
+        let said = world.says(1, &world.from(OUTER, MAIN_AT, HTTP), Connection::New);
         let want = if home == 1 { "nobody behind the router has begun" } else { "sent out to physical network dc" };
         assert!(said.contains(want), "{said}");
     }
     let world = World::new(cloud(), &Life::default());
     let said = world.says(1, &asked(), Connection::New);
     assert!(said.contains("a gateway of the router before this host is alive, and does this"), "{said}");
-    let sent = trace(&World::new(cloud(), &Life::without(&[0])).sets[2], &world.from(ON_THIRD, FAR), Connection::New);
+    let sent =
+        trace(&World::new(cloud(), &Life::without(&[0])).sets[2], &world.from(ON_THIRD, FAR, HTTP), Connection::New);
     let [outcome] = &sent.outcomes[..] else { panic!("{sent}") };
     let arrived = world.arrival(2, 1, outcome, world.cloud.networks[0].vni.get());
     let said = world.says(1, &arrived, Connection::New);
@@ -278,7 +234,7 @@ fn the_model_and_the_switch_agree() {
                     if port == OUTER && to == FAR {
                         continue;
                     }
-                    let packet = world.from(port, to);
+                    let packet = world.from(port, to, HTTP);
                     let home = world.host_of(port);
                     if home == host {
                         packets.push(packet);

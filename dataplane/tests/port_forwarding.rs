@@ -9,6 +9,8 @@ mod outside;
 mod rig;
 #[cfg(test)]
 mod topology;
+#[cfg(test)]
+mod world;
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::time::Duration;
@@ -19,8 +21,8 @@ use basalt_tests::skip::Need;
 use basalt_tests::tcp::accept;
 use dataplane::compile::Stations;
 use dataplane::table::Table;
-use dataplane::trace::{Cause, Connection, Outcome, Packet, Payload, Verdict, blame};
-use dataplane::{FlowSet, PortNumbers, compile, diff, trace};
+use dataplane::trace::{Cause, Connection, Packet, Payload, Verdict, blame};
+use dataplane::{PortNumbers, compile, diff, trace};
 use hosts::{Host, Machine};
 use model::network::ForwardedProtocol::{self, Tcp, Udp};
 use model::network::{RouterInterface, Subnet};
@@ -33,6 +35,7 @@ use proptest::prelude::{ProptestConfig, any, proptest};
 use rig::Rig;
 use topology::random::{self, HOSTS, Random, lets_stranger};
 use topology::{Cloud, PING, VXLAN, endpoint, host_id, tcp, udp};
+use world::World;
 
 const BLUE_1: usize = 0;
 const BLUE_2: usize = 1;
@@ -96,13 +99,6 @@ fn cloud() -> Cloud {
     cloud
 }
 
-/// All hosts with their flows; they know the gateway of the data centre.
-struct World {
-    cloud: Cloud,
-    numbers: Vec<PortNumbers>,
-    sets: Vec<FlowSet>,
-}
-
 impl World {
     #[cfg(test)]
     fn new(cloud: Cloud, hosts: usize) -> Self {
@@ -111,40 +107,7 @@ impl World {
         for snat in cloud.routers.iter().filter_map(|it| it.external.as_ref()?.snat.as_ref()) {
             stations.insert((outer, snat.address), snat.mac);
         }
-        let numbers = |host| PortNumbers { stations: stations.clone(), ..cloud.numbers(host) };
-        let numbers: Vec<_> = (0..hosts).map(numbers).collect();
-        let sets = numbers.iter().enumerate().map(|(host, numbers)| compile(&cloud.host(host), numbers)).collect();
-        Self { cloud, numbers, sets }
-    }
-
-    /// What becomes of a packet at the end, over tunnels too, with the host where it did.
-    fn ends(&self, host: usize, packet: &Packet, connection: Connection) -> Vec<(usize, Outcome)> {
-        let mut ends = Vec::new();
-        for outcome in trace(&self.sets[host], packet, connection).outcomes {
-            match outcome.verdict {
-                Verdict::Tunnelled { endpoint: at, vni, .. } => {
-                    let other = (0..self.sets.len()).find(|other| endpoint(*other) == at);
-                    let Some(other) = other else { panic!("no host has endpoint {at}") };
-                    ends.extend(self.ends(other, &outcome.leaving.out_of_tunnel(VXLAN, vni), connection));
-                }
-                _ => ends.push((host, outcome)),
-            }
-        }
-        ends
-    }
-
-    /// The same in words.
-    #[cfg(test)]
-    fn says(&self, host: usize, packet: &Packet, connection: Connection) -> String {
-        let ends = self.ends(host, packet, connection);
-        let words = ends.iter().map(|(host, outcome)| format!("host {host}: {}", outcome.verdict));
-        words.collect::<Vec<_>>().join(" | ")
-    }
-
-    #[cfg(test)]
-    fn from(&self, port: usize, to: Ipv4Addr, payload: Payload) -> Packet {
-        let host = (0..self.sets.len()).find(|host| self.cloud.ports[port].is_on(host_id(*host))).unwrap();
-        Packet::from_port(&self.cloud.host(host), &self.numbers[host], &self.cloud.ports[port], to, payload).unwrap()
+        Self::of(cloud, hosts, |cloud, host| PortNumbers { stations: stations.clone(), ..cloud.numbers(host) })
     }
 }
 

@@ -9,6 +9,8 @@ mod outside;
 mod rig;
 #[cfg(test)]
 mod topology;
+#[cfg(test)]
+mod world;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
@@ -21,7 +23,7 @@ use basalt_tests::tcp::accept;
 use dataplane::compile::Stations;
 use dataplane::trace::{Cause, Connection, Outcome, Packet, Path, Payload, Verdict, blame};
 use dataplane::zone::{snat_zones, zones};
-use dataplane::{FlowSet, PortNumbers, compile, trace};
+use dataplane::{PortNumbers, compile, trace};
 use hosts::{Host, Machine};
 use model::Mac;
 use model::network::StaticRoute;
@@ -33,6 +35,7 @@ use proptest::prelude::{ProptestConfig, any, proptest};
 use rig::Rig;
 use topology::random::{self, HOSTS, Random, lets_stranger};
 use topology::{Cloud, PING, VXLAN, endpoint, host_id, tcp, udp};
+use world::World;
 
 const BLUE_1: usize = 0;
 const BLUE_2: usize = 1;
@@ -98,13 +101,6 @@ fn cloud() -> Cloud {
     cloud
 }
 
-/// All hosts with their flows; they know the gateway and one neighbour outside.
-struct World {
-    cloud: Cloud,
-    numbers: Vec<PortNumbers>,
-    sets: Vec<FlowSet>,
-}
-
 impl World {
     #[cfg(test)]
     fn new(cloud: Cloud, hosts: usize) -> Self {
@@ -114,21 +110,7 @@ impl World {
         for floating in cloud.routers.iter().filter_map(|it| it.external.as_ref()).flat_map(|it| &it.floating_ips) {
             stations.insert((outer, floating.address), floating.mac);
         }
-        let numbers = |host| PortNumbers { stations: stations.clone(), ..cloud.numbers(host) };
-        let numbers: Vec<_> = (0..hosts).map(numbers).collect();
-        let sets = numbers.iter().enumerate().map(|(host, numbers)| compile(&cloud.host(host), numbers)).collect();
-        Self { cloud, numbers, sets }
-    }
-
-    fn host_of(&self, port: usize) -> usize {
-        (0..self.sets.len()).find(|host| self.cloud.ports[port].is_on(host_id(*host))).unwrap_or(0)
-    }
-
-    #[cfg(test)]
-    fn from(&self, port: usize, to: Ipv4Addr, payload: Payload) -> Packet {
-        let host = self.host_of(port);
-        let port = &self.cloud.ports[port];
-        Packet::from_port(&self.cloud.host(host), &self.numbers[host], port, to, payload).unwrap()
+        Self::of(cloud, hosts, |cloud, host| PortNumbers { stations: stations.clone(), ..cloud.numbers(host) })
     }
 
     /// From the wire to the address of a router: an answer to a connection of `to`, or what nobody asked for.
@@ -141,31 +123,6 @@ impl World {
     #[cfg(test)]
     fn path(&self, host: usize, packet: &Packet, connection: Connection) -> Path {
         trace(&self.sets[host], packet, connection)
-    }
-
-    /// What becomes of a packet at the end, over tunnels too, with the host where it did.
-    fn ends(&self, host: usize, packet: &Packet, connection: Connection) -> Vec<(usize, Outcome)> {
-        let mut ends = Vec::new();
-        for outcome in trace(&self.sets[host], packet, connection).outcomes {
-            match outcome.verdict {
-                Verdict::Tunnelled { endpoint: at, vni, host: named, .. } => {
-                    let other = (0..self.sets.len()).find(|other| endpoint(*other) == at);
-                    let Some(other) = other else { panic!("no host has endpoint {at}") };
-                    assert_eq!(named, Some(host_id(other)), "the endpoint is named");
-                    ends.extend(self.ends(other, &outcome.leaving.out_of_tunnel(VXLAN, vni), connection));
-                }
-                _ => ends.push((host, outcome)),
-            }
-        }
-        ends
-    }
-
-    /// The same in words.
-    #[cfg(test)]
-    fn says(&self, host: usize, packet: &Packet, connection: Connection) -> String {
-        let ends = self.ends(host, packet, connection);
-        let words = ends.iter().map(|(host, outcome)| format!("host {host}: {}", outcome.verdict));
-        words.collect::<Vec<_>>().join(" | ")
     }
 }
 

@@ -428,11 +428,8 @@ async fn a_router_has_routes() {
     assert_eq!(operator.call(Method::DELETE, "/v1/routers/r/interfaces/a", None).await.0, StatusCode::OK);
 }
 
-/// A router is led out, and ports behind it get floating IPs; what contradicts them is refused, and what they need stays.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_port_has_a_floating_ip() {
-    let scheduler = Scheduler::start().await;
-    let operator = scheduler.operator();
+/// A provider network with subnet "out" and port "far", and router "r" in front of subnet "in" with ports "p" and "q".
+async fn beside_the_outside(operator: &fixture::Operator<'_>) {
     let provider = json!({"network_type": "vlan", "physical_network": "dc", "segmentation_id": 100});
     operator.make("/v1/networks", json!({"name": "outside", "provider": provider})).await;
     operator.make("/v1/networks", json!({"name": "blue"})).await;
@@ -441,9 +438,17 @@ async fn a_port_has_a_floating_ip() {
     }
     operator.make("/v1/routers", json!({"name": "r"})).await;
     operator.make("/v1/routers/r/interfaces", json!({"subnet": "in"})).await;
-    operator.make("/v1/ports", json!({"name": "p", "network": "blue"})).await;
-    operator.make("/v1/ports", json!({"name": "q", "network": "blue"})).await;
-    operator.make("/v1/ports", json!({"name": "far", "network": "outside"})).await;
+    for (name, network) in [("p", "blue"), ("q", "blue"), ("far", "outside")] {
+        operator.make("/v1/ports", json!({"name": name, "network": network})).await;
+    }
+}
+
+/// A router is led out, and ports behind it get floating IPs; what contradicts them is refused, and what they need stays.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_port_has_a_floating_ip() {
+    let scheduler = Scheduler::start().await;
+    let operator = scheduler.operator();
+    beside_the_outside(&operator).await;
     let invalid = |field: &str| (400, "invalid".to_owned(), field.to_owned());
     let early = operator.refused(Method::POST, "/v1/routers/r/floating-ips", Some(json!({"port": "p"}))).await;
     assert_eq!(early, invalid("port"), "no gateway yet");
@@ -492,17 +497,7 @@ async fn a_port_has_a_floating_ip() {
 async fn a_router_forwards_ports() {
     let scheduler = Scheduler::start().await;
     let operator = scheduler.operator();
-    let provider = json!({"network_type": "vlan", "physical_network": "dc", "segmentation_id": 100});
-    operator.make("/v1/networks", json!({"name": "outside", "provider": provider})).await;
-    operator.make("/v1/networks", json!({"name": "blue"})).await;
-    for (name, network, cidr) in [("out", "outside", "203.0.113.0/24"), ("in", "blue", "10.1.0.0/24")] {
-        operator.make("/v1/subnets", json!({"name": name, "network": network, "cidr": cidr})).await;
-    }
-    operator.make("/v1/routers", json!({"name": "r"})).await;
-    operator.make("/v1/routers/r/interfaces", json!({"subnet": "in"})).await;
-    for (name, network) in [("p", "blue"), ("q", "blue"), ("far", "outside")] {
-        operator.make("/v1/ports", json!({"name": name, "network": network})).await;
-    }
+    beside_the_outside(&operator).await;
     let path = "/v1/routers/r/port-forwardings";
     let new = |change: serde_json::Value| {
         let mut body = json!({"protocol": "tcp", "external_port": 8080, "port": "p", "internal_port": 80});

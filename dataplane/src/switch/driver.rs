@@ -11,8 +11,9 @@
 //! restarted has nothing left, and an agent that was restarted finds all it had: the difference decides, and traffic
 //! that is right goes on. While the connection holds, what is wanted is held against what was installed last at the places
 //! that were touched since, so one port costs one port; an audit reads everything again now and then, and finds what others
-//! did. Connections that are translated in another way than before are forgotten. After a round that began with reading, the counts of flows, groups and meters must be right. Flows and groups that
-//! are not ours are reported, and left alone unless the settings say otherwise.
+//! did. Connections that are translated in another way than before are forgotten. After a round that began with reading, the
+//! counts of flows, groups and meters must be right. Flows and groups that are not ours are reported, and left alone unless the
+//! settings say otherwise.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
