@@ -296,7 +296,10 @@ fn part(unit: &Unit, view: &View<'_>, index: &Index) -> Option<Part> {
         }
         Unit::Port(id) => port(view, *id, &mut part)?,
         Unit::Identity(groups) => set_of_groups(groups, view, index, &mut part)?,
-        Unit::Endpoint(endpoint) => part.name_host(*endpoint, view.host_of(*endpoint)?),
+        Unit::Endpoint(endpoint) => {
+            part.name_host(*endpoint, view.host_of(*endpoint)?);
+            tunnel::endpoint(view, *endpoint, &mut part);
+        }
     }
     Some(part)
 }

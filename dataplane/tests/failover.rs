@@ -243,7 +243,7 @@ fn the_model_and_the_switch_agree() {
                     for outcome in trace(&world.sets[home], &packet, Connection::New).outcomes {
                         if let Verdict::Tunnelled { vni, .. } = outcome.verdict {
                             packets.push(world.arrival(home, host, &outcome, vni));
-                            packets.push(outcome.leaving.out_of_tunnel(VXLAN, vni));
+                            packets.push(outcome.leaving.out_of_tunnel(VXLAN, (endpoint(home), vni)));
                         }
                     }
                 }

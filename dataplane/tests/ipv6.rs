@@ -112,14 +112,14 @@ fn rules_and_routes_hold_for_ipv6() {
     let mac = cloud.mac(DB_1);
     let from_tunnel = |source: Ipv6Addr, vni: u32| {
         let packet = Packet::ip(PortNo(1), (cloud.mac(WEB_2), mac), (source, at(DB_1)), sql);
-        trace(&set, &packet.out_of_tunnel(PortNo(1), vni), Connection::New).reaches(3)
+        trace(&set, &packet.out_of_tunnel(PortNo(1), (endpoint(1), vni)), Connection::New).reaches(3)
     };
     assert!(from_tunnel(at(WEB_2), 5002));
     assert!(!from_tunnel(at(DB_2), 5002));
     let ours = cloud.mac(WEB_2).link_local();
     let arrival =
         Packet::ip(PortNo(1), (cloud.mac(WEB_2), cloud.mac(WEB_1)), (ours, cloud.mac(WEB_1).link_local()), ping);
-    let path = trace(&set, &arrival.out_of_tunnel(PortNo(1), 5001), Connection::New);
+    let path = trace(&set, &arrival.out_of_tunnel(PortNo(1), (endpoint(1), 5001)), Connection::New);
     assert!(matches!(path.verdicts()[..], [Verdict::Delivered { port: 1, .. }]), "{path}");
 }
 

@@ -76,7 +76,8 @@ fn says(cloud: &Cloud, packet: &Packet) -> String {
 #[test]
 fn the_model_and_the_switch_agree_on_who_is_served() {
     require!(Need::Root, Need::OpenVswitch);
-    let cloud = tenants();
+    let mut cloud = tenants();
+    cloud.port("red-2", 0, 1, 12, &[0]);
     let (host, numbers) = (cloud.host(0), cloud.numbers(0));
     let rig = Rig::start(&cloud, 0).unwrap();
     let set = rig.install(&cloud).unwrap();
@@ -105,7 +106,7 @@ fn the_model_and_the_switch_agree_on_who_is_served() {
             IpAddr::V6(_) => format!("handed to the agent: neighbour solicitation of port {}", port.name),
         };
         assert_eq!(says(&cloud, &asked), answered);
-        let away = packet(HTTP).out_of_tunnel(VXLAN, cloud.networks[0].vni.get());
+        let away = packet(HTTP).out_of_tunnel(VXLAN, (endpoint(1), cloud.networks[0].vni.get()));
         assert!(says(&cloud, &away).starts_with("dropped in service"), "{}", says(&cloud, &away));
         for packet in [packet(HTTP), packet(Payload::Icmp { kind: 8, code: 0 }), other, spoofed, asked, away] {
             rig.ask(&set, &packet, Connection::New);

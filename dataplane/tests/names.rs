@@ -69,7 +69,8 @@ fn says(cloud: &Cloud, packet: &Packet) -> String {
 #[test]
 fn the_model_and_the_switch_agree_on_who_is_answered() {
     require!(Need::Root, Need::OpenVswitch);
-    let cloud = tenants();
+    let mut cloud = tenants();
+    cloud.port("red-3", 0, 1, 13, &[0]);
     let (host, numbers) = (cloud.host(0), cloud.numbers(0));
     let rig = Rig::start(&cloud, 0).unwrap();
     let set = rig.install(&cloud).unwrap();
@@ -87,7 +88,7 @@ fn the_model_and_the_switch_agree_on_who_is_answered() {
         assert_eq!(says(&cloud, &other), format!("dropped in forward: no service of {to} listens there"));
         let spoofed = asked.clone().with(Field::EthSrc, [2, 9, 9, 9, 9, 9]);
         assert!(says(&cloud, &spoofed).starts_with("dropped in classify"));
-        let away = asked.clone().out_of_tunnel(VXLAN, cloud.networks[0].vni.get());
+        let away = asked.clone().out_of_tunnel(VXLAN, (endpoint(1), cloud.networks[0].vni.get()));
         assert!(says(&cloud, &away).starts_with("dropped in service"), "{}", says(&cloud, &away));
         let long = packet(Payload::Tcp { source: 40_000, target: 53 });
         assert_eq!(says(&cloud, &long), says(&cloud, &asked), "over TCP");

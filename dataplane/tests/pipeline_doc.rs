@@ -16,7 +16,7 @@ use dataplane::trace::{self, Connection, Packet, Payload, Verdict};
 use model::balancer::Transport;
 use model::network::ForwardedProtocol;
 use openflow::flow::Field;
-use topology::{Cloud, VXLAN, dual_stack};
+use topology::{Cloud, VXLAN, dual_stack, endpoint};
 
 const HEAD: &str = "\
 # The pipeline
@@ -93,7 +93,7 @@ fn examples(cloud: &Cloud) -> Vec<Example> {
     let [Verdict::Tunnelled { vni, .. }] = way.verdicts()[..] else { panic!("{way}") };
     vec![
         new("web-1 connects to a neighbour on another host", from("web-1", v4("web-2"), tcp(80))),
-        new("a connection from another host arrives", sent.out_of_tunnel(VXLAN, vni)),
+        new("a connection from another host arrives", sent.out_of_tunnel(VXLAN, (endpoint(1), vni))),
         Example {
             name: "an answer passes without a rule",
             packet: from("db-1", v4("web-1"), Payload::Tcp { source: 5432, target: 40_000 }),

@@ -325,7 +325,8 @@ fn the_model_and_the_switch_agree() {
             let ends = trace(&world.sets[0], &knock(FAR, last, payload), Connection::New).outcomes;
             for outcome in ends {
                 if let Verdict::Tunnelled { vni, .. } = outcome.verdict {
-                    packets[1].push(outcome.leaving.with(Field::CtLabel, 0_u128).out_of_tunnel(VXLAN, vni));
+                    packets[1]
+                        .push(outcome.leaving.with(Field::CtLabel, 0_u128).out_of_tunnel(VXLAN, (endpoint(0), vni)));
                 }
             }
         }

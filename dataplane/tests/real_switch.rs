@@ -16,7 +16,7 @@ use model::security::Ethertype;
 use openflow::flow::Field;
 use rig::Rig;
 use topology::random::{self, Random};
-use topology::{Cloud, VXLAN, dual_stack, two_subnets};
+use topology::{Cloud, VXLAN, dual_stack, endpoint, two_subnets};
 
 /// The switch takes every flow and group, and what it dumps back equals what was sent: nothing is left to change. A rule more or less, installed
 /// over it, leaves nothing to change either.
@@ -178,7 +178,7 @@ fn random_packet(cloud: &Cloud, rig: &Rig, random: &mut Random) -> Packet {
     };
     let vni = random.pick(&cloud.networks).vni.get();
     match number {
-        VXLAN => packet.out_of_tunnel(VXLAN, vni),
+        VXLAN => packet.out_of_tunnel(VXLAN, (endpoint(random.below(3)), vni)),
         _ if random.once_in(8) => packet.in_vlan(u16::try_from(random.below(20)).unwrap() + 1),
         _ => packet.sent_by(&cloud.ports[from]),
     }

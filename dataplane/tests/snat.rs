@@ -385,7 +385,7 @@ fn routers_translate_in_zones_of_their_own() {
             world.from(port, FAR, HTTP)
         } else {
             let path = world.path(1, &world.from(port, FAR, HTTP), Connection::New);
-            path.outcomes[0].leaving.clone().out_of_tunnel(VXLAN, vni)
+            path.outcomes[0].leaving.clone().out_of_tunnel(VXLAN, (endpoint(1), vni))
         };
         let path = world.path(0, &packet, Connection::New).to_string();
         assert_eq!(path.contains(&format!("zone {zone}")), port != BLUE_4, "{path}");
@@ -415,7 +415,7 @@ fn the_model_and_the_switch_agree() {
             for port in [BLUE_1, BLUE_2, RED_1] {
                 let vni = world.cloud.networks[usize::from(port == RED_1)].vni.get();
                 for to in [FAR, NEAR, at(99), at(51)] {
-                    packets.push(world.from(port, to, payload).out_of_tunnel(VXLAN, vni));
+                    packets.push(world.from(port, to, payload).out_of_tunnel(VXLAN, (endpoint(1 - host), vni)));
                 }
             }
         }
@@ -533,7 +533,7 @@ fn the_model_and_the_switch_agree_on_random_clouds() {
                 }
                 for outcome in trace(&world.sets[home], &packet, Connection::New).outcomes {
                     if let Verdict::Tunnelled { vni, .. } = outcome.verdict {
-                        packets.push(outcome.leaving.out_of_tunnel(VXLAN, vni));
+                        packets.push(outcome.leaving.out_of_tunnel(VXLAN, (endpoint(home), vni)));
                     }
                 }
             }

@@ -56,7 +56,11 @@ impl World {
                 Verdict::Tunnelled { endpoint: at, vni, .. } => {
                     let other = (0..self.sets.len()).find(|other| endpoint(*other) == at);
                     let Some(other) = other else { panic!("no host has endpoint {at}") };
-                    keys.extend(self.arrivals(other, &outcome.leaving.out_of_tunnel(VXLAN, vni), connection));
+                    keys.extend(self.arrivals(
+                        other,
+                        &outcome.leaving.out_of_tunnel(VXLAN, (endpoint(host), vni)),
+                        connection,
+                    ));
                 }
                 _ => {}
             }
@@ -149,7 +153,7 @@ fn a_routed_packet_is_rewritten_on_the_sending_host() {
     let leaving = &path.outcomes[0].leaving;
     assert_eq!(leaving.get(Field::IpTtl), 63);
     assert_eq!(leaving.to_text().split(",eth_src=").nth(1).map(|rest| &rest[..17]), Some("02:01:00:00:00:01"));
-    let arrival = trace(&world.sets[1], &leaving.out_of_tunnel(VXLAN, 5002), Connection::New);
+    let arrival = trace(&world.sets[1], &leaving.out_of_tunnel(VXLAN, (endpoint(0), 5002)), Connection::New);
     assert_eq!(arrival.verdicts().len(), 1);
     assert!(arrival.reaches(4), "{arrival}");
     let text = arrival.to_string();
@@ -158,6 +162,10 @@ fn a_routed_packet_is_rewritten_on_the_sending_host() {
     }
     let json = serde_json::to_value(&arrival).unwrap();
     assert_eq!(json["outcomes"][0]["verdict"]["delivered"]["name"], "port db-2");
+
+    // The same from a host that has no part in this cloud.
+    let strange = trace(&world.sets[1], &leaving.out_of_tunnel(VXLAN, (endpoint(7), 5002)), Connection::New);
+    assert_eq!(words(&strange), "dropped in classify: it came by tunnel, and from no host that this one knows");
 }
 
 /// Questions and answers travel as JSON, the packet that left one host among them, and are answered at the next.
@@ -181,7 +189,7 @@ fn a_question_follows_a_packet_from_host_to_host() {
     let Verdict::Tunnelled { vni, .. } = sent.outcomes[0].verdict else { panic!("{sent}") };
     assert_eq!(sent.why_not(), None);
     let packet = sent.outcomes[0].leaving.clone();
-    assert!(ask(1, &Question { origin: Origin::Tunnel { packet, vni }, connection }).reaches(4));
+    assert!(ask(1, &Question { origin: Origin::Tunnel { packet, from: endpoint(0), vni }, connection }).reaches(4));
     let spoofed = ask(0, &Question { origin: origin(Some(cloud.address(WEB_2).into())), connection });
     assert!(matches!(spoofed.why_not(), Some(Verdict::Dropped { table, .. }) if table == "classify"), "{spoofed}");
     let arp = ask(0, &Question { origin: Origin::Arp { port, target: cloud.address(WEB_2) }, connection });
@@ -213,7 +221,7 @@ fn rules_and_memberships_hold_at_once() {
     let sql_from_web_2 = |cloud: &Cloud| {
         let world = World::new(cloud.clone(), 2);
         let packet = Packet::ip(VXLAN, (Mac::new([2, 1, 0, 0, 0, 1]), cloud.mac(DB_1)), (web_2, db_1), SQL);
-        world.arrivals(0, &packet.out_of_tunnel(VXLAN, 5002), Connection::New)
+        world.arrivals(0, &packet.out_of_tunnel(VXLAN, (endpoint(1), 5002)), Connection::New)
     };
     assert_eq!(sql_from_web_2(&cloud), [0; 0]);
     cloud.ports[WEB_2].groups.push(cloud.groups[0].id);

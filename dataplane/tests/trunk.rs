@@ -180,7 +180,7 @@ fn the_tag_says_whose_a_frame_is() {
     assert_eq!(world.says(&blue), said("delivered to port trunk", None));
     for (number, vni, sub, vlan) in [(SUB, 5002, "trunk.7", SUB_VLAN), (LONE, 5003, "trunk.9", LONE_VLAN)] {
         let sent = world.packet(NEAR, cloud.address(SUB), HTTP).with(Field::EthDst, cloud.mac(number).bytes());
-        let packet = sent.out_of_tunnel(VXLAN, vni);
+        let packet = sent.out_of_tunnel(VXLAN, (endpoint(1), vni));
         let (words, tags) = world.says(&packet.with(Field::Ipv4Src, cloud.address(FAR)));
         let words = words.split(':').next().unwrap_or_default().to_owned();
         // Red knows no member at the address of one of green.

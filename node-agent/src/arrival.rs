@@ -47,7 +47,7 @@ pub fn out_of_tunnel(
     let sent = Packet::from_port(network, &numbers, &plain, target, payload)?;
     let sent = if receiver.network == port.network { sent } else { routed(flows, receiver, target, sent) };
     let vni = network.networks.get(&receiver.network).map_or(0, |network| network.vni.get());
-    Ok(sent.out_of_tunnel(tunnel, vni))
+    Ok(sent.out_of_tunnel(tunnel, (binding.tunnel, vni)))
 }
 
 /// A packet that a router has put into the receiver's subnet.

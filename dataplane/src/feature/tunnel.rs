@@ -1,5 +1,5 @@
-//! VXLAN between hosts, in and out: the VNI is the network, the sending host knows which endpoint has the destination. A host whose life is watched has a
-//! port of its own, by which only comes what it sends.
+//! VXLAN between hosts, in and out: the VNI is the network, the sending host knows which endpoint has the destination. Only what known hosts send is
+//! taken in. A host whose life is watched has a port of its own, by which only comes what it sends.
 //!
 //! Broadcast is replicated by the sending host, one copy for each other host with a port on the network. Nothing that came by tunnel leaves by one. Of a
 //! provider network only routed packets come and go here.
@@ -16,6 +16,7 @@ use crate::register::{ENDPOINT, FLAG_BITS, FROM_OUTSIDE, NETWORK, TO_ALL_HOSTS, 
 use crate::table::Table;
 
 const ARRIVAL: u16 = 100;
+const STRANGE: u16 = 90;
 const NO_RETURN: u16 = 300;
 const TO_ONE: u16 = 200;
 const TO_ALL: u16 = 150;
@@ -28,13 +29,10 @@ pub(crate) fn host(view: &View<'_>, part: &mut Part) {
     part.add_miss(Table::Arrive);
     part.plug_tunnel(view.tunnel());
     let Some(vxlan) = view.tunnel() else { return };
-    let arrive = |port: PortNo| (Match::new().in_port(port), vec![Action::GotoTable(Table::Arrive.number())]);
-    let (from, steps) = arrive(vxlan);
-    part.add_noted(Table::Classify, ARRIVAL, from, steps, (PIPELINE, "by tunnel".to_owned()));
+    let note = "it came by tunnel, and from no host that this one knows".to_owned();
+    part.add_noted(Table::Classify, STRANGE, Match::new().in_port(vxlan), Vec::new(), (PIPELINE, note));
     for (endpoint, peer) in view.peers() {
         part.plug_peer(peer.number, *endpoint, peer.is_alive);
-        let (from, steps) = arrive(peer.number);
-        part.add_noted(Table::Classify, ARRIVAL, from, steps, (PIPELINE, format!("from endpoint {endpoint}")));
     }
     let note = "it came by tunnel, and its destination is on another host".to_owned();
     let back = flagged(FROM_OUTSIDE.mask | TO_TUNNEL.mask);
@@ -44,6 +42,17 @@ pub(crate) fn host(view: &View<'_>, part: &mut Part) {
     steps.push(Action::output(vxlan));
     let note = "to the host that has the destination".to_owned();
     part.add_noted(Table::Output, TO_ONE, flagged(TO_TUNNEL.mask), steps, (PIPELINE, note));
+}
+
+/// Another host: what comes from it, by whichever tunnel port, for one of its own appears before any flow can name it.
+pub(crate) fn endpoint(view: &View<'_>, endpoint: Ipv4Addr, part: &mut Part) {
+    if view.tunnel().is_none() {
+        return;
+    }
+    let steps = vec![Action::GotoTable(Table::Arrive.number())];
+    let note = format!("by tunnel from {endpoint}");
+    let from = Match::new().with(Field::TunSrc, endpoint);
+    part.add_noted(Table::Classify, ARRIVAL, from, steps, (PIPELINE, note));
 }
 
 /// A network with a port here.

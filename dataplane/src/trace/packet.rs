@@ -227,12 +227,12 @@ impl Packet {
         Ok(sent((port.mac, mac), address))
     }
 
-    /// This packet as it comes out of a tunnel at another host: what the other host's switch sees of it.
+    /// This packet as it comes out of a tunnel at another host, from the sender's endpoint: what the other host's switch sees of it.
     #[must_use]
-    pub fn out_of_tunnel(&self, tunnel: PortNo, vni: u32) -> Self {
+    pub fn out_of_tunnel(&self, tunnel: PortNo, (from, vni): (Ipv4Addr, u32)) -> Self {
         let fields = self.fields.iter().filter(|(field, _)| is_header(**field)).map(|(field, value)| (*field, *value));
         let packet = Self { fields: fields.collect() };
-        packet.with(Field::InPort, tunnel).with(Field::TunId, vni)
+        packet.with(Field::InPort, tunnel).with(Field::TunSrc, from).with(Field::TunId, vni)
     }
 
     fn ethernet(in_port: PortNo, (source, target): (Mac, Mac), kind: u16) -> Self {
@@ -340,7 +340,8 @@ impl Packet {
         };
         let shown = self.fields.iter().filter(|(field, value)| {
             let implied = matches!(field, Field::EthType | Field::IpProto);
-            !implied && (is_header(**field) || matches!(field, Field::InPort | Field::TunId) && **value != 0)
+            !implied
+                && (is_header(**field) || matches!(field, Field::InPort | Field::TunId | Field::TunSrc) && **value != 0)
         });
         shown.fold(kind, |text, (field, value)| format!("{text},{}={}", name(*field), print(*field, *value)))
     }

@@ -82,6 +82,8 @@ pub enum Origin {
     Tunnel {
         /// The packet as the other host let it go.
         packet: Packet,
+        /// The other host's tunnel endpoint.
+        from: Ipv4Addr,
         /// The VNI that it carries.
         vni: u32,
     },
@@ -125,9 +127,9 @@ impl Question {
             Origin::Dhcp { port } => {
                 known(port).map(|(port, number)| Packet::dhcp_discover(number, port.mac).sent_by(port))
             }
-            Origin::Tunnel { packet, vni } => {
+            Origin::Tunnel { packet, from, vni } => {
                 let tunnel = numbers.vxlan.ok_or(PacketError::NoTunnel)?;
-                Ok(packet.out_of_tunnel(tunnel, *vni))
+                Ok(packet.out_of_tunnel(tunnel, (*from, *vni)))
             }
         }
     }

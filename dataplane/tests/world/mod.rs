@@ -36,7 +36,7 @@ impl World {
     /// As it comes out of the tunnel at `host`, by the port of its sender where it has one there.
     pub fn arrival(&self, from: usize, host: usize, outcome: &Outcome, vni: u32) -> Packet {
         let port = self.numbers[host].peers.get(&endpoint(from)).map_or(VXLAN, |peer| peer.number);
-        outcome.leaving.out_of_tunnel(port, vni)
+        outcome.leaving.out_of_tunnel(port, (endpoint(from), vni))
     }
 
     /// What becomes of a packet at the end, with the host where it did.
