@@ -330,7 +330,7 @@ async fn the_next_gateway_takes_over_by_itself() -> Result<()> {
     let nothing = |host| model::spec::HostNetwork::empty(host_id(host), endpoint(host));
     let wires = [("dc", &dc)];
     let first = Host::start_wired(nothing(0), &wires).await?;
-    let second = Host::start_wired(nothing(1), &wires).await?;
+    let mut second = Host::start_wired(nothing(1), &wires).await?;
     let third = Host::start(nothing(2)).await?;
     let hosts = [&first, &second, &third];
     Host::link_by(&underlay, &hosts)?;
@@ -395,5 +395,36 @@ async fn the_next_gateway_takes_over_by_itself() -> Result<()> {
     let lost: Vec<u32> = (1..=PINGS).filter(|number| !said.contains(&format!("icmp_seq={number} "))).collect();
     println!("of {PINGS} pings, ten a second, these were lost while the gateway went and came back: {lost:?}");
     assert!(lost.len() < 100, "{said}");
+
+    started_again(&mut second, [&first, &third], (&station, &dc)).await?;
+    no_longer_needed([&first, &second, &third], cloud).await
+}
+
+/// The switch of the second is started again: it does not take over from the first, which it has had no time to hear.
+async fn started_again(second: &mut Host, others: [&Host; 2], (station, dc): (&Machine, &Switch)) -> Result<()> {
+    let before = counted(dc, 1)?;
+    second.restart_switch(&others)?;
+    until("is the first heard again", || {
+        assert_eq!(ask_anew(station, dc)?[1], 0, "the second answers for the address");
+        hears(second, 0)
+    })
+    .await?;
+    until("do flows know of it", || Ok(second.switch.ofctl(&["dump-groups", "br-int"])?.contains("type=ff"))).await?;
+    assert!(ask_anew(station, dc)?[0] > 0, "the first answers all the while");
+    assert_eq!(counted(dc, 1)?, before, "the second stood by all the while");
+    Ok(())
+}
+
+/// Nobody needs the third any more, which is not told: it hears the others as before.
+async fn no_longer_needed([first, second, third]: [&Host; 3], mut cloud: Cloud) -> Result<()> {
+    cloud.ports.remove(ON_THIRD);
+    for (number, host) in [first, second].into_iter().enumerate() {
+        host.program(cloud.host(number)).await?;
+        assert!(!watched(&cloud, number).contains(&endpoint(2)));
+    }
+    for _ in 0..30 {
+        assert!(hears(third, 0)? && hears(third, 1)?, "peers keep their ports for a while");
+        sleep(LOOK_PAUSE * 2).await;
+    }
     Ok(())
 }

@@ -313,6 +313,12 @@ impl Bridge {
         self.connection.read(|replica| plan::ports(replica, &self.settings.bridge))
     }
 
+    /// The endpoints of peers that have a port; none where there is no bridge, or it cannot be read.
+    pub(super) fn peers(&self) -> BTreeSet<Ipv4Addr> {
+        let ports = self.ports().unwrap_or_default();
+        ports.values().filter_map(|state| state.peer).map(|(endpoint, _)| endpoint).collect()
+    }
+
     /// The numbers that [`crate::compile()`] needs: of our machines' ports, and of the tunnel.
     ///
     /// # Errors

@@ -15,7 +15,7 @@ use model::spec::HostNetwork;
 use thiserror::Error;
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinHandle;
-use tokio::time::sleep;
+use tokio::time::{sleep, sleep_until};
 use tracing::warn;
 
 use super::answers::Answers;
@@ -29,7 +29,7 @@ use super::stations::{Found, Search};
 use crate::compile::{Compiler, Edit, PortNumbers, compile};
 use crate::diff::{Changes, Installed};
 use crate::flow_set::{FlowSet, Touched};
-use crate::peer;
+use crate::peer::{Leavers, Memory};
 
 /// The pause after ports of peers could not be made.
 const PEERS_PAUSE: Duration = Duration::from_secs(5);
@@ -99,6 +99,7 @@ struct Inner {
     upstreams: Upstreams,
     names: Tally,
     found: Found,
+    peers: Mutex<Memory>,
     /// Told of each change of what is wanted.
     wishes: Notify,
 }
@@ -145,8 +146,8 @@ impl HostSwitch {
         let responder = Answers::new(shared.clone(), services, search);
         let driver = Driver::start_with(flows, connector, responder);
         let bridge = Bridge::start(settings);
-        let inner =
-            Arc::new(Inner { bridge, driver, shared, machines, upstreams, names: tally, found, wishes: Notify::new() });
+        let (names, peers, wishes) = (tally, Mutex::default(), Notify::new());
+        let inner = Arc::new(Inner { bridge, driver, shared, machines, upstreams, names, found, peers, wishes });
         let tasks = [tokio::spawn(follow_numbers(Arc::clone(&inner))), tokio::spawn(follow_peers(Arc::clone(&inner)))];
         Self { inner, tasks }
     }
@@ -329,26 +330,35 @@ impl Inner {
         Ok(self.numbers()? != *self.desired().compiler.numbers())
     }
 
+    fn peers(&self) -> MutexGuard<'_, Memory> {
+        self.peers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// What the switch gave out, and what was found outside.
     fn numbers(&self) -> Result<PortNumbers, BridgeError> {
         let stations = self.found.borrow().as_ref().clone();
         let numbers = self.bridge.numbers()?;
-        let peers = peer::remember(numbers.peers, &self.desired().compiler.numbers().peers);
+        let peers = self.peers().tell(numbers.peers, Instant::now());
         Ok(PortNumbers { stations, peers, ..numbers })
     }
 }
 
 /// Compiles again whenever the switch gives out other port numbers, or stations outside are found or lost.
 async fn follow_numbers(inner: Arc<Inner>) {
-    let (mut changes, mut found) = (inner.bridge.changes(), inner.found.clone());
+    let (mut changes, mut found, mut status) = (inner.bridge.changes(), inner.found.clone(), inner.driver.status());
     loop {
+        let due = inner.peers().due();
         let changed = tokio::select! {
-            changed = changes.changed() => changed,
-            changed = found.changed() => changed,
+            changed = changes.changed() => changed.is_ok(),
+            changed = found.changed() => changed.is_ok(),
+            changed = status.changed() => changed.is_ok(),
+            () = at(due) => true,
         };
-        if changed.is_err() {
+        if !changed {
             return;
         }
+        let is_there = status.borrow_and_update().connected;
+        inner.peers().follow(is_there, Instant::now());
         let refreshed = match inner.has_other_numbers() {
             Ok(true) => inner.refresh(),
             Ok(false) => Ok(()),
@@ -362,21 +372,34 @@ async fn follow_numbers(inner: Arc<Inner>) {
     }
 }
 
-/// Keeps the tunnel ports of peers, as what is wanted names them.
+/// Waits until then; without a time for ever.
+async fn at(due: Option<Instant>) {
+    match due {
+        Some(due) => sleep_until(due.into()).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Keeps the tunnel ports of peers, as what is wanted names them, and for a while those that it no longer names.
 async fn follow_peers(inner: Arc<Inner>) {
-    let mut changes = inner.bridge.changes();
+    let (mut changes, mut leavers) = (inner.bridge.changes(), Leavers::default());
     loop {
         tokio::select! {
             () = inner.wishes.notified() => {}
             changed = changes.changed() => if changed.is_err() { return },
+            () = at(leavers.due()) => {}
         }
         let wanted = {
             let desired = inner.desired();
             // Before that nothing is known, and what is there from before stays.
             let watches = inner.bridge.settings().watches_peers;
-            desired.is_programmed.then(|| if watches { desired.compiler.peers() } else { BTreeSet::new() })
+            desired.is_programmed.then(|| watches.then(|| desired.compiler.peers()))
         };
         let Some(wanted) = wanted else { continue };
+        let wanted = match wanted {
+            Some(wanted) => leavers.keep(&wanted, &inner.bridge.peers(), Instant::now()),
+            None => BTreeSet::new(),
+        };
         match inner.bridge.ensure_peers(&wanted).await {
             Ok(_) | Err(BridgeError::NoBridge(_)) => {}
             Err(error) => {

@@ -121,6 +121,11 @@ impl Host {
             namespace.set_mtu("under0", 1600)?;
             host.switch.add_port("br-under", "under0")?;
         }
+        Self::meet(hosts)
+    }
+
+    /// Has hosts know each other's endpoints.
+    fn meet(hosts: &[&Self]) -> Result<()> {
         // The userspace data path drops what it tunnels until it has asked for the endpoint's MAC address; it is told, for no packet may be lost.
         for peer in hosts {
             let endpoint = peer.host.bridge().settings().tunnel_ip.context("a host without a tunnel endpoint")?;
@@ -130,6 +135,12 @@ impl Host {
             }
         }
         Ok(())
+    }
+
+    /// Kills the switch daemon and starts it again, with the endpoints of other hosts that it knew.
+    pub fn restart_switch(&mut self, others: &[&Self]) -> Result<()> {
+        self.switch.restart_vswitchd()?;
+        others.iter().try_for_each(|other| Self::meet(&[self, other]))
     }
 
     /// Plugs a machine in: a namespace with the port's MAC address and no IP address yet.

@@ -233,11 +233,20 @@ pub(super) fn peers(replica: &Replica, settings: &Settings, wanted: &BTreeSet<Ip
         return Ok(plan);
     }
     for endpoint in wanted {
-        let text = endpoint.to_string();
+        let (text, name) = (endpoint.to_string(), peer_port(*endpoint));
         let Some(options) = options_to(settings, &text) else { continue };
+        // What somebody else has under this name is theirs: that peer is not watched then, and so never lost.
+        let mut ids = match find_port(replica, &bridge, &name) {
+            Err(BridgeError::Elsewhere { .. }) => continue,
+            found => found?.map(|found| found.interface.external_ids),
+        };
+        if ids.as_ref().is_some_and(|ids| !ids.contains_key(PEER_KEY)) {
+            continue;
+        }
+        ids.get_or_insert_default().insert(PEER_KEY.to_owned(), text.clone());
         let row = Row::new().with("type", "vxlan").with("options", options).with("bfd", Value::map(BFD));
-        let row = row.with("external_ids", Value::map([(PEER_KEY, text.as_str())]));
-        tunnel_port(&mut plan, replica, &bridge, &peer_port(*endpoint), row)?;
+        let row = row.with("external_ids", Value::map(ids.unwrap_or_default()));
+        tunnel_port(&mut plan, replica, &bridge, &name, row)?;
     }
     let is_over = |state: &PortState| state.peer.is_some_and(|(endpoint, _)| !wanted.contains(&endpoint));
     for (name, _) in states.iter().filter(|(_, state)| is_over(state)) {
