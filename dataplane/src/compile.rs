@@ -14,9 +14,9 @@
 //! `Unit`, a look to `View`, and a line to `Changed`; what follows from several objects belongs into the index.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 
-use model::network::Port;
+use model::network::{Port, Router};
 use model::provider::PhysicalNetwork;
 use model::spec::HostNetwork;
 use model::{Mac, NetworkId, PortId};
@@ -25,7 +25,7 @@ use openflow::flow::PortNo;
 use crate::cookie::Object;
 use crate::feature::{
     arp, balancer, canary, classify, deliver, dhcp, floating, forward, identity, neighbour, path_mtu, provider, qos,
-    router, security, service, snat, static_route, trunk, tunnel, way_out,
+    quoted, router, security, service, snat, static_route, trunk, tunnel, way_out,
 };
 use crate::flow_set::{Assembly, FlowSet, Part, Touched};
 use crate::identity::{Groups, NOBODY};
@@ -189,6 +189,19 @@ impl Compiler {
         gateways.iter().copied().chain(users).take(PEERS_MAX).collect()
     }
 
+    /// Whether an address is behind the router that has this floating IP, or leads to something there: nobody is spoken to at such a one by the floating IP.
+    #[must_use]
+    pub fn is_behind(&self, floating: Ipv4Addr, address: Ipv4Addr) -> bool {
+        let has = |router: &&Router| {
+            let external = router.external.as_ref();
+            external.is_some_and(|external| external.floating_ips.iter().any(|it| it.address == floating))
+        };
+        let mut routers = self.network.routers.values().filter(has);
+        routers.any(|router| {
+            self.index.inside(router.id).is_some_and(|ranges| ranges.iter().any(|it| it.contains(&IpAddr::V4(address))))
+        })
+    }
+
     /// Another host altogether: nothing of what is known holds.
     fn restart(&mut self, network: HostNetwork, numbers: &PortNumbers) -> Touched {
         let before = self.flows().clone();
@@ -331,6 +344,7 @@ fn host(view: &View<'_>, part: &mut Part) {
     tunnel::host(view, part);
     provider::host(view, part);
     floating::host(part);
+    quoted::host(part);
     snat::host(part);
     balancer::host(part);
 }

@@ -228,6 +228,8 @@ pub enum MeterNumber {
     ErrorsIn(u32),
     /// ICMP errors that the port sends by them.
     ErrorsOut(u32),
+    /// Both, of all ports of the host.
+    Errors,
 }
 
 impl MeterNumber {
@@ -247,6 +249,7 @@ impl MeterNumber {
             Self::TooLarge(key) => 0xc << 28 | key & 0x0fff_ffff,
             Self::ErrorsIn(key) => 0xd << 28 | key & 0x0fff_ffff,
             Self::ErrorsOut(key) => 0xe << 28 | key & 0x0fff_ffff,
+            Self::Errors => 0xf << 28,
         }
     }
 }

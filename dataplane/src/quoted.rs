@@ -38,6 +38,13 @@ pub enum End {
 }
 
 impl End {
+    const fn other(self) -> Self {
+        match self {
+            Self::Source => Self::Target,
+            Self::Target => Self::Source,
+        }
+    }
+
     /// Where the address is in an IPv4 header.
     const fn offset(self) -> usize {
         match self {
@@ -70,6 +77,18 @@ pub fn translate(frame: &[u8], end: End, from: Ipv4Addr, to: Ipv4Addr) -> Result
     let length = frame.len();
     replace(&mut frame, end, from, to).map_err(|reason| QuotedError { from, to, length, reason })?;
     Ok(frame)
+}
+
+/// The address at the other end of the packet that an error quotes; none when the frame is no such error.
+#[must_use]
+pub fn other_end(frame: &[u8], end: End) -> Option<Ipv4Addr> {
+    let packet = frame.get(ETHERNET..)?;
+    let (_, outer) = header(packet).ok()?;
+    let quoted = packet.get(outer + ICMP_HEADER..)?;
+    header(quoted).ok()?;
+    let at = end.other().offset();
+    let octets: [u8; 4] = quoted.get(at..at + 4)?.try_into().ok()?;
+    Some(Ipv4Addr::from(octets))
 }
 
 fn replace(frame: &mut [u8], end: End, from: Ipv4Addr, to: Ipv4Addr) -> Result<(), &'static str> {

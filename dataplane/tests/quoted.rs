@@ -16,15 +16,16 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use basalt_tests::netns::Namespace;
+use basalt_tests::ovs::Switch;
 use basalt_tests::process::wait_for;
 use basalt_tests::require;
 use basalt_tests::skip::Need;
 use basalt_tests::tcp::accept;
 use dataplane::compile::Stations;
-use dataplane::quoted::{ERRORS, End, translate};
+use dataplane::quoted::{ERRORS, End, other_end, translate};
 use dataplane::trace::{Connection, Packet, Payload};
-use dataplane::{PortNumbers, compile, trace};
-use etherparse::PacketBuilder;
+use dataplane::{Compiler, PortNumbers, compile, trace};
+use etherparse::{PacketBuilder, VlanId};
 use hosts::{Host, Machine};
 use model::Mac;
 use model::security::Remote;
@@ -119,6 +120,29 @@ fn the_error_is_what_it_would_have_been() {
     without[26..28].fill(0);
     let after = translate(&error(3, &without), End::Source, FLOATING, FIXED).unwrap();
     assert_eq!(after[14 + 28 + 26..14 + 28 + 28], [0, 0]);
+}
+
+/// An error from outside about a packet between machines behind the router is none that a station there can have met.
+#[test]
+fn who_the_quoted_packet_was_with() {
+    for is_tcp in [true, false] {
+        let frame = error(3, &quoted(is_tcp, FLOATING, cloud().address(BLUE_2), 40));
+        assert_eq!(other_end(&frame, End::Source), Some(cloud().address(BLUE_2)));
+        assert_eq!(other_end(&frame, End::Target), Some(FLOATING));
+        for length in 0..14 + 20 + 8 + 20 {
+            assert_eq!(other_end(&frame[..length], End::Source), None, "{length}");
+        }
+    }
+    let cloud = cloud();
+    for host in 0..2 {
+        let compiler = Compiler::new(cloud.host(host));
+        for (far, is_behind) in
+            [(cloud.address(BLUE_2), true), (FAR, false), (floating(51), false), (GATEWAY_AT, false)]
+        {
+            assert_eq!(compiler.is_behind(FLOATING, far), is_behind, "{far} at host {host}");
+        }
+        assert!(!compiler.is_behind(floating(99), cloud.address(BLUE_2)), "nobody has it");
+    }
 }
 
 #[test]
@@ -243,7 +267,31 @@ async fn kernels_hear_of_errors_through_floating_ips() -> Result<()> {
     for (name, machine, _) in machines {
         learns_the_mtu(machine, &beyond).with_context(|| name.to_owned())?;
     }
+    ensure!(is_told(&blue_1, &dc, FAR)?, "an error about a packet that left is not heard");
+    ensure!(!is_told(&blue_1, &dc, cloud.address(BLUE_2))?, "a station ends a connection that it is no part of");
     Ok(())
+}
+
+/// Whether a machine that speaks to a port hears of an error that somebody outside has made about that.
+fn is_told(machine: &Machine, dc: &Switch, far: Ipv4Addr) -> Result<bool> {
+    const PORT: u16 = 9000;
+    let socket = machine.namespace.enter(|| UdpSocket::bind((ANY, 0)))?.context("bind inside a machine")?;
+    socket.set_read_timeout(Some(ANSWER_TIMEOUT))?;
+    socket.connect((far, PORT))?;
+    socket.send(b"?")?;
+    // Who is spoken to may tell by itself that nobody listens.
+    while socket.recv(&mut [0; 16]).is_err_and(|error| error.kind() == ErrorKind::ConnectionRefused) {}
+    let mut quoted = Vec::new();
+    let builder = PacketBuilder::ipv4(FLOATING.octets(), far.octets(), 61);
+    builder.udp(socket.local_addr()?.port(), PORT).write(&mut quoted, b"?")?;
+    let mut frame = Vec::new();
+    let ethernet = PacketBuilder::ethernet2(GATEWAY.bytes(), [2, 3, 0, 0, 0, 50]).single_vlan(VlanId::try_new(100)?);
+    let builder = ethernet.ipv4(FAR.octets(), FLOATING.octets(), 60);
+    builder.icmpv4_raw(3, 3, [0; 4]).write(&mut frame, &quoted)?;
+    let octets: String = frame.iter().map(|octet| format!("{octet:02x}")).collect();
+    let port = dc.ofport(&format!("host{}", endpoint(0).octets()[3]))?;
+    dc.ofctl(&["packet-out", "dc", &format!("in_port=local packet={octets} actions=output:{port}")])?;
+    Ok(socket.recv(&mut [0; 16]).is_err_and(|error| error.kind() == ErrorKind::ConnectionRefused))
 }
 
 /// Puts a machine behind the station, on a link that carries less.

@@ -77,7 +77,7 @@ struct Structure {
     /// Networks behind routers that translate here, or may have to.
     gated: BTreeSet<NetworkId>,
     snat_zones: BTreeMap<RouterId, u16>,
-    /// Of each router that translates here, the addresses of IPv4 that share its zone.
+    /// Of each router that translates here, or has a floating IP of a port here, the addresses of IPv4 that share its zone.
     inside: BTreeMap<RouterId, BTreeSet<IpNet>>,
     balancer_zones: BTreeMap<NetworkId, u16>,
     /// The other hosts that are gateways of routers, by tunnel endpoint.
@@ -482,7 +482,7 @@ impl Structure {
         }
     }
 
-    /// Finds what may be sent from where routers translate: subnets of all networks that share the zone, and what static routes there lead to.
+    /// Finds what may be sent from behind routers that translate here, or have floating IPs here: subnets of all networks that share the zone, and what static routes there lead to.
     fn look_inside(&mut self, host: &HostNetwork) {
         let zone_of = |subnet: &Subnet| self.zones.get(&subnet.network);
         let zone_behind = |router: &Router| {
@@ -490,8 +490,13 @@ impl Structure {
             feet.find_map(zone_of)
         };
         let is_some_ipv4 = |range: &IpNet| matches!(range, IpNet::V4(_)) && range.prefix_len() > 0;
-        for router in host.routers.values().filter(|router| self.snat_zones.contains_key(&router.id)) {
+        let is_here = |id: &PortId| host.ports.get(id).is_some_and(|port| port.is_on(host.host));
+        for router in host.routers.values() {
             let (Some(zone), Some(external)) = (zone_behind(router), &router.external) else { continue };
+            let translates = self.snat_zones.contains_key(&router.id);
+            if !translates && !external.floating_ips.iter().any(|floating| is_here(&floating.port)) {
+                continue;
+            }
             let outside = host.subnets.get(&external.subnet).map(|subnet| subnet.network);
             let subnets = host.subnets.values().filter(|subnet| zone_of(subnet) == Some(zone));
             let subnets = subnets.filter(|subnet| Some(subnet.network) != outside).map(|subnet| subnet.cidr);

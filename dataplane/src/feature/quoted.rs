@@ -18,6 +18,16 @@ use crate::quoted::{ERRORS, End};
 const ERRORS_PER_SECOND: u32 = 50;
 const ERRORS_BURST: u32 = 100;
 
+/// The same of all ports together: the agent parses each, and has other things to do.
+const ALL_PER_SECOND: u32 = 500;
+const ALL_BURST: u32 = 1000;
+
+/// What every host has.
+pub(crate) fn host(part: &mut Part) {
+    let all = MeterNumber::Errors.to_wire();
+    part.add_meter(Meter::drop_above(all, MeterUnit::Packets, ALL_PER_SECOND, ALL_BURST));
+}
+
 /// Errors among packets that otherwise match.
 pub(crate) fn errors(among: &Match) -> impl Iterator<Item = Match> {
     ERRORS.into_iter().map(|kind| among.clone().icmp().with(Field::IcmpType, kind))
@@ -32,5 +42,7 @@ pub(crate) fn translated(key: u32, end: End, (from, to): (Ipv4Addr, Ipv4Addr), p
     let meter = meter.to_wire();
     part.add_meter(Meter::drop_above(meter, MeterUnit::Packets, ERRORS_PER_SECOND, ERRORS_BURST));
     let user_data = Punt::Quoted { end, from, to }.to_user_data();
-    [Action::Meter(meter), Action::Controller(Controller::new().with_userdata(user_data).paused())]
+    // Open vSwitch takes one meter among a flow's actions, and another one where a packet is handed over.
+    let hand = Controller::new().with_userdata(user_data).paused().metered(MeterNumber::Errors.to_wire());
+    [Action::Meter(meter), Action::Controller(hand)]
 }

@@ -45,16 +45,22 @@ impl Answers {
             }
         }
     }
-}
 
-/// Lets an error go on with another address in what it quotes.
-fn translate(packet: &Punted, end: End, from: Ipv4Addr, to: Ipv4Addr) -> Option<Reply> {
-    let paused = packet.paused.clone()?;
-    match quoted::translate(&packet.frame, end, from, to) {
-        Ok(frame) => Some(Reply::GoOn { paused, frame }),
-        Err(error) => {
-            debug!(in_port = %packet.in_port, %error, "error not translated");
-            None
+    /// Lets an error go on with another address in what it quotes. A station outside has seen nothing of what goes on behind the router: by an error
+    /// about that it would reach a connection that is not with it.
+    fn translate(&self, packet: &Punted, end: End, from: Ipv4Addr, to: Ipv4Addr) -> Option<Reply> {
+        let paused = packet.paused.clone()?;
+        let is_behind = |far| end == End::Source && self.host.is_behind(from, far);
+        if let Some(far) = quoted::other_end(&packet.frame, end).filter(|far| is_behind(*far)) {
+            debug!(in_port = %packet.in_port, floating = %from, %far, "error from outside quotes a packet that never left");
+            return None;
+        }
+        match quoted::translate(&packet.frame, end, from, to) {
+            Ok(frame) => Some(Reply::GoOn { paused, frame }),
+            Err(error) => {
+                debug!(in_port = %packet.in_port, %error, "error not translated");
+                None
+            }
         }
     }
 }
@@ -68,7 +74,7 @@ impl Responder for Answers {
                 return None;
             }
             Ok(Punt::TooLarge { network, router }) => return self.tell(packet, network, router),
-            Ok(Punt::Quoted { end, from, to }) => return translate(packet, end, from, to),
+            Ok(Punt::Quoted { end, from, to }) => return self.translate(packet, end, from, to),
             Err(error) => {
                 debug!(in_port = %packet.in_port, %error, "packet-in not understood");
                 return None;

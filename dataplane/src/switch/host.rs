@@ -4,7 +4,7 @@
 //! that the switch gave out, change: a switch that comes back with other numbers gets other flows without being asked.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -81,6 +81,11 @@ impl Shared {
     /// The VLAN whose tag the frames of the port with this key have on its tap.
     pub(super) fn tag_of(&self, key: u32) -> Option<VlanId> {
         self.read(|host| host.ports.values().find(|port| port.key == key)?.tag())
+    }
+
+    /// Whether an address is behind the router that has this floating IP.
+    pub(super) fn is_behind(&self, floating: Ipv4Addr, address: Ipv4Addr) -> bool {
+        self.desired().compiler.is_behind(floating, address)
     }
 
     /// Looks at the networks and at what this host found out.
