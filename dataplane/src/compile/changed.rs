@@ -2,7 +2,8 @@
 //!
 //! Owns [`Changed`] and [`Edit`]. Never knows which flows follow: it tells the index, which tells which facts moved.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::Ipv4Addr;
 
 use model::address_group::AddressGroup;
 use model::balancer::Balancer;
@@ -10,7 +11,7 @@ use model::network::{Network, Port, Router, Subnet};
 use model::provider::PhysicalNetwork;
 use model::security::SecurityGroup;
 use model::spec::HostNetwork;
-use model::{AddressGroupId, BalancerId, NetworkId, PortId, RouterId, SecurityGroupId, SubnetId};
+use model::{AddressGroupId, BalancerId, Mac, NetworkId, PortId, RouterId, SecurityGroupId, SubnetId};
 use openflow::flow::PortNo;
 
 use super::index::{Index, Moved};
@@ -53,7 +54,7 @@ pub(super) enum Before {
     Tunnel,
     Peers(Peers),
     Physical,
-    Stations,
+    Stations(Stations),
     Group(SecurityGroupId, Option<Box<SecurityGroup>>),
     Addresses(AddressGroupId, Option<Box<AddressGroup>>),
 }
@@ -80,10 +81,7 @@ impl Edit {
                 numbers.physical = ports;
                 Before::Physical
             }
-            Self::Stations(stations) => {
-                numbers.stations = stations;
-                Before::Stations
-            }
+            Self::Stations(stations) => Before::Stations(std::mem::replace(&mut numbers.stations, stations)),
             Self::PutGroup(group) => Before::Group(group.id, network.groups.insert(group.id, *group).map(Box::new)),
             Self::RemoveGroup(id) => Before::Group(id, network.groups.remove(&id).map(Box::new)),
             Self::PutAddresses(group) => {
@@ -112,7 +110,7 @@ pub(super) struct Changed<'a> {
     peers: bool,
     pulses: bool,
     physical: bool,
-    stations: bool,
+    stations: BTreeSet<NetworkId>,
 }
 
 impl<'a> Changed<'a> {
@@ -140,7 +138,7 @@ impl<'a> Changed<'a> {
                 Before::Tunnel => changed.tunnel = true,
                 Before::Peers(before) => changed.peer(before, numbers),
                 Before::Physical => changed.physical = true,
-                Before::Stations => changed.stations = true,
+                Before::Stations(before) => changed.find(before, &numbers.stations),
                 Before::Group(id, _) if changed.groups.iter().any(|(other, _)| other == id) => {}
                 Before::Group(id, before) => changed.groups.push((*id, (before.as_deref(), after.groups.get(id)))),
                 Before::Addresses(id, _) if changed.address_groups.iter().any(|(other, _)| other == id) => {}
@@ -156,8 +154,15 @@ impl<'a> Changed<'a> {
         self.tunnel = before.vxlan != after.vxlan;
         self.peer(&before.peers, after);
         self.physical = before.physical != after.physical;
-        self.stations = before.stations != after.stations;
+        self.find(&before.stations, &after.stations);
         self.numbers.extend(differing(&before.ports, &after.ports).into_iter().map(|(id, _)| id));
+    }
+
+    fn find(&mut self, before: &Stations, after: &Stations) {
+        let is_other = |(at, mac): &(&(NetworkId, Ipv4Addr), &Mac), among: &Stations| among.get(at) != Some(mac);
+        let gone = before.iter().filter(|station| is_other(station, after));
+        let found = after.iter().filter(|station| is_other(station, before));
+        self.stations.extend(gone.chain(found).map(|((network, _), _)| *network));
     }
 
     fn peer(&mut self, before: &Peers, after: &PortNumbers) {
@@ -187,7 +192,7 @@ impl<'a> Changed<'a> {
         moved.facts.extend(self.peers.then_some(Fact::Peers));
         moved.facts.extend(self.pulses.then_some(Fact::Pulses));
         moved.facts.extend(self.physical.then_some(Fact::Physical));
-        moved.facts.extend(self.stations.then_some(Fact::Stations));
+        moved.facts.extend(self.stations.iter().copied().map(Fact::Stations));
         for (id, (before, after)) in &self.groups {
             moved.facts.insert(Fact::Group(*id));
             moved.rules();

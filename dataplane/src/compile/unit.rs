@@ -66,8 +66,8 @@ pub(crate) enum Fact {
     Pulses,
     /// The OpenFlow ports of physical networks.
     Physical,
-    /// The stations outside that the agent found.
-    Stations,
+    /// The stations of a network outside that the agent found.
+    Stations(NetworkId),
     /// Whether a network has a port here, a floating IP of one, or the address of a router.
     Near(NetworkId),
     /// Whether a network outside has an address here: a floating IP of a port, or that of a router.

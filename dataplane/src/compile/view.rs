@@ -176,13 +176,13 @@ impl<'a> View<'a> {
 
     /// The MAC address of a station outside, as far as the agent found out.
     pub(crate) fn station(&self, network: NetworkId, address: Ipv4Addr) -> Option<Mac> {
-        self.read(Fact::Stations);
+        self.read(Fact::Stations(network));
         self.numbers.stations.get(&(network, address)).copied()
     }
 
     /// The stations of a network outside, as far as the agent found out.
     pub(crate) fn stations(&self, network: NetworkId) -> impl Iterator<Item = (Ipv4Addr, Mac)> {
-        self.read(Fact::Stations);
+        self.read(Fact::Stations(network));
         let from = (network, Ipv4Addr::UNSPECIFIED)..=(network, Ipv4Addr::BROADCAST);
         self.numbers.stations.range(from).map(|((_, address), mac)| (*address, *mac))
     }
