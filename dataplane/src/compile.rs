@@ -24,8 +24,8 @@ use openflow::flow::PortNo;
 
 use crate::cookie::Object;
 use crate::feature::{
-    arp, balancer, canary, classify, deliver, dhcp, floating, forward, identity, neighbour, path_mtu, provider, qos,
-    quoted, router, security, service, snat, static_route, trunk, tunnel, way_out,
+    arp, balancer, canary, classify, deliver, dhcp, floating, forward, health, identity, neighbour, path_mtu, provider,
+    qos, quoted, router, security, service, snat, static_route, trunk, tunnel, way_out,
 };
 use crate::flow_set::{Assembly, FlowSet, Part, Touched};
 use crate::identity::{Groups, NOBODY};
@@ -306,6 +306,7 @@ fn part(unit: &Unit, view: &View<'_>, index: &Index) -> Option<Part> {
             let it = view.balancer(*id)?;
             part.name(Object::Balancer(it.key.into()), format!("load balancer {}", it.name));
             balancer::balancer(view, it, &mut part);
+            health::balancer(view, it, &mut part);
         }
         Unit::Port(id) => port(view, *id, &mut part)?,
         Unit::Identity(groups) => set_of_groups(groups, view, index, &mut part)?,

@@ -13,6 +13,7 @@ pub(crate) mod dhcp;
 pub(crate) mod failover;
 pub(crate) mod floating;
 pub(crate) mod forward;
+pub(crate) mod health;
 pub(crate) mod identity;
 pub(crate) mod neighbour;
 pub(crate) mod path_mtu;

@@ -230,6 +230,8 @@ pub enum MeterNumber {
     ErrorsOut(u32),
     /// Both, of all ports of the host.
     Errors,
+    /// Answers of a port to the health checks of a load balancer, by the key of that and the port's place among those that are checked here.
+    Checks(u32, u32),
 }
 
 impl MeterNumber {
@@ -250,6 +252,7 @@ impl MeterNumber {
             Self::ErrorsIn(key) => 0xd << 28 | key & 0x0fff_ffff,
             Self::ErrorsOut(key) => 0xe << 28 | key & 0x0fff_ffff,
             Self::Errors => 0xf << 28,
+            Self::Checks(balancer, place) => 0xa << 28 | (balancer & 0xffff) << 12 | place & 0x0fff,
         }
     }
 }

@@ -3,7 +3,8 @@
 //! The user data names the port that asks, or the network outside that a station is looked for on; the rest is in the packet.
 //!
 //! ```text
-//! octet 0: kind (1 = a question of a port, 2 = of a station, 3 = a packet that is too large, 4 and 5 = an error that quotes the source, the target)
+//! octet 0: kind (1 = a question of a port, 2 = of a station, 3 = a packet that is too large, 4 and 5 = an error that quotes the source, the target,
+//!          6 = an answer of a port to a health check)
 //! octets 1 to 4: key of the port, or VNI of the network, big-endian; of an error the address that is quoted
 //! octets 5 and 6, of a packet that is too large only: key of the router, big-endian
 //! octets 5 to 8, of an error only: the address to put in its place
@@ -19,6 +20,11 @@ pub enum Punt {
     /// A port of this host asks something.
     Question {
         /// The key of the port that asks.
+        port: u32,
+    },
+    /// A port of this host answers a health check.
+    Health {
+        /// The key of the port that answers.
         port: u32,
     },
     /// A packet is larger than what the network that it is routed to carries.
@@ -54,6 +60,7 @@ const STATION: u8 = 2;
 const TOO_LARGE: u8 = 3;
 const QUOTED_SOURCE: u8 = 4;
 const QUOTED_TARGET: u8 = 5;
+const HEALTH: u8 = 6;
 
 impl Punt {
     /// The user data that the controller action carries.
@@ -62,6 +69,7 @@ impl Punt {
         let (kind, number, more) = match self {
             Self::Question { port } => (QUESTION, port, Vec::new()),
             Self::Station { network } => (STATION, network, Vec::new()),
+            Self::Health { port } => (HEALTH, port, Vec::new()),
             Self::TooLarge { network, router } => (TOO_LARGE, network, router.to_be_bytes().to_vec()),
             Self::Quoted { end, from, to } => {
                 let kind = if end == End::Source { QUOTED_SOURCE } else { QUOTED_TARGET };
@@ -81,6 +89,7 @@ impl Punt {
         let number = u32::from_be_bytes(*number);
         match (*kind, more) {
             (QUESTION, []) => Ok(Self::Question { port: number }),
+            (HEALTH, []) => Ok(Self::Health { port: number }),
             (STATION, []) => Ok(Self::Station { network: number }),
             (TOO_LARGE, [high, low]) => {
                 Ok(Self::TooLarge { network: number, router: u16::from_be_bytes([*high, *low]) })
@@ -107,7 +116,8 @@ mod tests {
         let (from, to) = (Ipv4Addr::new(203, 0, 113, 50), Ipv4Addr::new(10, 0, 1, 11));
         let [source, target] = [End::Source, End::Target].map(|end| Punt::Quoted { end, from, to });
         assert_eq!(target.to_user_data(), [5, 203, 0, 113, 50, 10, 0, 1, 11]);
-        for punt in [punt, too_large, source, target, Punt::Station { network: 0x00ff_ffff }] {
+        for punt in [punt, too_large, source, target, Punt::Health { port: 7 }, Punt::Station { network: 0x00ff_ffff }]
+        {
             assert_eq!(Punt::from_user_data(&punt.to_user_data()), Ok(punt));
         }
         for data in [&[][..], &[2], &[1, 2, 3], &[1, 0, 0, 0, 0, 0], &[3, 0, 0, 0, 0]] {

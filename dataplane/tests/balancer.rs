@@ -452,7 +452,12 @@ impl World {
                 listener.persistence = persistence;
                 listener.members = seats
                     .iter()
-                    .map(|(address, weight)| model::balancer::Member { address: *address, port: own, weight: *weight })
+                    .map(|(address, weight)| model::balancer::Member {
+                        address: *address,
+                        port: own,
+                        weight: *weight,
+                        in_error: false,
+                    })
                     .collect();
             }
         }

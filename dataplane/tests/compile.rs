@@ -9,6 +9,7 @@ use std::path::Path;
 
 use dataplane::peer::Peer;
 use dataplane::{Installed, PortNumbers, compile, diff};
+use model::balancer::monitor::{Check, Monitor};
 use model::balancer::{Persistence, Transport};
 use model::network::ForwardedProtocol;
 use openflow::flow::{Action, Flow, GroupKind, PortNo};
@@ -111,6 +112,12 @@ fn no_flow_writes_what_the_kernel_cannot() {
         balanced.listen(front, Transport::Udp, 53, &[(2, 53, 1)]);
     }
     balanced.balancers[0].listeners[0].persistence = Persistence::SourceIp;
+    let checks = [[Check::http(), Check::UdpConnect], [Check::Tcp, Check::Ping]];
+    for (front, checks) in balanced.balancers.iter_mut().zip(checks) {
+        for (listener, check) in front.listeners.iter_mut().zip(checks) {
+            listener.monitor = Some(Monitor::new(check));
+        }
+    }
     let clouds = [topology::dual_stack(), outside, unequal, elsewhere, joined, balanced];
     let mut kinds = BTreeSet::new();
     for (cloud, host) in clouds.iter().flat_map(|cloud| [(cloud, 0), (cloud, 1), (cloud, 2)]) {

@@ -9,6 +9,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use dataplane::compile::{Compiler, Edit, Stations};
 use dataplane::peer::{Peer, Peers};
 use dataplane::{PortNumbers, compile};
+use model::balancer::monitor::{Check, Monitor};
 use model::balancer::{Listener, Member, Persistence, Transport};
 use model::network::{ForwardedProtocol, Port, Router, StaticRoute};
 use model::spec::HostNetwork;
@@ -226,16 +227,27 @@ impl World {
         let (protocol, own) = *self.random.pick(&[(Transport::Tcp, 80), (Transport::Udp, 53)]);
         let Some(listener) = front.listeners.iter_mut().find(|it| it.protocol == protocol) else {
             let persistence = *self.random.pick(&[Persistence::None, Persistence::SourceIp]);
-            front.listeners.push(Listener { protocol, port: own, persistence, members: Vec::new() });
+            front.listeners.push(Listener { protocol, port: own, persistence, monitor: None, members: Vec::new() });
             return "a listener more";
         };
+        if self.random.once_in(4) {
+            let check = self.random.pick(&[Check::Tcp, Check::http(), Check::Ping, Check::UdpConnect]).clone();
+            let monitor = Monitor { admin_state_up: !self.random.once_in(4), ..Monitor::new(check) };
+            let fits = listener.monitor.is_none() && monitor.check_for(protocol).is_ok();
+            listener.monitor = fits.then_some(monitor);
+            return "a health monitor";
+        }
+        if self.random.once_in(4) {
+            listener.members.iter_mut().for_each(|member| member.in_error = self.random.once_in(2));
+            return "verdicts";
+        }
         let address = member.iter().map(|it| it.address).find(|it| it.is_ipv4() == front.address.is_ipv4());
         let Some(address) = address.filter(|address| *address != front.address) else { return "no member" };
         let count = listener.members.len();
         listener.members.retain(|member| member.address != address);
         if listener.members.len() == count {
             let weight = *self.random.pick(&[0, 1, 2, 256]);
-            listener.members.push(Member { address, port: 8080, weight });
+            listener.members.push(Member { address, port: 8080, weight, in_error: false });
         }
         "a member"
     }

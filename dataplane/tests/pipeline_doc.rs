@@ -14,6 +14,7 @@ use dataplane::flow_set::FlowSet;
 use dataplane::table::{TABLES, Table, TableInfo};
 use dataplane::trace::{self, Connection, Packet, Payload, Verdict};
 use model::balancer::Transport;
+use model::balancer::monitor::{Check, Monitor};
 use model::network::ForwardedProtocol;
 use openflow::flow::Field;
 use topology::{Cloud, VXLAN, dual_stack, endpoint};
@@ -32,7 +33,7 @@ sender's and the receiver's groups.
 The examples are of one host with two networks, blue and green, that have both versions of IP and a router between them: web-1 and open-1 (no port
 security) on blue and db-1 on green are here, web-2 and db-2 on another host, cam-1 on a VLAN of a physical network, where web-1 has a floating IP
 and the router an address for everybody else, whose gateway this host is, with TCP port 5433 forwarded to port 5432 of db-1.
-Load balancer front is 10.0.1.100, whose TCP 8000 is TCP 80 of web-2 and open-1, and TCP 5432 that of db-1.
+Load balancer front is 10.0.1.100, whose TCP 8000 is TCP 80 of web-2 and open-1, and TCP 5432 that of db-1, which is checked.
 Group web lets in TCP 80 and pings, and TCP 8443 from the addresses of office, which are 10.0.3.192/26; group db TCP 5432 from members of web.
 ";
 
@@ -62,6 +63,7 @@ fn cloud() -> Cloud {
     let [web_2, open_1, db_1] = ["web-2", "open-1", "db-1"].map(|name| port(&cloud, name));
     cloud.listen(front, Transport::Tcp, 8000, &[(web_2, 80, 1), (open_1, 80, 1)]);
     cloud.listen(front, Transport::Tcp, 5432, &[(db_1, 5432, 1)]);
+    cloud.balancers[front].listeners[1].monitor = Some(Monitor::new(Check::Tcp));
     cloud
 }
 
@@ -146,6 +148,7 @@ fn examples(cloud: &Cloud) -> Vec<Example> {
             from("web-1", cloud.balancers[0].address, tcp(5432)),
         ),
         balanced(cloud),
+        checked(cloud),
     ]
 }
 
@@ -170,6 +173,15 @@ fn answer(cloud: &Cloud) -> Example {
         .with(Field::CtNwSrc, cloud.address(port(cloud, "db-1"))),
         connection: Connection::Reply,
     }
+}
+
+/// What a member of a load balancer says to its host, which asked.
+fn checked(cloud: &Cloud) -> Example {
+    let (host, numbers) = (cloud.host(0), cloud.numbers(0));
+    let (member, front) = (&cloud.ports[port(cloud, "db-1")], cloud.balancers[0].address);
+    let payload = Payload::Tcp { source: 5432, target: 64_600 };
+    let packet = Packet::from_port(&host, &numbers, member, front, payload).unwrap();
+    Example { name: "db-1 answers a health check", packet, connection: Connection::New }
 }
 
 /// What a member of a load balancer says to a client.

@@ -94,6 +94,14 @@ impl Scheduler {
         self.send(self.request(Method::PATCH, path).json(body)).await
     }
 
+    /// Puts something at `path`, in the place of any that there is.
+    ///
+    /// # Errors
+    /// As [`Scheduler::get`].
+    pub async fn put(&self, path: &str, body: &Value) -> Result<Value, Failure> {
+        self.send(self.request(Method::PUT, path).json(body)).await
+    }
+
     /// Deletes what is at `path`.
     ///
     /// # Errors

@@ -199,9 +199,12 @@ fn a_cloud_in_tables() {
         load-balancer add-member front tcp:80 --address 10.10.1.20 --port 8080
         load-balancer add-member front tcp:80 --address 10.10.2.40 --weight 2
         load-balancer set-member front tcp:80 --address 10.10.2.40 --weight 0
+        load-balancer set-monitor front tcp:80 --type http --url-path /live --expected-codes 200-299 --delay 10
+        load-balancer set-monitor front udp:53 --type udp-connect --disable
         load-balancer members front
         load-balancer list
         load-balancer remove-member front tcp:80 --address 10.10.2.40
+        load-balancer remove-monitor front udp:53
         load-balancer remove-listener front udp:53
         load-balancer show front
         load-balancer delete front
@@ -290,6 +293,10 @@ fn failures_and_their_codes() {
         load-balancer add-member front tcp:80 --address 10.10.1.20 --weight 257
         load-balancer add-member front tcp:81 --address 10.10.1.20
         load-balancer remove-member front tcp:80 --address 10.10.1.20
+        load-balancer set-monitor front tcp:80 --type udp-connect
+        load-balancer set-monitor front tcp:80 --type ping --timeout 9
+        load-balancer set-monitor front tcp:80 --type ping --url-path /
+        load-balancer remove-monitor front tcp:81
         subnet delete blue4
         load-balancer delete front
         load-balancer show front

@@ -11,6 +11,10 @@ use serde::{Deserialize, Serialize};
 use crate::address::Mac;
 use crate::id::{BalancerId, SubnetId};
 
+pub mod monitor;
+
+use monitor::{Monitor, MonitorError};
+
 /// The most load balancers on one network.
 pub const BALANCERS_MAX: usize = 64;
 /// The most listeners of one load balancer: which one it is has 8 bits in the number of a group of flows.
@@ -56,6 +60,9 @@ pub struct Listener {
     /// Which connections keep to one member.
     #[serde(default)]
     pub persistence: Persistence,
+    /// How its members are checked; written only where they are, for agents from before that refuse what they do not know.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub monitor: Option<Monitor>,
     /// Who gets the connections.
     #[serde(default)]
     pub members: Vec<Member>,
@@ -92,6 +99,37 @@ pub struct Member {
     pub port: u16,
     /// Its share beside those of the others, 0 to [`WEIGHT_MAX`]; 0: it keeps what it has and gets nothing new.
     pub weight: u16,
+    /// Whether the last verdict of its health monitor was that it does not serve: it keeps what it has and gets nothing new. Written only where it is so.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub in_error: bool,
+}
+
+/// What a host found out about a member on it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct MemberHealth {
+    /// Whom it is about.
+    pub member: MemberRef,
+    /// Whether it serves.
+    pub online: bool,
+    /// What the last checks said, in words.
+    pub reason: String,
+}
+
+/// Which member of which listener.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct MemberRef {
+    /// The load balancer.
+    pub balancer: BalancerId,
+    /// The protocol of the listener.
+    pub protocol: Transport,
+    /// The port of the listener.
+    pub listener: u16,
+    /// The address of the member.
+    pub address: IpAddr,
+    /// The port of the member.
+    pub port: u16,
 }
 
 /// What does not fit within a load balancer.
@@ -142,6 +180,16 @@ pub enum BalancerError {
         address: IpAddr,
         /// The port.
         port: u16,
+    },
+    /// A health monitor that can not be.
+    #[error("the health monitor of its listener on {protocol} port {port}: {problem}")]
+    Monitor {
+        /// The protocol.
+        protocol: Transport,
+        /// The port.
+        port: u16,
+        /// What is wrong.
+        problem: MonitorError,
     },
     /// Port 0 is nobody's.
     #[error("port 0 is no port to listen on")]
@@ -215,6 +263,19 @@ impl Balancer {
 }
 
 impl Listener {
+    /// The health monitor that checks its members, if one does.
+    #[must_use]
+    pub fn checks(&self) -> Option<&Monitor> {
+        self.monitor.as_ref().filter(|monitor| monitor.admin_state_up)
+    }
+
+    /// Has nobody in error any more where nobody is checked: a verdict without a monitor would stand for ever.
+    pub fn clear_verdicts(&mut self) {
+        if self.checks().is_none() {
+            self.members.iter_mut().for_each(|member| member.in_error = false);
+        }
+    }
+
     fn check(&self, own: IpAddr) -> Result<(), BalancerError> {
         let Self { protocol, port, .. } = *self;
         if port == 0 {
@@ -223,9 +284,11 @@ impl Listener {
         if self.members.len() > MEMBERS_MAX {
             return Err(BalancerError::TooManyMembers { protocol, port, count: self.members.len() });
         }
+        let wrong = |problem| BalancerError::Monitor { protocol, port, problem };
+        self.monitor.as_ref().map_or(Ok(()), |monitor| monitor.check_for(protocol)).map_err(wrong)?;
         let mut seen = BTreeSet::new();
         for member in &self.members {
-            let Member { address, port, weight } = *member;
+            let Member { address, port, weight, .. } = *member;
             if address.is_ipv4() != own.is_ipv4() {
                 return Err(BalancerError::Family { address, own });
             }
@@ -277,9 +340,11 @@ mod tests {
             address: address.parse().unwrap(),
             port: *port,
             weight: *weight,
+            in_error: false,
         };
         let members = members.iter().map(member).collect();
-        let listener = Listener { protocol: Transport::Tcp, port: 80, persistence: Persistence::None, members };
+        let listener =
+            Listener { protocol: Transport::Tcp, port: 80, persistence: Persistence::None, monitor: None, members };
         Balancer {
             id: BalancerId::from_uuid(Uuid::from_u128(1)),
             name: "front".to_owned(),
@@ -319,7 +384,8 @@ mod tests {
         let listener = |port| Listener { port, ..front.listeners[0].clone() };
         let many = Balancer { listeners: (1..=65).map(listener).collect(), ..front.clone() };
         assert_eq!(says(&many), "it has 65 listeners, want 64 at most");
-        let member = |number: u16| Member { address: "10.0.1.9".parse().unwrap(), port: number, weight: 1 };
+        let member =
+            |number: u16| Member { address: "10.0.1.9".parse().unwrap(), port: number, weight: 1, in_error: false };
         front.listeners.truncate(1);
         front.listeners[0].members = (1..=257).map(member).collect();
         assert_eq!(says(&front), "its listener on tcp port 80 has 257 members, want 256 at most");

@@ -6,6 +6,7 @@ use std::collections::BTreeSet;
 
 use serde::{Deserialize, Serialize};
 
+use crate::balancer::MemberHealth;
 use crate::id::{HostId, ImageId, MachineId, PortId, VolumeId};
 use crate::provider::PhysicalNetwork;
 use crate::spec::Generation;
@@ -30,6 +31,10 @@ pub struct Report {
     pub volumes: Vec<Observed<VolumeId, VolumeState>>,
     /// Every image that is wanted.
     pub images: Vec<Observed<ImageId, ImageState>>,
+    /// Every member of a load balancer here that is checked and of which there is a verdict. Written only where there are some: a scheduler from before
+    /// them refuses what it does not know.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub members: Vec<MemberHealth>,
     /// What keeps the host as a whole from being what it should.
     pub problems: Vec<Problem>,
 }

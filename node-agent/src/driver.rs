@@ -6,6 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
 
+use model::balancer::MemberHealth;
 use model::image::Image;
 use model::machine::Machine;
 use model::observed::Problem;
@@ -220,6 +221,8 @@ pub trait Network: Send + Sync + 'static {
     fn plug(&self, plug: &Plug) -> impl Future<Output = Result<(), Failure>> + Send;
     /// Takes a tap off the bridge.
     fn unplug(&self, tap: &str) -> impl Future<Output = Result<(), Failure>> + Send;
+    /// What health checks found out of the members of load balancers here.
+    fn health(&self) -> Vec<MemberHealth>;
     /// Takes note of what the machines of this host are, for the metadata service to tell them.
     fn describe(&self, machines: &BTreeMap<MachineId, Machine>);
     /// Brings the installed flows to what `network` wants, at once or not at all.

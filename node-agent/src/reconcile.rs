@@ -292,7 +292,8 @@ pub async fn look<D: Drivers>(drivers: &D, ledger: &Ledger, spec: &NodeSpec) -> 
     );
     // A volume without an entry waits to be looked at.
     let volumes = volumes.unwrap_or_default();
-    Seen { images, bases: volumes.bases, volumes: volumes.volumes, taps, switch, machines }
+    let health = drivers.network().health();
+    Seen { images, bases: volumes.bases, volumes: volumes.volumes, taps, switch, health, machines }
 }
 
 async fn in_time<T>(what: &str, look: impl Future<Output = Result<T, crate::driver::Failure>>) -> Look<T> {

@@ -23,6 +23,7 @@ pub fn report(host: HostId, snapshot: &Snapshot, resources: Resources) -> Report
         ports: Vec::new(),
         volumes: Vec::new(),
         images: Vec::new(),
+        members: Vec::new(),
         problems: Vec::new(),
     };
     let (Some(spec), Some(seen)) = (&snapshot.spec, &snapshot.seen) else {
@@ -34,6 +35,7 @@ pub fn report(host: HostId, snapshot: &Snapshot, resources: Resources) -> Report
     report.ports = ports(spec, seen, snapshot);
     report.volumes = volumes(spec, seen, snapshot);
     report.images = images(spec, seen, snapshot);
+    report.members.clone_from(&seen.health);
     report.problems = host_problems(seen, snapshot);
     report
 }

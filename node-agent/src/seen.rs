@@ -4,6 +4,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use model::balancer::MemberHealth;
 use model::observed::Problem;
 use model::provider::PhysicalNetwork;
 use model::volume::VolumeBackend;
@@ -70,6 +71,9 @@ pub struct Seen {
     pub taps: Look<BTreeMap<String, Tap>>,
     /// The integration bridge.
     pub switch: Look<Bridge>,
+    /// What health checks found out of the members of load balancers here.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub health: Vec<MemberHealth>,
     /// Machines with a record, wanted or not.
     pub machines: Look<BTreeMap<MachineId, Look<MachineSeen>>>,
 }

@@ -6,6 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard};
 
+use model::balancer::MemberHealth;
 use model::image::Image;
 use model::machine::Machine;
 use model::spec::HostNetwork;
@@ -41,6 +42,8 @@ pub(crate) struct World {
     pub(crate) flows_of: Option<HostNetwork>,
     /// The machines that the metadata service knows.
     pub(crate) described: BTreeSet<MachineId>,
+    /// What health checks found out.
+    pub(crate) health: Vec<MemberHealth>,
     pub(crate) processes: BTreeMap<MachineId, SimProcess>,
     /// How often each machine was started.
     pub(crate) starts: BTreeMap<MachineId, u32>,
@@ -365,6 +368,10 @@ impl Network for Sim {
             Ok(())
         })
         .await
+    }
+
+    fn health(&self) -> Vec<MemberHealth> {
+        self.world().health.clone()
     }
 
     fn describe(&self, machines: &BTreeMap<MachineId, Machine>) {

@@ -133,6 +133,7 @@ mod tests {
             ports: Vec::new(),
             volumes: Vec::new(),
             images: Vec::new(),
+            members: Vec::new(),
             problems: Vec::new(),
         }
     }

@@ -27,6 +27,7 @@ pub(crate) mod balancer;
 pub(crate) mod flavor;
 pub(crate) mod floating;
 pub(crate) mod forwarding;
+pub(crate) mod health;
 pub(crate) mod host;
 pub(crate) mod image;
 pub(crate) mod machine;

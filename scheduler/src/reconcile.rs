@@ -1,13 +1,15 @@
 //! Brings the intent forward by what hosts report: frees what is gone, chooses keepers of volumes and gateways of routers, places machines, and makes
-//! a new specification for each host whose content changed.
+//! a new specification for each host whose content changed. What a host found out of members of load balancers goes to all hosts that way.
 //!
 //! Pure and idempotent: with the same intent and the same reports a second pass changes nothing. A generation grows only when content does.
 //!
 //! What is freed is freed on evidence alone: the host is up, it has accepted a specification without the object, and it does not see it any more.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::sync::Arc;
 
+use model::network::Binding;
 use model::observed::{MachineState, Report, VolumeState};
 use model::spec::{Generation, NodeSpec};
 use model::volume::VolumeBackend;
@@ -36,7 +38,9 @@ pub(crate) fn reconcile(intent: &mut Intent, cluster: &Cluster, overcommit: Over
     place_machines(intent, cluster, overcommit);
     keep_volumes(intent, cluster);
     gateway::choose(intent, cluster);
-    assign_all(intent)
+    let bindings = bindings(intent);
+    note_health(intent, cluster, &bindings);
+    assign_all(intent, &bindings)
 }
 
 /// A host's report, if it speaks of the specification that the host was given last.
@@ -224,11 +228,24 @@ fn candidates(intent: &Intent, cluster: &Cluster) -> Vec<Candidate> {
     intent.hosts.values().map(candidate).collect()
 }
 
-fn assign_all(intent: &mut Intent) -> Vec<Contradiction> {
-    let bindings = bindings(intent);
+/// Believes what hosts report of the members of load balancers on them. What nobody reports of stays as it was: a host that is away, or has just
+/// started, has nobody go or come back.
+fn note_health(intent: &mut Intent, cluster: &Cluster, bindings: &BTreeMap<PortId, Binding>) {
+    let hosts: Vec<HostId> = intent.hosts.keys().copied().collect();
+    for host in hosts {
+        let Some(report) = cluster.fresh(host).filter(|report| !report.members.is_empty()) else { continue };
+        let here = intent.ports.values().filter(|it| bindings.get(&it.port.id).is_some_and(|at| at.host == host));
+        let here: BTreeSet<IpAddr> = here.flat_map(|it| &it.port.addresses).map(|fixed| fixed.address).collect();
+        for health in report.members.iter().filter(|health| here.contains(&health.member.address)) {
+            intent.note_health(health);
+        }
+    }
+}
+
+fn assign_all(intent: &mut Intent, bindings: &BTreeMap<PortId, Binding>) -> Vec<Contradiction> {
     let mut contradictions = Vec::new();
     for host in intent.hosts.keys().copied().collect::<Vec<_>>() {
-        let mut parts = assign(intent, &bindings, host);
+        let mut parts = assign(intent, bindings, host);
         parts.generation = intent.generation(host);
         let spec = match NodeSpec::check(parts.clone()) {
             Ok(spec) => spec,

@@ -3,7 +3,8 @@
 //! Owns the address of a load balancer and both directions of the translation. What a port here sends there is translated in a conntrack zone of its
 //! own before it is tracked and judged, and an answer back after that: rules and connections know the client's and the member's addresses only, and
 //! security groups hold as if the client had asked the member. An established connection stays with its member, whoever comes and goes; a new one
-//! goes to one of those that are plugged in and have a weight, and are not who asks. A member that is taken out has its connections cut; one of weight 0 keeps them.
+//! goes to one of those that are plugged in and have a weight, and are not who asks. A member that is taken out has its connections cut; one of weight 0
+//! keeps them, and so does one in error: whether they live, its own machine says.
 //! What comes from a member's port and is of no balanced connection goes on unchanged, at the cost of one pass; what the tracker has taken for no part of
 //! any, and could be a segment of a balanced one with the wrong source, does not.
 //! Invariant: a packet of a balanced connection reaches a member of its load balancer that there is, or nobody.
@@ -70,6 +71,9 @@ const FRAGMENT: u8 = 1;
 pub(crate) const NO_LISTENER: &str = "nothing listens for that there";
 /// What is said of a connection that nobody can be given.
 pub(crate) const NO_MEMBER: &str = "no member of the listener is plugged in and has a weight";
+/// What is said of a connection that nobody can be given because of health monitors alone.
+pub(crate) const NO_HEALTHY_MEMBER: &str =
+    "every member that is plugged in and has a weight is in error, as its health monitor found";
 /// What is said of a connection whose member is no more.
 pub(crate) const NO_MORE: &str = "its member is none any more, or not plugged in";
 /// What is said of a connection of the only member.
@@ -106,29 +110,29 @@ pub(crate) fn balancer(view: &View<'_>, balancer: &Balancer, part: &mut Part) {
 }
 
 /// A load balancer and where it is.
-struct Front<'a> {
+pub(super) struct Front<'a> {
     balancer: &'a Balancer,
     subnet: &'a Subnet,
-    network: &'a Network,
+    pub(super) network: &'a Network,
     /// Its network, when that has a port here.
     near: Option<Segment<'a>>,
     /// The zone of its network, and that of its translation.
     zone: u16,
     own_zone: u16,
-    family: Family,
-    cookie: Cookie,
+    pub(super) family: Family,
+    pub(super) cookie: Cookie,
 }
 
 /// A member that is plugged in somewhere.
-struct Seat<'a> {
-    port: &'a Port,
+pub(super) struct Seat<'a> {
+    pub(super) port: &'a Port,
     /// The router that leads there; none: it is on the network of the load balancer.
     router: Option<&'a Router>,
 }
 
 impl<'a> Front<'a> {
     /// None where no port here can reach it.
-    fn of(view: &View<'a>, balancer: &'a Balancer) -> Option<Self> {
+    pub(super) fn of(view: &View<'a>, balancer: &'a Balancer) -> Option<Self> {
         let subnet = view.subnet(balancer.subnet)?;
         let network = view.network(subnet.network)?;
         let near = view.segment(network.id);
@@ -278,7 +282,7 @@ impl<'a> Front<'a> {
 
     /// The members that get new connections, with their ports.
     fn live<'v>(&self, view: &View<'v>, listener: &'v Listener) -> Vec<(&'v Member, &'v Port)> {
-        let weighty = listener.members.iter().filter(|member| member.weight > 0);
+        let weighty = listener.members.iter().filter(|member| member.weight > 0 && !member.in_error);
         weighty.filter_map(|member| Some((member, self.seat(view, member.address)?.port))).collect()
     }
 
@@ -292,6 +296,9 @@ impl<'a> Front<'a> {
     ) -> (Vec<Action>, String) {
         let port = format!("{} port {}", listener.protocol, listener.port);
         match members {
+            [] if listener.members.iter().any(|member| member.weight > 0 && member.in_error) => {
+                (Vec::new(), format!("{port}: {NO_HEALTHY_MEMBER}"))
+            }
             [] => (Vec::new(), format!("{port}: {NO_MEMBER}")),
             [(member, _)] => (
                 vec![self.give(listener, member)],
@@ -326,7 +333,7 @@ impl<'a> Front<'a> {
     }
 
     /// Where a member is, when packets can get there.
-    fn seat<'v>(&self, view: &View<'v>, address: IpAddr) -> Option<Seat<'v>> {
+    pub(super) fn seat<'v>(&self, view: &View<'v>, address: IpAddr) -> Option<Seat<'v>> {
         let plugged = |port: &&'v Port| view.place(port) != Place::Nowhere;
         let all: Vec<&'v Port> = view.ports_at(address).into_iter().filter(plugged).collect();
         if let Some(port) = all.iter().find(|port| port.network == self.network.id) {

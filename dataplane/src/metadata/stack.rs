@@ -11,9 +11,8 @@ use std::fmt;
 use std::time::Duration;
 
 use smoltcp::iface::{Config, Interface, SocketHandle, SocketSet};
-use smoltcp::phy::{self, Checksum, Device, DeviceCapabilities, Medium};
 use smoltcp::socket::tcp::{Socket, SocketBuffer, State};
-use smoltcp::time::{Duration as Span, Instant};
+use smoltcp::time::Duration as Span;
 use smoltcp::wire::{HardwareAddress, IpAddress, IpCidr, IpVersion, Ipv4Packet, Ipv6Packet, TcpOption, TcpPacket};
 
 use super::Found;
@@ -21,6 +20,8 @@ use super::http::{self, HEAD_MAX, Reading};
 use crate::dns;
 use crate::dns::stream::{Framing, framed};
 use crate::feature::service::{ADDRESS_V4, ADDRESS_V6, METADATA_PORT};
+pub use crate::line::Sent;
+use crate::line::{ETHERNET, Wire, instant};
 
 /// Ports that are served at once. A station takes about 70 KiB.
 const STATIONS_MAX: usize = 128;
@@ -30,8 +31,6 @@ const NAMES_MAX: usize = 2;
 /// Octets that a connection holds of what came and of what goes.
 const RECEIVED_MAX: usize = 2048;
 const SENT_MAX: usize = 8192;
-/// Packets that one look may make for one port.
-const PACKETS_MAX: usize = 64;
 /// How long a connection may take from its first packet to its last.
 const CONNECTION_TIME: Duration = Duration::from_secs(20);
 /// How long nothing may come where something has to.
@@ -42,19 +41,6 @@ const IDLE: Duration = Duration::from_secs(5);
 const TURNS_MAX: usize = 8;
 /// The least segment that a client may ask for (RFC 9293 §3.7.1): with smaller ones it would be sent many packets for each of its own.
 const SEGMENT_MIN: u16 = 536;
-/// Octets of an Ethernet header.
-const ETHERNET: usize = 14;
-/// What IPv4 takes at least (RFC 791 §3.1), and networks have at most.
-const MTU: (u16, u16) = (576, 9000);
-
-/// A frame for a port.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Sent {
-    /// The key of the port.
-    pub port: u32,
-    /// The frame.
-    pub frame: Vec<u8>,
-}
 
 /// A connection to the name service, never the same again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -256,10 +242,6 @@ impl fmt::Debug for Station {
     }
 }
 
-fn instant(now: Duration) -> Instant {
-    Instant::from_micros(i64::try_from(now.as_micros()).unwrap_or(i64::MAX))
-}
-
 fn listening(port: u16) -> Socket<'static> {
     let buffer = |octets: usize| SocketBuffer::new(vec![0; octets]);
     let mut socket = Socket::new(buffer(RECEIVED_MAX), buffer(SENT_MAX));
@@ -274,7 +256,7 @@ fn listening(port: u16) -> Socket<'static> {
 
 impl Station {
     fn new(seed: u64, mtu: u16, now: Duration) -> Self {
-        let mut wire = Wire { received: None, sent: Vec::new(), mtu: usize::from(mtu.clamp(MTU.0, MTU.1)) };
+        let mut wire = Wire::new(mtu);
         let mut config = Config::new(HardwareAddress::Ip);
         config.random_seed = seed;
         let mut interface = Interface::new(config, &mut wire, instant(now));
@@ -443,57 +425,6 @@ fn finish(socket: &mut Socket<'_>) -> bool {
         socket.close();
     }
     is_open
-}
-
-/// The line between a port and its station: one packet in, a few out.
-#[derive(Debug)]
-struct Wire {
-    received: Option<Vec<u8>>,
-    sent: Vec<Vec<u8>>,
-    mtu: usize,
-}
-
-struct Received(Vec<u8>);
-
-struct Sending<'a>(&'a mut Vec<Vec<u8>>);
-
-impl phy::RxToken for Received {
-    fn consume<R, F: FnOnce(&[u8]) -> R>(self, take: F) -> R {
-        take(&self.0)
-    }
-}
-
-impl phy::TxToken for Sending<'_> {
-    fn consume<R, F: FnOnce(&mut [u8]) -> R>(self, length: usize, fill: F) -> R {
-        let mut packet = vec![0; length];
-        let result = fill(&mut packet);
-        self.0.push(packet);
-        result
-    }
-}
-
-impl Device for Wire {
-    type RxToken<'a> = Received;
-    type TxToken<'a> = Sending<'a>;
-
-    fn receive(&mut self, _: Instant) -> Option<(Received, Sending<'_>)> {
-        let packet = self.received.take()?;
-        Some((Received(packet), Sending(&mut self.sent)))
-    }
-
-    fn transmit(&mut self, _: Instant) -> Option<Sending<'_>> {
-        (self.sent.len() < PACKETS_MAX).then_some(Sending(&mut self.sent))
-    }
-
-    fn capabilities(&self) -> DeviceCapabilities {
-        let mut capabilities = DeviceCapabilities::default();
-        capabilities.medium = Medium::Ip;
-        capabilities.max_transmission_unit = self.mtu;
-        // Packets of guests come over no wire: their cards leave the sums to hardware that is not there.
-        capabilities.checksum.ipv4 = Checksum::Tx;
-        capabilities.checksum.tcp = Checksum::Tx;
-        capabilities
-    }
 }
 
 #[cfg(test)]

@@ -1,5 +1,5 @@
 //! Answers the packets that our flows hand over: DHCP requests and router solicitations of local ports at once, what is for services later. Tells
-//! senders of packets that are too large, and translates what errors through floating IPs quote.
+//! senders of packets that are too large, translates what errors through floating IPs quote, and takes in what members answer to health checks.
 //!
 //! Thin: [`crate::punt`] reads what the flow said, [`crate::respond`] makes the answer. Never answers anybody but the port
 //! that asked.
@@ -9,6 +9,7 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 use tracing::debug;
 
 use super::channel::{Punted, Reply, Responder};
+use super::health::Checks;
 use super::host::Shared;
 use super::services::Services;
 use super::stations::Search;
@@ -24,12 +25,13 @@ pub(super) struct Answers {
     host: Shared,
     services: Services,
     search: Search,
+    checks: Checks,
 }
 
 impl Answers {
     /// Answers from what `host` holds at the time of the question.
-    pub(super) const fn new(host: Shared, services: Services, search: Search) -> Self {
-        Self { host, services, search }
+    pub(super) const fn new(host: Shared, services: Services, search: Search, checks: Checks) -> Self {
+        Self { host, services, search, checks }
     }
 }
 
@@ -73,6 +75,10 @@ impl Responder for Answers {
                 self.search.take(network, packet.frame.clone());
                 return None;
             }
+            Ok(Punt::Health { port }) => {
+                self.checks.take(port, packet.frame.clone());
+                return None;
+            }
             Ok(Punt::TooLarge { network, router }) => return self.tell(packet, network, router),
             Ok(Punt::Quoted { end, from, to }) => return self.translate(packet, end, from, to),
             Err(error) => {
@@ -98,6 +104,7 @@ impl Responder for Answers {
         tokio::select! {
             reply = self.services.reply() => reply,
             probe = self.search.probe() => probe,
+            question = self.checks.question() => question,
         }
     }
 

@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use model::MachineId;
+use model::balancer::MemberHealth;
 use model::machine::Machine;
 use model::provider::VlanId;
 use model::spec::HostNetwork;
@@ -22,6 +23,7 @@ use super::answers::Answers;
 use super::bridge::{Bridge, BridgeError, PortState, Settings, TapPort};
 use super::channel::Connector;
 use super::driver::{Applied, Driver, DriverError, DriverSettings, DriverStatus};
+use super::health::{Checks, Verdicts};
 use super::names::Names;
 use super::resolver::{NameCounts, Tally, Upstreams};
 use super::services::{Machines, Services};
@@ -105,6 +107,7 @@ struct Inner {
     names: Tally,
     found: Found,
     peers: Mutex<Memory>,
+    verdicts: Verdicts,
     /// Told of each change of what is wanted.
     wishes: Notify,
 }
@@ -148,11 +151,15 @@ impl HostSwitch {
         let names = Names::new(shared.clone(), upstreams.clone(), tally.clone());
         let services = Services::start(shared.clone(), machines.clone(), names);
         let (search, found) = Search::start(shared.clone());
-        let responder = Answers::new(shared.clone(), services, search);
+        let (checks, verdicts, follow) = Checks::start(shared.clone());
+        let responder = Answers::new(shared.clone(), services, search, checks);
         let driver = Driver::start_with(flows, connector, responder);
+        // Who checks has just begun to wait for it.
+        let _follows = follow.send(driver.status());
         let bridge = Bridge::start(settings);
         let (names, peers, wishes) = (tally, Mutex::default(), Notify::new());
-        let inner = Arc::new(Inner { bridge, driver, shared, machines, upstreams, names, found, peers, wishes });
+        let inner = Inner { bridge, driver, shared, machines, upstreams, names, found, peers, verdicts, wishes };
+        let inner = Arc::new(inner);
         let tasks = [tokio::spawn(follow_numbers(Arc::clone(&inner))), tokio::spawn(follow_peers(Arc::clone(&inner)))];
         Self { inner, tasks }
     }
@@ -265,6 +272,12 @@ impl HostSwitch {
     /// When the switch does not answer.
     pub async fn installed(&self) -> Result<Installed, SwitchError> {
         Ok(self.inner.driver.installed().await?)
+    }
+
+    /// Follows what health checks found out of the members of load balancers that are plugged in here.
+    #[must_use]
+    pub fn health(&self) -> watch::Receiver<Arc<Vec<MemberHealth>>> {
+        self.inner.verdicts.clone()
     }
 
     /// Follows how the flows are.

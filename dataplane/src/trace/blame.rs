@@ -6,6 +6,7 @@
 use std::fmt;
 use std::net::IpAddr;
 
+use model::balancer::Transport;
 use model::network::{Port, Router};
 use model::provider::VlanId;
 use model::security::{Direction, Protocol, Remote, Rule, SecurityGroup};
@@ -17,7 +18,7 @@ use serde::{Deserialize, Serialize};
 use super::{Packet, PacketError, Path, Verdict};
 use crate::compile::PortNumbers;
 use crate::family::{self, Family};
-use crate::feature::balancer::{ITSELF, NO_LISTENER, NO_MEMBER, NO_MORE};
+use crate::feature::balancer::{ITSELF, NO_HEALTHY_MEMBER, NO_LISTENER, NO_MEMBER, NO_MORE};
 use crate::feature::floating::{NO_SENDER, NO_WAY_OUT};
 use crate::feature::path_mtu;
 use crate::feature::provider::NOT_WIRED;
@@ -28,7 +29,7 @@ use crate::feature::trunk::OTHER_TAG_NOTE;
 use crate::feature::way_out::NO_FLOATING_IP;
 use crate::table::Table;
 
-/// Rules that are named at most, the closest first.
+/// Rules, and members, that are named at most, the closest first.
 const RULES_MAX: usize = 3;
 
 /// Why a packet goes nowhere.
@@ -170,6 +171,11 @@ pub fn blame(host: &HostNetwork, numbers: &PortNumbers, packet: &Packet, path: &
             why.as_str(),
             "flowctl load-balancer show shows its members; start a machine that is one, or flowctl load-balancer add-member",
         )),
+        _ if why.ends_with(NO_HEALTHY_MEMBER) => Some(Blame::new(
+            Cause::NoMember,
+            seen.in_error(why),
+            "flowctl load-balancer members shows what the health monitor found; mend the service, or the monitor (flowctl load-balancer set-monitor)",
+        )),
         Table::Balance => Some(Blame::new(Cause::InvalidConnection, why.as_str(), "have the client connect anew")),
         Table::Route | Table::Output if why.ends_with(NOT_WIRED) => Some(seen.not_wired(why)),
         Table::Route | Table::Output if leaving(why) => seen.no_way_out(),
@@ -292,6 +298,18 @@ impl<'a> Seen<'a> {
         let remedy =
             "stop the service in the guest, or take port security off (flowctl port set --port-security false)";
         Some(Blame::new(Cause::ForbiddenMessage, line, remedy))
+    }
+
+    /// Who is in error, beside what the flow says.
+    fn in_error(&self, why: &str) -> String {
+        let fronts = self.host.balancers.values().filter(|front| Some(front.address) == self.target());
+        let listeners = fronts.flat_map(|front| &front.listeners).filter(|listener| {
+            let field = if listener.protocol == Transport::Tcp { Field::TcpDst } else { Field::UdpDst };
+            self.packet.get(field) == u128::from(listener.port)
+        });
+        let down = listeners.flat_map(|listener| &listener.members).filter(|member| member.in_error);
+        let names: Vec<String> = down.take(RULES_MAX).map(|it| format!("{} port {}", it.address, it.port)).collect();
+        format!("{why}: {}", names.join(", "))
     }
 
     /// The packet found nobody on the subnet, or somebody who is not there yet.

@@ -299,11 +299,11 @@ impl Cloud {
         let is_plain = self.balancers[balancer].address.is_ipv4();
         let member = |(own, port, weight): &(usize, u16, u16)| {
             let address = if is_plain { self.address(*own).into() } else { self.address6(*own).unwrap().into() };
-            Member { address, port: *port, weight: *weight }
+            Member { address, port: *port, weight: *weight, in_error: false }
         };
         let members = members.iter().map(member).collect();
         let persistence = Persistence::None;
-        self.balancers[balancer].listeners.push(Listener { protocol, port, persistence, members });
+        self.balancers[balancer].listeners.push(Listener { protocol, port, persistence, monitor: None, members });
     }
 
     /// Makes a port a sub-port of another one, in a VLAN: it is where that one is.

@@ -12,7 +12,14 @@ use crate::failure::Failure;
 /// Load balancers.
 pub const LOAD_BALANCERS: Kind = Kind {
     path: "/v1/load-balancers",
-    columns: &[("NAME", "/name"), ("ADDRESS", "/address"), ("SUBNET", "/subnet/name"), ("KEY", "/key"), ("ID", "/id")],
+    columns: &[
+        ("NAME", "/name"),
+        ("ADDRESS", "/address"),
+        ("SUBNET", "/subnet/name"),
+        ("STATUS", "/operating_status"),
+        ("KEY", "/key"),
+        ("ID", "/id"),
+    ],
 };
 
 /// The members of all listeners of one load balancer.
@@ -25,6 +32,8 @@ const MEMBERS: Kind = Kind {
         ("PORT", "/member/port"),
         ("WEIGHT", "/member/weight"),
         ("NETWORK PORT", "/member/network_port/name"),
+        ("STATUS", "/member/operating_status"),
+        ("REASON", "/member/status_reason"),
     ],
 };
 
@@ -59,7 +68,11 @@ pub enum LoadBalancerVerb {
         /// The listener, as tcp:80.
         listener: Listener,
     },
-    /// List the members of a load balancer.
+    /// Have the members of a listener checked, each by its own host: who is in error gets nothing new.
+    SetMonitor(Monitor),
+    /// Check the members of a listener no more: all are taken for online.
+    RemoveMonitor(At),
+    /// List the members of a load balancer, with what their health monitors found.
     Members(Name),
     /// Give a listener a member: live connections stay where they are.
     AddMember {
@@ -108,6 +121,76 @@ pub enum LoadBalancerVerb {
     Common(Common),
 }
 
+/// How the members of a listener are checked.
+#[derive(Debug, Clone, Args)]
+pub struct Monitor {
+    /// Which.
+    #[command(flatten)]
+    at: At,
+    /// What members are asked.
+    #[arg(long = "type", value_enum)]
+    kind: CheckType,
+    /// From one check to the next, in seconds, 1 to 3600; 5 unless said.
+    #[arg(long)]
+    delay: Option<u16>,
+    /// How long an answer may take, in seconds, 1 to the delay; 3 unless said.
+    #[arg(long)]
+    timeout: Option<u16>,
+    /// Checks in a row that must go well before a member in error is online, 1 to 10; 3 unless said.
+    #[arg(long)]
+    max_retries: Option<u8>,
+    /// Checks in a row that must fail before a member is in error, 1 to 10; 3 unless said.
+    #[arg(long)]
+    max_retries_down: Option<u8>,
+    /// GET or HEAD, for http; GET unless said.
+    #[arg(long)]
+    http_method: Option<String>,
+    /// What is requested, for http; / unless said.
+    #[arg(long)]
+    url_path: Option<String>,
+    /// The codes of an answer that is well, for http, as 200, 200,202 or 200-299; 200 unless said.
+    #[arg(long)]
+    expected_codes: Option<String>,
+    /// Keep the monitor and check nobody.
+    #[arg(long)]
+    disable: bool,
+}
+
+/// What a member is asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum CheckType {
+    /// Whether it takes a connection.
+    Tcp,
+    /// Whether it answers a request with an expected code.
+    Http,
+    /// Whether it answers an ICMP echo request.
+    Ping,
+    /// Whether its port of UDP is open.
+    UdpConnect,
+}
+
+impl Monitor {
+    fn body(&self) -> Value {
+        let kind = match self.kind {
+            CheckType::Tcp => "TCP",
+            CheckType::Http => "HTTP",
+            CheckType::Ping => "PING",
+            CheckType::UdpConnect => "UDP-CONNECT",
+        };
+        body([
+            ("type", json!(kind)),
+            ("delay", json!(self.delay)),
+            ("timeout", json!(self.timeout)),
+            ("max_retries", json!(self.max_retries)),
+            ("max_retries_down", json!(self.max_retries_down)),
+            ("http_method", json!(self.http_method)),
+            ("url_path", json!(self.url_path)),
+            ("expected_codes", json!(self.expected_codes)),
+            ("admin_state_up", json!(self.disable.then_some(false))),
+        ])
+    }
+}
+
 /// A listener of a load balancer.
 #[derive(Debug, Clone, Args)]
 pub struct At {
@@ -154,6 +237,10 @@ impl At {
         format!("{}/members", self.listener.path(&self.load_balancer))
     }
 
+    fn monitor(&self) -> String {
+        format!("{}/health-monitor", self.listener.path(&self.load_balancer))
+    }
+
     fn member(&self, address: IpAddr, port: Option<u16>) -> String {
         format!("{}/{}/{}", self.members(), escape(&address.to_string()), port.unwrap_or(self.listener.port))
     }
@@ -186,6 +273,10 @@ impl Session<'_> {
             LoadBalancerVerb::RemoveListener { load_balancer, listener } => {
                 self.show(&self.scheduler.delete(&listener.path(load_balancer)).await?)
             }
+            LoadBalancerVerb::SetMonitor(monitor) => {
+                self.show(&self.scheduler.put(&monitor.at.monitor(), &monitor.body()).await?)
+            }
+            LoadBalancerVerb::RemoveMonitor(at) => self.show(&self.scheduler.delete(&at.monitor()).await?),
             LoadBalancerVerb::Members(name) => {
                 let balancer = self.scheduler.get(&LOAD_BALANCERS.of(&name.name)).await?;
                 super::written(crate::output::list(self.format, MEMBERS.columns, &members(&balancer)))

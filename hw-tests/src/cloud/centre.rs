@@ -108,6 +108,14 @@ impl Centre {
         self.request("POST", path, Some(body))
     }
 
+    /// PUT of a JSON body.
+    ///
+    /// # Errors
+    /// As [`Centre::get`].
+    pub fn put(&self, path: &str, body: &Value) -> Result<Value> {
+        self.request("PUT", path, Some(body))
+    }
+
     /// PATCH of a JSON body.
     ///
     /// # Errors

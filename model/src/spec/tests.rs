@@ -391,20 +391,15 @@ fn the_address_of_a_load_balancer_is_its_own() {
     assert!(key.contains("its key is 0"), "{key}");
     let subnet = refused(|parts| with(parts, &|balancer| balancer.subnet = SubnetId::from_uuid(uuid(99))));
     assert!(subnet.starts_with("load balancer(") && subnet.contains("refers to subnet("), "{subnet}");
-    let weight = refused(|parts| {
-        with(parts, &|balancer| {
-            let member = crate::balancer::Member { address: "10.0.0.9".parse().unwrap(), port: 80, weight: 300 };
-            let (protocol, persistence) = (crate::balancer::Transport::Tcp, crate::balancer::Persistence::None);
-            let members = vec![member];
-            balancer.listeners.push(crate::balancer::Listener { protocol, port: 80, persistence, members });
-        });
-    });
+    let member =
+        |port, weight| crate::balancer::Member { address: "10.0.0.9".parse().unwrap(), port, weight, in_error: false };
+    let (protocol, persistence) = (crate::balancer::Transport::Tcp, crate::balancer::Persistence::None);
+    let listener = |port, members| crate::balancer::Listener { protocol, port, persistence, monitor: None, members };
+    let heavy =
+        |parts: &mut SpecParts| with(parts, &|balancer| balancer.listeners.push(listener(80, vec![member(80, 300)])));
+    let weight = refused(heavy);
     assert!(weight.contains("has weight 300, want 0 to 256"), "{weight}");
-    let listener = |port| {
-        let member = |port| crate::balancer::Member { address: "10.0.0.9".parse().unwrap(), port, weight: 1 };
-        let (protocol, persistence) = (crate::balancer::Transport::Tcp, crate::balancer::Persistence::None);
-        crate::balancer::Listener { protocol, port, persistence, members: (1..=256).map(member).collect() }
-    };
+    let listener = |port| listener(port, (1..=256).map(|port| member(port, 1)).collect());
     let many = |parts: &mut SpecParts, count: u8| {
         for number in 0..count {
             with(parts, &|balancer| {

@@ -13,6 +13,7 @@ use dataplane::switch::bridge::{BridgeError, Datapath, PortState, Settings, TapP
 use dataplane::switch::channel::Connector;
 use dataplane::switch::driver::DriverSettings;
 use dataplane::switch::host::{HostSwitch, SwitchError};
+use model::balancer::MemberHealth;
 use model::machine::Machine;
 use model::spec::HostNetwork;
 use model::{HostId, MachineId, PortId};
@@ -69,15 +70,17 @@ impl HostNetworking {
         &self.switch
     }
 
-    /// Returns at the next change of the bridge, its ports, its flows or the connection to them.
+    /// Returns at the next change of the bridge, its ports, its flows or the connection to them, and of what health checks found.
     pub async fn changed(&self) {
         let mut database = self.switch.bridge().changes();
-        let mut flows = self.switch.status();
+        let (mut flows, mut health) = (self.switch.status(), self.switch.health());
         database.mark_unchanged();
         flows.mark_unchanged();
+        health.mark_unchanged();
         tokio::select! {
             _ = database.changed() => {}
             _ = flows.changed() => {}
+            _ = health.changed() => {}
         }
     }
 
@@ -145,6 +148,10 @@ impl Network for HostNetworking {
     async fn unplug(&self, tap: &str) -> Result<(), Failure> {
         let unplugged = self.switch.remove_port(tap).await;
         unplugged.map(drop).map_err(|error| self.failure(&format!("unplug {tap}"), error))
+    }
+
+    fn health(&self) -> Vec<MemberHealth> {
+        self.switch.health().borrow().to_vec()
     }
 
     fn describe(&self, machines: &BTreeMap<MachineId, Machine>) {

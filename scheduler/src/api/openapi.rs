@@ -10,8 +10,8 @@ use super::routes::{ROUTES, Route, Shape, Verb};
 use super::view;
 use crate::caller::Role;
 use crate::intent::{
-    address, address_group, balancer, flavor, floating, forwarding, host, image, machine, network, port, router,
-    security, volume,
+    address, address_group, balancer, flavor, floating, forwarding, health, host, image, machine, network, port,
+    router, security, volume,
 };
 use crate::{evacuate, place};
 
@@ -36,6 +36,7 @@ use crate::{evacuate, place};
         evacuate::Evacuation,
         evacuate::Left,
         flavor::NewFlavor,
+        health::NewHealthMonitor,
         host::HostChange,
         image::NewImage,
         machine::NewMachine,
@@ -68,6 +69,7 @@ use crate::{evacuate, place};
         view::PortView,
         view::AddressView,
         view::AddressGroupView,
+        view::HealthMonitorView,
         view::ListenerView,
         view::LoadBalancerView,
         view::MemberView,

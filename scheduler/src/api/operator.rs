@@ -20,6 +20,7 @@ use crate::intent::find;
 use crate::intent::flavor::NewFlavor;
 use crate::intent::floating::{NewFloatingIp, NewGateway};
 use crate::intent::forwarding::NewPortForwarding;
+use crate::intent::health::NewHealthMonitor;
 use crate::intent::host::HostChange;
 use crate::intent::image::NewImage;
 use crate::intent::machine::NewMachine;
@@ -155,6 +156,21 @@ pub(crate) async fn change_member(
 pub(crate) async fn remove_member(State(app): Here, Path((name, protocol, port, address, own)): MemberPath) -> Answer {
     let (listener, member) = ((protocol.as_str(), port.as_str()), (address.as_str(), own.as_str()));
     app.update::<LoadBalancerKind>(|intent, _| intent.remove_member(&name, listener, member))
+}
+
+pub(crate) async fn set_monitor(
+    State(app): Here,
+    Path((name, protocol, port)): Path<(String, String, String)>,
+    Read(new): Read<NewHealthMonitor>,
+) -> Answer {
+    app.update::<LoadBalancerKind>(|intent, _| intent.set_monitor(&name, (&protocol, &port), &new))
+}
+
+pub(crate) async fn remove_monitor(
+    State(app): Here,
+    Path((name, protocol, port)): Path<(String, String, String)>,
+) -> Answer {
+    app.update::<LoadBalancerKind>(|intent, _| intent.remove_monitor(&name, (&protocol, &port)))
 }
 
 pub(crate) async fn create_group(State(app): Here, Read(new): Read<NewGroup>) -> Answer {

@@ -174,6 +174,8 @@ pub(crate) const ROUTES: &[Route] = &[
     delete("/v1/load-balancers/{load_balancer}", "Delete a load balancer; its connections are cut.", handler!(op::delete_balancer)),
     make("/v1/load-balancers/{load_balancer}/listeners", "Have a load balancer listen.", ["NewListener", "LoadBalancerView"], handler!(op::add_listener)),
     Route::new(Delete, "/v1/load-balancers/{load_balancer}/listeners/{protocol}/{port}", "Have it listen no more; connections of the listener are cut.", handler!(op::remove_listener)).gives(200, One("LoadBalancerView")),
+    Route::new(Put, "/v1/load-balancers/{load_balancer}/listeners/{protocol}/{port}/health-monitor", "Have the members of a listener checked, each by its own host.", handler!(op::set_monitor)).takes(One("NewHealthMonitor")).gives(200, One("LoadBalancerView")),
+    Route::new(Delete, "/v1/load-balancers/{load_balancer}/listeners/{protocol}/{port}/health-monitor", "Check the members of a listener no more.", handler!(op::remove_monitor)).gives(200, One("LoadBalancerView")),
     make("/v1/load-balancers/{load_balancer}/listeners/{protocol}/{port}/members", "Give a listener a member.", ["NewMember", "LoadBalancerView"], handler!(op::add_member)),
     Route::new(Patch, "/v1/load-balancers/{load_balancer}/listeners/{protocol}/{port}/members/{address}/{member_port}", "Give a member another weight.", handler!(op::change_member)).takes(One("MemberChange")).gives(200, One("LoadBalancerView")),
     Route::new(Delete, "/v1/load-balancers/{load_balancer}/listeners/{protocol}/{port}/members/{address}/{member_port}", "Take a member away; its connections are cut.", handler!(op::remove_member)).gives(200, One("LoadBalancerView")),

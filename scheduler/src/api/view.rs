@@ -35,7 +35,7 @@ mod machine;
 mod router;
 
 pub(crate) use address_group::AddressGroupView;
-pub(crate) use balancer::{ListenerView, LoadBalancerView, MemberView};
+pub(crate) use balancer::{HealthMonitorView, ListenerView, LoadBalancerView, MemberView};
 pub(crate) use machine::{FlavorView, MachinePortView, MachineView, PlacementView};
 pub(crate) use router::{FloatingIpView, GatewayView, InterfaceView, PortForwardingView, RouteView, RouterView};
 

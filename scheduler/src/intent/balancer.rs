@@ -147,7 +147,7 @@ impl Intent {
         }
         let mut balancer = (*balancer).clone();
         let persistence = new.session_persistence.into();
-        balancer.listeners.push(Listener { protocol, port: new.port, persistence, members: Vec::new() });
+        balancer.listeners.push(Listener { protocol, port: new.port, persistence, monitor: None, members: Vec::new() });
         self.put_balancer(balancer, "port")?;
         Ok(id)
     }
@@ -173,7 +173,7 @@ impl Intent {
         let at = place(&balancer, listener)?;
         let listener = &balancer.listeners[at];
         let (address, weight) = (new.address, new.weight.unwrap_or(1));
-        let member = Member { address, port: new.port.unwrap_or(listener.port), weight };
+        let member = Member { address, port: new.port.unwrap_or(listener.port), weight, in_error: false };
         if listener.members.iter().any(|other| (other.address, other.port) == (member.address, member.port)) {
             let what = format!("member {address} port {}", member.port);
             let owner = format!("load balancer {}", balancer.name);
@@ -236,7 +236,7 @@ impl Intent {
         Ok(id)
     }
 
-    fn put_balancer(&mut self, balancer: Balancer, field: &str) -> Result<(), Refusal> {
+    pub(super) fn put_balancer(&mut self, balancer: Balancer, field: &str) -> Result<(), Refusal> {
         let refuse = |error: model::balancer::BalancerError| {
             Refusal::invalid(field, format!("load balancer {}: {error}", balancer.name))
         };
@@ -245,6 +245,7 @@ impl Intent {
         Ok(())
     }
 
+    /// The network that a load balancer's address is on.
     pub(crate) fn network_of(&self, balancer: &Balancer) -> Option<NetworkId> {
         self.subnets.get(&balancer.subnet).map(|subnet| subnet.subnet.network)
     }
@@ -262,7 +263,7 @@ impl Intent {
 }
 
 /// Which of the listeners a path names.
-fn place(balancer: &Balancer, (protocol, port): (&str, &str)) -> Result<usize, Refusal> {
+pub(super) fn place(balancer: &Balancer, (protocol, port): (&str, &str)) -> Result<usize, Refusal> {
     let meant = protocol.parse::<Transport>().ok().zip(port.parse::<u16>().ok());
     let at = balancer.listeners.iter().position(|listener| Some((listener.protocol, listener.port)) == meant);
     at.ok_or_else(|| Refusal::Missing {

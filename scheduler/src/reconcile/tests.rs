@@ -223,6 +223,7 @@ fn empty_report(host: HostId) -> Report {
         ports: Vec::new(),
         volumes: Vec::new(),
         images: Vec::new(),
+        members: Vec::new(),
         problems: Vec::new(),
     }
 }
@@ -520,6 +521,104 @@ fn a_load_balancer_is_known_where_it_can_be_reached() {
     assert_eq!(gone.to_string(), "no member of the listener has the name or id \"10.1.0.5 port 8080\"");
     cloud.change(|intent, _| intent.delete_balancer("front")).unwrap();
     assert_eq!(told(&cloud), [0, 0]);
+}
+
+/// What the host of a member finds out of it reaches the specification of every host with clients, stays when that host is silent or the scheduler starts again,
+/// and is believed of no other host; without a monitor nobody is in error.
+#[test]
+fn a_verdict_reaches_every_host() {
+    let (mut cloud, hosts) = balanced();
+    cloud.change(|intent, context| intent.create_router(context, read(json!({"name": "main"})))).unwrap();
+    for subnet in ["net0-a", "net1-a"] {
+        cloud.change(|intent, _| intent.add_interface("main", &read(json!({"subnet": subnet})))).unwrap();
+    }
+    let own = cloud.intent.ports.values().find(|it| cloud.intent.networks[&it.port.network].name == "net1").unwrap();
+    let address = own.port.addresses[0].address;
+    add_member(&mut cloud, json!({"address": address, "port": 8080})).unwrap();
+    let told = |cloud: &Cloud| {
+        hosts.map(|host| {
+            let spec = &cloud.intent.assigned[&host].spec;
+            spec.network().balancers.values().next().unwrap().listeners[0].members[0].in_error
+        })
+    };
+    let balancer = *cloud.intent.balancers.keys().next().unwrap();
+    let verdict = |online: bool| model::balancer::MemberHealth {
+        member: model::balancer::MemberRef {
+            balancer,
+            protocol: model::balancer::Transport::Tcp,
+            listener: 80,
+            address,
+            port: 8080,
+        },
+        online,
+        reason: "connection refused".to_owned(),
+    };
+    let say = |cloud: &mut Cloud, host: HostId, found: Vec<model::balancer::MemberHealth>| {
+        cloud.hosts.get_mut(&host).unwrap().report.as_mut().unwrap().members = found;
+        cloud.reconcile();
+    };
+    say(&mut cloud, hosts[1], vec![verdict(false)]);
+    assert_eq!(told(&cloud), [false, false], "nobody is checked");
+    say(&mut cloud, hosts[1], Vec::new());
+    set(&mut cloud, monitor(json!({}))).unwrap();
+    say(&mut cloud, hosts[0], vec![verdict(false)]);
+    assert_eq!(told(&cloud), [false, false], "the member is not on that host");
+    say(&mut cloud, hosts[0], Vec::new());
+    let before = hosts.map(|host| cloud.intent.generation(host));
+    say(&mut cloud, hosts[1], vec![verdict(false)]);
+    assert_eq!(told(&cloud), [true, true]);
+    assert!(hosts.iter().zip(before).all(|(host, before)| cloud.intent.generation(*host) == Generation(before.0 + 1)));
+    say(&mut cloud, hosts[1], Vec::new());
+    cloud.hosts.get_mut(&hosts[1]).unwrap().report = None;
+    cloud.reconcile();
+    assert_eq!(told(&cloud), [true, true], "as it was known last");
+    cloud.appear(hosts[1]);
+    say(&mut cloud, hosts[1], vec![verdict(true)]);
+    assert_eq!(told(&cloud), [false, false]);
+    say(&mut cloud, hosts[1], vec![verdict(false)]);
+    set(&mut cloud, monitor(json!({"admin_state_up": false}))).unwrap();
+    assert_eq!(told(&cloud), [false, false], "checked no more");
+    cloud.change(|intent, _| intent.remove_monitor("front", ("tcp", "80"))).unwrap();
+    assert_eq!(told(&cloud), [false, false]);
+}
+
+/// A monitor for HTTP, but for what is said otherwise.
+fn monitor(more: serde_json::Value) -> crate::intent::health::NewHealthMonitor {
+    let mut monitor = json!({"type": "HTTP", "expected_codes": "200-299"});
+    monitor.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+    read(monitor)
+}
+
+fn set(cloud: &mut Cloud, new: crate::intent::health::NewHealthMonitor) -> Result<(), String> {
+    let set = cloud.change(|intent, _| intent.set_monitor("front", ("tcp", "80"), &new));
+    set.map(|_| ()).map_err(|refused| refused.to_string())
+}
+
+/// What a health monitor can not be is said in words, with the field; what is not said has a value that fits.
+#[test]
+fn what_a_health_monitor_can_not_be_is_refused() {
+    let (mut cloud, _) = balanced();
+    for (wrong, problem) in [
+        (json!({"type": "HTTPS"}), "type: \"HTTPS\" is none of the types TCP, HTTP, PING and UDP-CONNECT"),
+        (
+            json!({"type": "UDP-CONNECT", "expected_codes": null}),
+            "type: a member that is given connections of tcp can not be checked by UDP-CONNECT",
+        ),
+        (json!({"delay": 2, "timeout": 3}), "timeout: its timeout is 3 s, want 1 to the delay of 2 s"),
+        (json!({"delay": 0}), "delay: its delay is 0 s, want 1 to 3600"),
+        (json!({"max_retries_down": 11}), "max_retries_down: its max_retries_down is 11, want 1 to 10"),
+        (json!({"url_path": "index"}), "url_path: \"index\" is no path of a request"),
+        (json!({"http_method": "POST"}), "http_method: \"POST\" is none of the methods GET and HEAD"),
+        (json!({"type": "PING"}), "expected_codes: a check by PING requests nothing"),
+    ] {
+        let refused = set(&mut cloud, monitor(wrong)).unwrap_err();
+        assert!(refused.starts_with(problem), "{refused}");
+    }
+    set(&mut cloud, monitor(json!({"delay": 2}))).unwrap();
+    let kept = |cloud: &Cloud| cloud.intent.balancers.values().next().unwrap().listeners[0].monitor.clone();
+    assert_eq!(kept(&cloud).map(|it| (it.delay_seconds, it.timeout_seconds)), Some((2, 2)));
+    cloud.change(|intent, _| intent.remove_monitor("front", ("tcp", "80"))).unwrap();
+    assert_eq!(kept(&cloud), None);
 }
 
 /// Its address is one of its subnet and nobody else's, a subnet that has one stays, and what a listener or a member can not be is said in words.

@@ -113,7 +113,7 @@ proptest! {
                 payload,
             };
             let sent = stack.receive(u32::from(source), &frame(1000 + source, &segment), 1500, now, &mut Page(3000));
-            assert!(sent.len() <= PACKETS_MAX * TURNS_MAX);
+            assert!(sent.len() <= crate::line::PACKETS_MAX * TURNS_MAX);
             if let Some(last) = sent.last() {
                 told = u32::from_be_bytes(last.frame[ETHERNET + 24..ETHERNET + 28].try_into().unwrap()).wrapping_add(1);
             }

@@ -1,5 +1,5 @@
 //! Proof that a load balancer shares connections out among members on two hosts, for clients on its network and behind its router, and that a connection
-//! stays with its member while others go elsewhere, in the kernel's data path.
+//! stays with its member while others go elsewhere, in the kernel's data path; and that a member whose service dies gets no more until it is back.
 
 use std::time::Duration;
 
@@ -19,6 +19,8 @@ const CONNECTIONS: u32 = 12;
 /// What the listeners of the members say: that of web2 stands since the proof of ports.
 const WORDS: [&str; 2] = ["from-web1", "port-80"];
 const LAST_WORD: &str = "still-web1";
+/// What is said of a member that nobody has asked yet.
+const NOT_CHECKED: &str = "not checked yet";
 /// How long the member's side of a connection waits before its last word, in seconds: longer than a change takes to be everywhere.
 const PAUSE: u32 = 50;
 /// From a change of a load balancer to every host balancing by it.
@@ -40,6 +42,67 @@ pub(super) fn examine(cloud: &Cloud, machines: &Machines, examiner: &mut Examine
         one.ok("kill $(cat /tmp/front.pid)")?;
         seen
     });
+    examiner.check("a member whose service dies gets no connections until it is back", || {
+        let (one, two) = (machines.get("web1")?, machines.get("web2")?);
+        let made = cloud.centre().post(BALANCERS, &json!({"name": "front", "subnet": BLUE}));
+        let seen = made.and_then(|front| {
+            let address = front["address"].as_str().with_context(|| format!("no address in {front}"))?;
+            checked(cloud, address, (one, two, machines.get("db1")?))
+        });
+        cloud.centre().delete(&format!("{BALANCERS}/front"))?;
+        // It runs unless the proof failed between its end and its return.
+        one.ok("kill $(cat /tmp/front.pid) 2>/dev/null || true")?;
+        seen
+    });
+}
+
+/// Has the member on web1 serve, in words that come at once.
+fn serve(one: &Occupied) -> Result<()> {
+    let say = format!("sh -c 'echo {}'", WORDS[0]);
+    one.ok(&format!("nc -ll -p 80 -e {say} >/dev/null 2>&1 & echo $! >/tmp/front.pid")).map(drop)
+}
+
+fn checked(cloud: &Cloud, address: &str, (one, two, far): (&Occupied, &Occupied, &Occupied)) -> Result<String> {
+    let centre = cloud.centre();
+    centre.post(&format!("{BALANCERS}/front/listeners"), &json!({"protocol": "tcp", "port": 80}))?;
+    for member in [one, two] {
+        centre.post(MEMBERS, &json!({"address": member.vm.address}))?;
+    }
+    let monitor = json!({"type": "TCP", "delay": 2, "timeout": 2, "max_retries": 2, "max_retries_down": 2});
+    centre.put(&format!("{BALANCERS}/front/listeners/tcp/80/health-monitor"), &monitor)?;
+    let found = |wanted: &str| {
+        process::wait_for(&format!("web1 to be {wanted}"), CHANGE_LIMIT, || {
+            let front = centre.get(&format!("{BALANCERS}/front"))?;
+            let members = front["listeners"][0]["members"].as_array().cloned().unwrap_or_default();
+            let one = members.into_iter().find(|member| member["address"] == one.vm.address.as_str());
+            let one = one.with_context(|| format!("web1 is no member of {front}"))?;
+            let reason = one["status_reason"].as_str().unwrap_or_default().to_owned();
+            Ok((one["operating_status"] == wanted && reason != NOT_CHECKED).then_some(reason))
+        })
+    };
+    let shared = |from: &Occupied, what: &str, wanted: &dyn Fn([u32; 2]) -> bool| {
+        let look = || Ok(Some(shares(from, address)?).filter(|shares| wanted(*shares)));
+        process::wait_for(what, CHANGE_LIMIT, look)
+    };
+    // Its service does not run yet.
+    let dead = found("ERROR")?;
+    for from in [far, one] {
+        shared(from, "all connections at web2 while web1 has no service", &|shares| shares == [0, CONNECTIONS])?;
+    }
+    serve(one)?;
+    let alive = found("ONLINE")?;
+    let both = shared(far, "connections at both members", &|[a, b]| a > 0 && b > 0 && a + b == CONNECTIONS)?;
+    one.ok("kill $(cat /tmp/front.pid)")?;
+    found("ERROR")?;
+    shared(far, "all connections at web2 once the service of web1 died", &|shares| shares == [0, CONNECTIONS])?;
+    serve(one)?;
+    found("ONLINE")?;
+    shared(far, "connections at both members again", &|[a, b]| a > 0 && b > 0 && a + b == CONNECTIONS)?;
+    Ok(format!(
+        "web1 in error ({dead}): all {CONNECTIONS} connections from db1 reach web2; web1 online ({alive}): {} reach it and {} web2; again so after its \
+         service died and came back",
+        both[0], both[1]
+    ))
 }
 
 fn balanced(cloud: &Cloud, address: &str, (one, two, far): (&Occupied, &Occupied, &Occupied)) -> Result<String> {

@@ -1,0 +1,169 @@
+//! Health checks, run: takes the answers that flows hand over, keeps time, hands out what is to be asked, says what was found.
+//!
+//! Thin: [`crate::health`] knows whom to ask and what answers mean. Nothing is asked before the flows for the answers are installed, and what was asked over
+//! a connection to the switch that is lost since has no verdict: a switch that restarts has nobody in error. An answer that comes when there is no room is
+//! lost, as on any wire.
+
+use std::hash::{BuildHasher, Hasher, RandomState};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::time::Duration;
+
+use model::balancer::MemberHealth;
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, sleep_until};
+
+use super::channel::Reply;
+use super::driver::DriverStatus;
+use super::host::Shared;
+use crate::health::{Engine, targets};
+use crate::line::Sent;
+
+/// Answers that may wait to be looked at, and questions that may wait to be sent.
+const ANSWERS_MAX: usize = 256;
+const QUESTIONS_MAX: usize = 256;
+/// The time between two looks at who is to be checked.
+const LOOK: Duration = Duration::from_millis(500);
+/// The least time between two looks at the clock's account.
+const TICK_MIN: Duration = Duration::from_millis(10);
+
+/// What was found out of the members of this host.
+pub(super) type Verdicts = watch::Receiver<Arc<Vec<MemberHealth>>>;
+
+/// Says how the driver is, once there is one.
+pub(super) type Follow = oneshot::Sender<watch::Receiver<DriverStatus>>;
+
+/// The running checks.
+#[derive(Debug)]
+pub(super) struct Checks {
+    answers: mpsc::Sender<(u32, Vec<u8>)>,
+    questions: mpsc::Receiver<Reply>,
+    task: JoinHandle<()>,
+}
+
+struct Checker {
+    host: Shared,
+    engine: Engine,
+    questions: mpsc::Sender<Reply>,
+    found: watch::Sender<Arc<Vec<MemberHealth>>>,
+    driver: watch::Receiver<DriverStatus>,
+    /// Connections to the switch that there had been when it was looked at last; none while there is none.
+    connection: Option<u64>,
+    start: Instant,
+}
+
+impl Checks {
+    /// Starts them; must be called inside a tokio runtime.
+    pub(super) fn start(host: Shared) -> (Self, Verdicts, Follow) {
+        let (answers, frames) = mpsc::channel(ANSWERS_MAX);
+        let (sender, questions) = mpsc::channel(QUESTIONS_MAX);
+        let (found, known) = watch::channel(Arc::default());
+        let (follow, followed) = oneshot::channel();
+        let task = tokio::spawn(async move {
+            // Without a driver there is nobody to send anything.
+            let Ok(driver) = followed.await else { return };
+            let (engine, start) = (fresh_engine(), Instant::now());
+            Checker { host, engine, questions: sender, found, driver, connection: None, start }.run(frames).await;
+        });
+        (Self { answers, questions, task }, known, follow)
+    }
+
+    /// Takes a frame that a port answered with.
+    pub(super) fn take(&self, port: u32, frame: Vec<u8>) {
+        let _lost = self.answers.try_send((port, frame));
+    }
+
+    /// Waits for the next frame to send. Giving up waiting loses none.
+    pub(super) async fn question(&mut self) -> Reply {
+        match self.questions.recv().await {
+            Some(reply) => reply,
+            // The task ends with this value only.
+            None => std::future::pending().await,
+        }
+    }
+}
+
+impl Drop for Checks {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+/// The hasher's key is drawn by the operating system.
+fn fresh_engine() -> Engine {
+    Engine::new(RandomState::new().build_hasher().finish())
+}
+
+impl Checker {
+    async fn run(mut self, mut frames: mpsc::Receiver<(u32, Vec<u8>)>) {
+        let mut look = self.start;
+        loop {
+            let now = self.start.elapsed();
+            let due = self.engine.next_tick(now).map(|due| self.start + due.max(now + TICK_MIN));
+            tokio::select! {
+                frame = frames.recv() => match frame {
+                    Some((port, frame)) => self.work(|engine, now| engine.receive(port, &frame, now)),
+                    None => return,
+                },
+                () = sleep_until(due.map_or(look, |due| due.min(look))) => {
+                    if Instant::now() >= look {
+                        look = Instant::now() + LOOK;
+                        let targets = self.host.read_numbers(targets);
+                        self.engine.update(targets, self.start.elapsed());
+                    }
+                    let may_begin = self.is_ready();
+                    self.work(|engine, now| engine.tick(now, may_begin));
+                }
+            }
+        }
+    }
+
+    /// Whether answers would come: the flows that are wanted are installed, as far as is known.
+    fn is_ready(&mut self) -> bool {
+        let status = self.driver.borrow().clone();
+        let connection = status.connected.then_some(status.connections);
+        if connection != self.connection {
+            self.engine.forget();
+            self.connection = connection;
+        }
+        connection.is_some() && status.wanted > 0 && status.applied == status.wanted
+    }
+
+    /// Does something with the checks. They are read from what guests send: should that ever make them stumble, checks begin anew.
+    fn work(&mut self, work: impl FnOnce(&mut Engine, Duration) -> Vec<Sent>) {
+        let now = self.start.elapsed();
+        let engine = &mut self.engine;
+        match catch_unwind(AssertUnwindSafe(|| work(engine, now))) {
+            Ok(sent) => self.send(sent),
+            Err(_) => {
+                tracing::error!("health checks begin anew: a fault in the reading of an answer, told above");
+                self.engine = fresh_engine();
+            }
+        }
+        self.tell();
+    }
+
+    fn send(&self, frames: Vec<Sent>) {
+        for Sent { port, frame } in frames {
+            let place = self.host.read_numbers(|host, numbers| {
+                let port = host.ports.values().find(|it| it.key == port)?;
+                Some((numbers.of(port)?, port.tag()))
+            });
+            if let Some((port, tag)) = place {
+                let _lost = self.questions.try_send(Reply::Out { port, tag, frame });
+            }
+        }
+    }
+
+    fn tell(&self) {
+        let known = self.engine.verdicts();
+        self.found.send_if_modified(|before| {
+            let is_other = **before != known;
+            if is_other {
+                *before = Arc::new(known);
+            }
+            is_other
+        });
+    }
+}
