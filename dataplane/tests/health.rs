@@ -10,6 +10,7 @@ mod topology;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
@@ -29,6 +30,7 @@ use model::security::{Direction, Ethertype, Protocol, Remote};
 use model::spec::HostNetwork;
 use openflow::flow::Field;
 use rig::Rig;
+use tempfile::TempDir;
 use topology::{Cloud, endpoint, host_id, tcp, udp};
 
 const CLIENT: usize = 0;
@@ -213,6 +215,8 @@ struct World {
     cloud: Cloud,
     hosts: Vec<Host>,
     machines: Vec<Machine>,
+    /// Pages of web servers, by machine, and what they say of themselves.
+    pages: TempDir,
 }
 
 /// A service of a member that can be stopped.
@@ -239,7 +243,7 @@ impl World {
             machine.namespace.run(&["sysctl", "-qw", "net.ipv4.icmp_ratelimit=0", "net.ipv6.icmp.ratelimit=0"])?;
             machines.push(machine);
         }
-        let world = Self { cloud, hosts, machines };
+        let world = Self { cloud, hosts, machines, pages: tempfile::tempdir()? };
         world.program().await?;
         Ok(world)
     }
@@ -303,14 +307,20 @@ impl World {
         Ok(match check {
             Check::UdpConnect => Service::Udp(namespace.enter(|| UdpSocket::bind("[::]:5353"))??),
             Check::Http { .. } => {
-                let page = format!("/tmp/health-{}", namespace.name());
-                namespace.run(&["mkdir", "-p", &page])?;
-                let words = ["python3", "-m", "http.server", "8080", "--bind", "::", "--directory", &page];
-                let log = format!("{page}.log");
-                Service::Web(namespace.start("http.server", &words, log.as_ref())?)
+                let pages = self.pages(port);
+                std::fs::create_dir_all(&pages)?;
+                let directory = pages.to_str().context("path of the pages")?;
+                let words = ["python3", "-m", "http.server", "8080", "--bind", "::", "--directory", directory];
+                Service::Web(namespace.start("http.server", &words, &pages.with_extension("log"))?)
             }
             Check::Tcp | Check::Ping => Service::Tcp(self.machines[port].listen(8080)?),
         })
+    }
+
+    /// Where the pages of a member are.
+    #[cfg(test)]
+    fn pages(&self, port: usize) -> PathBuf {
+        self.pages.path().join(&self.cloud.ports[port].name)
     }
 
     /// Has a member answer pings, or not.
@@ -417,19 +427,18 @@ async fn a_wrong_answer_is_told_from_none() -> Result<()> {
     let world = World::start(cloud).await?;
     let namespace = &world.machines[ONE].namespace;
     let _web = world.serve(ONE, &http("/"))?;
-    let page = format!("/tmp/health-{}/live", namespace.name());
-    namespace.run(&["touch", &page])?;
+    let page = world.pages(ONE).join("live");
+    std::fs::write(&page, "well")?;
     world.becomes(ONE, TCP, true, "answers checks by HTTP")?;
-    namespace.run(&["rm", &page])?;
+    std::fs::remove_file(&page)?;
     world.becomes(ONE, TCP, false, "HTTP 404, expected 200-299")?;
-    namespace.run(&["touch", &page])?;
+    std::fs::write(&page, "well")?;
     world.becomes(ONE, TCP, true, "answers checks by HTTP")?;
     namespace.run(&["ip", "link", "set", "dev", "eth0", "down"])?;
     world.becomes(ONE, TCP, false, "timed out after 1 s")?;
     // Whoever is there and says nothing.
     let _silent = world.machines[TWO].listen(8080)?;
-    world.becomes(TWO, TCP, false, "timed out after 1 s")?;
-    namespace.run(&["rm", "-r", &format!("/tmp/health-{}", namespace.name())]).map(drop)
+    world.becomes(TWO, TCP, false, "timed out after 1 s")
 }
 
 /// Connections of clients on both hosts go to members that are online only, as soon as hosts know; another agent on the same switch goes on with what was
@@ -518,14 +527,12 @@ async fn nobody_answers_for_another() -> Result<()> {
     let (source, to) = (world.cloud.address(ONE).to_string(), front.address.to_string());
     let (mac, front_mac) = (world.cloud.mac(ONE).to_string(), front.mac.to_string());
     let words = ["python3", "-c", FORGE, &mac, &front_mac, &source, &to];
-    let log = format!("/tmp/forge-{}.log", world.machines[FORGER].namespace.name());
-    let mut forger = world.machines[FORGER].namespace.start("forger", &words, log.as_ref())?;
+    let log = world.pages.path().join("forger.log");
+    let mut forger = world.machines[FORGER].namespace.start("forger", &words, &log)?;
     wait_for("the forger to begin", VERDICT_LIMIT, || {
         Ok(std::fs::read_to_string(&log)?.contains("ready").then_some(()))
     })?;
     world.pinged(ONE, false)?;
     world.becomes(ONE, TCP, false, "timed out after 1 s")?;
-    forger.kill()?;
-    std::fs::remove_file(log)?;
-    Ok(())
+    forger.kill().map(drop)
 }

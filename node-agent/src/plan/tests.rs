@@ -4,12 +4,14 @@ use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 
+use model::balancer::{MemberHealth, MemberRef, Transport};
 use model::image::{Image, ImageKind, Sha256};
 use model::machine::{Boot, Disk, Machine, Power};
 use model::network::{Binding, Network, Port, SubPort};
+use model::observed::{Report, Resources};
 use model::spec::{Generation, NodeSpec, SpecParts};
 use model::volume::{Volume, VolumeBackend, VolumeSource};
-use model::{HostId, ImageId, MachineId, Mib, NetworkId, PortId, Vcpus, Vni, VolumeId};
+use model::{BalancerId, HostId, ImageId, MachineId, Mib, NetworkId, PortId, Vcpus, Vni, VolumeId};
 use proptest::prelude::{Strategy, any, prop, proptest};
 use proptest::test_runner::Config as ProptestConfig;
 use uuid::Uuid;
@@ -18,7 +20,7 @@ use super::machine::{LOSSES_MAX, LOSSES_WINDOW_MS};
 use super::{Context, Lane, Plan, Step, plan};
 use crate::apply;
 use crate::ledger::Ledger;
-use crate::reconcile::look;
+use crate::reconcile::{Snapshot, look};
 use crate::seen::{Look, Process};
 use crate::sim::Sim;
 
@@ -338,6 +340,38 @@ fn what_cannot_be_seen_is_left_alone_and_the_rest_goes_on() {
         let world = agent.sim.world();
         assert!(world.volumes.contains_key(&volume_id(2)) && !world.volumes.contains_key(&volume_id(1)));
         assert_eq!(world.ports.len(), 2, "a bridge that cannot be seen is not changed");
+    });
+}
+
+/// The scheduler is told what health checks found, also while other parts of the host can not be seen.
+#[test]
+fn what_health_checks_found_is_reported() {
+    block_on(async {
+        let (_directory, mut agent) = Agent::new();
+        let spec = spec(1, &[wish(1)], &[]);
+        agent.settle(&spec).await;
+        let report = |seen| {
+            let snapshot =
+                Snapshot { spec: Some(Arc::new(spec.clone())), seen: Some(Arc::new(seen)), ..Snapshot::default() };
+            crate::report::report(spec.host(), &snapshot, Resources::default())
+        };
+        let seen = look(&agent.sim, &agent.ledger, &spec).await;
+        assert_eq!(report(seen).members, []);
+        let member = MemberRef {
+            balancer: BalancerId::from_uuid(id(9, 1)),
+            protocol: Transport::Tcp,
+            listener: 80,
+            address: Ipv4Addr::new(10, 0, 0, 5).into(),
+            port: 8080,
+        };
+        let found = MemberHealth { member, online: false, reason: "connection refused".to_owned() };
+        agent.sim.world().health.push(found.clone());
+        agent.sim.world().switch_down = true;
+        let seen = look(&agent.sim, &agent.ledger, &spec).await;
+        let report = report(seen);
+        assert_eq!(report.members, [found]);
+        let text = serde_json::to_string(&report).unwrap();
+        assert_eq!(serde_json::from_str::<Report>(&text).unwrap(), report);
     });
 }
 
