@@ -24,8 +24,8 @@ use openflow::flow::PortNo;
 
 use crate::cookie::Object;
 use crate::feature::{
-    arp, balancer, canary, classify, deliver, dhcp, floating, forward, health, identity, neighbour, path_mtu, provider,
-    qos, quoted, router, security, service, snat, static_route, trunk, tunnel, way_out,
+    arp, balancer, canary, classify, deliver, dhcp, firewall, floating, forward, health, identity, neighbour, path_mtu,
+    provider, qos, quoted, router, security, service, snat, static_route, trunk, tunnel, way_out,
 };
 use crate::flow_set::{Assembly, FlowSet, Part, Touched};
 use crate::identity::{Groups, NOBODY};
@@ -292,6 +292,11 @@ fn part(unit: &Unit, view: &View<'_>, index: &Index) -> Option<Part> {
                 way_out::router(view, router, &mut part);
             }
         }
+        Unit::Firewall(id) => {
+            let router = view.router(*id)?;
+            firewall::router(view, router, &mut part)?;
+        }
+        Unit::FirewallPolicy(id) => firewall::policy(view.firewall_policy(*id)?, &mut part),
         Unit::Group(id) => {
             let group = view.group(*id)?;
             part.name(Object::Group(group.key), format!("security group {}", group.name));
@@ -348,6 +353,7 @@ fn host(view: &View<'_>, part: &mut Part) {
     quoted::host(part);
     snat::host(part);
     balancer::host(part);
+    firewall::host(part);
 }
 
 fn port(view: &View<'_>, id: PortId, part: &mut Part) -> Option<()> {

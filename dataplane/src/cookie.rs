@@ -34,6 +34,8 @@ pub enum Object {
     Addresses(u32),
     /// A load balancer, by its key.
     Balancer(u32),
+    /// A rule of a firewall policy, by its key.
+    FirewallRule(u32),
 }
 
 impl Object {
@@ -47,6 +49,7 @@ impl Object {
             Self::Identity(key) => (5, key),
             Self::Addresses(key) => (6, key),
             Self::Balancer(key) => (8, key),
+            Self::FirewallRule(key) => (9, key),
         }
     }
 
@@ -60,6 +63,7 @@ impl Object {
             5 => Some(Self::Identity(key)),
             6 => Some(Self::Addresses(key)),
             8 => Some(Self::Balancer(key)),
+            9 => Some(Self::FirewallRule(key)),
             _ => None,
         }
     }
@@ -111,6 +115,7 @@ impl fmt::Display for Object {
             Self::Identity(key) => write!(f, "identity {key:#x}"),
             Self::Addresses(key) => write!(f, "address group {key}"),
             Self::Balancer(key) => write!(f, "load balancer {key}"),
+            Self::FirewallRule(key) => write!(f, "firewall rule {key}"),
         }
     }
 }
@@ -130,6 +135,7 @@ mod tests {
             Object::Identity(0x8000_0001),
             Object::Addresses(3),
             Object::Balancer(4),
+            Object::FirewallRule(5),
         ];
         for object in objects {
             let cookie = Cookie { feature: Feature::Security, object };

@@ -13,6 +13,7 @@ use openflow::wire::{CtFlush, Meter};
 
 use crate::balanced;
 use crate::cookie::is_ours;
+use crate::feature::firewall;
 use crate::flow_set::{FlowSet, GroupNumber, Touched};
 
 /// What a switch holds, as it was read.
@@ -72,7 +73,7 @@ pub struct Changes {
     /// How many groups are right.
     pub unchanged_groups: usize,
     /// Connection tracking zones in which addresses are translated in another way from then on, or not any more: connections there are to be forgotten,
-    /// for a connection keeps to what it was given first.
+    /// for a connection keeps to what it was given first. Also those of firewalls that are none any more: what they allowed, a later one may not.
     pub stale_zones: BTreeSet<u16>,
     /// Balanced connections whose member is none any more: they are to be forgotten, or a client that goes on by the same port would not get another.
     pub stale_connections: BTreeSet<CtFlush>,
@@ -139,6 +140,7 @@ impl Changes {
         let mut after = Translated::default();
         self.add_flows.iter().for_each(|flow| after.note(flow));
         self.stale_zones = before.zones.symmetric_difference(&after.zones).map(|(zone, _)| *zone).collect();
+        self.stale_zones.extend(before.walled.difference(&after.walled));
         self.stale_connections = before.balanced.difference(&after.balanced).copied().collect();
     }
 
@@ -156,12 +158,14 @@ impl Changes {
 struct Translated {
     zones: BTreeSet<(u16, NatRange)>,
     balanced: BTreeSet<CtFlush>,
+    walled: BTreeSet<u16>,
 }
 
 impl Translated {
     fn note(&mut self, flow: &Flow) {
         self.zones.extend(translation(flow));
         self.balanced.extend(balanced::connections(flow));
+        self.walled.extend(firewall::zone(flow));
     }
 }
 

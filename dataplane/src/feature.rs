@@ -11,6 +11,7 @@ pub(crate) mod classify;
 pub(crate) mod deliver;
 pub(crate) mod dhcp;
 pub(crate) mod failover;
+pub(crate) mod firewall;
 pub(crate) mod floating;
 pub(crate) mod forward;
 pub(crate) mod health;
@@ -73,6 +74,8 @@ pub enum Feature {
     PortForwarding,
     /// Addresses whose connections are shared out.
     Balancer,
+    /// What may cross the border of a router.
+    Firewall,
 }
 
 /// What is known of a feature.
@@ -108,6 +111,7 @@ pub const FEATURES: &[FeatureInfo] = &[
     FeatureInfo { feature: Feature::Trunk, number: 23, name: "trunk" },
     FeatureInfo { feature: Feature::PortForwarding, number: 24, name: "port forwarding" },
     FeatureInfo { feature: Feature::Balancer, number: 26, name: "load balancer" },
+    FeatureInfo { feature: Feature::Firewall, number: 27, name: "firewall" },
 ];
 
 impl Feature {

@@ -96,6 +96,9 @@ pub const TAKES_OVER: Flag = Flag { mask: 1 << 17, name: "taken over" };
 /// Its router's address is that of a gateway before this host, which is alive.
 pub const STANDS_BY: Flag = Flag { mask: 1 << 18, name: "standing by" };
 
+/// The firewall of its router let it out.
+pub const LET_OUT: Flag = Flag { mask: 1 << 19, name: "let out by the firewall" };
+
 /// All flags.
 pub const FLAGS: &[Flag] = &[
     FROM_OUTSIDE,
@@ -114,6 +117,7 @@ pub const FLAGS: &[Flag] = &[
     FROM_MEMBER,
     TAKES_OVER,
     STANDS_BY,
+    LET_OUT,
 ];
 
 /// The bit of a connection's mark that says that it was allowed once and is not any more.

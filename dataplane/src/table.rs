@@ -7,7 +7,8 @@
 //! gateway of its router, what leaves by the router's own address crosses it once more to be translated, out of [`Table::Output`] and, coming back,
 //! out of [`Table::Forward`]; both go on in [`Table::Nat`], where the first packet to a forwarded port is tracked again. What a load balancer shares out
 //! crosses it once more, too, on the client's host: on its way there before it is routed on or tracked, on its way back out of [`Table::Output`]; both go
-//! on in [`Table::Balance`].
+//! on in [`Table::Balance`]. What crosses the border of a router with a firewall crosses it once more, with its address behind the router, before it leaves
+//! out of [`Table::Output`] or once it has come in; both go on in [`Table::Firewall`].
 //!
 //! ```text
 //! classify -> guard (IPv6) -> neighbour -> ask ---\--> punt
@@ -20,6 +21,7 @@
 //!     |                  \---------\-> deny
 //!     \-> output (nothing to police), from a floating IP or to one here: again from forward
 //! output (leaving by the router's address) -> nat: again from forward        forward (back from there) -> nat -> route
+//! output (leaving) -> firewall -> border: again in output       forward, nat (coming in) -> firewall -> border -> track, or from route again
 //! forward, host (to a load balancer) -> balance -> member -> track, or from route again       output (from a member) -> balance -> output
 //! ```
 
@@ -60,6 +62,10 @@ pub enum Table {
     Balance,
     /// The member of a load balancer that a packet is for.
     Member,
+    /// What a router's firewall says of what crosses its border.
+    Firewall,
+    /// Remembering what it allows, and on.
+    Border,
     /// The one pass through the connection tracker.
     Track,
     /// What the connection tracker said.
@@ -228,6 +234,22 @@ pub const TABLES: &[TableInfo] = &[
         miss: "no load balancer here has this member",
     },
     TableInfo {
+        table: Table::Firewall,
+        number: 18,
+        name: "firewall",
+        feature: Feature::Firewall,
+        doc: "passes replies over the border of a router, has its firewall judge the rest, in order",
+        miss: "no firewall here has asked for it",
+    },
+    TableInfo {
+        table: Table::Border,
+        number: 19,
+        name: "border",
+        feature: Feature::Firewall,
+        doc: "remembers a connection that a firewall allowed, so that its replies pass, and sends it on its way",
+        miss: "no firewall here has allowed it",
+    },
+    TableInfo {
         table: Table::Track,
         number: 20,
         name: "track",
@@ -273,7 +295,7 @@ pub const TABLES: &[TableInfo] = &[
         name: "deny",
         feature: Feature::Security,
         doc: "marks a connection that is not allowed any more as dead, and drops",
-        miss: "the security groups do not allow it",
+        miss: "the rules do not allow it",
     },
     TableInfo {
         table: Table::Output,

@@ -3,12 +3,13 @@
 //! Two ports that can speak to each other share a zone, so that a reply finds its connection whichever network it left by; two that cannot never
 //! do, so that tenants with the same addresses stay apart. A zone is the smallest router key in the set, and for a network that no router has a
 //! foot in, a number made from its VNI. A router that translates addresses on this host has another zone for that alone, and so have the balanced
-//! connections of networks with load balancers that share a zone. Zones mean something on one host only.
+//! connections of networks with load balancers that share a zone, and what crosses the border of a router with a firewall. Zones mean something on one host only.
 //! Invariant: the same networks and routers give the same zones, and another set does not move a zone (but for two VNIs that meet modulo 2^15, or a
 //! VNI and the key of a router that translates).
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use model::network::FloatingIp;
 use model::spec::HostNetwork;
 use model::{NetworkId, RouterId};
 
@@ -19,6 +20,8 @@ const LONE_ZONES: u32 = 1 << 15;
 const BALANCED_JOINED: u16 = 1 << 14;
 const BALANCED_LONE: u16 = BALANCED_JOINED + BALANCED_RANGE;
 const BALANCED_RANGE: u16 = 1 << 13;
+/// Where zones of firewalls begin to be looked for: as long a range below those.
+const WALLED: u16 = BALANCED_JOINED - BALANCED_RANGE;
 
 /// The zone of each network. A network is missing only when all 65,535 zones are taken; nothing is then let through for it.
 #[must_use]
@@ -69,6 +72,24 @@ pub fn balancer_zones(
     }
     let own = |network: NetworkId| Some((network, *balanced.get(zones.get(&network)?)?));
     networks.into_iter().filter_map(own).collect()
+}
+
+/// The zones of what crosses the borders of routers with firewalls, where this host translates: each has its own. A router is missing only when all zones
+/// are taken; nothing crosses its border then.
+#[must_use]
+pub fn firewall_zones(host: &HostNetwork, taken: impl IntoIterator<Item = u16>) -> BTreeMap<RouterId, u16> {
+    let (mut taken, mut zones): (BTreeSet<u16>, _) = (taken.into_iter().collect(), BTreeMap::new());
+    let is_here = |floating: &FloatingIp| host.ports.get(&floating.port).is_some_and(|port| port.is_on(host.host));
+    for router in host.routers.values().filter(|router| router.firewall.is_some()) {
+        let mut floating = router.external.iter().flat_map(|external| &external.floating_ips);
+        if router.snat_among(host.host).is_none() && !floating.any(is_here) {
+            continue;
+        }
+        let start = WALLED + router.key % BALANCED_RANGE;
+        let mut candidates = (start..=u16::MAX).chain(1..start);
+        zones.extend(candidates.find(|zone| taken.insert(*zone)).map(|zone| (router.id, zone)));
+    }
+    zones
 }
 
 /// From the top down, where the zones of lone networks are few.

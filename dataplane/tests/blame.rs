@@ -10,6 +10,7 @@ use std::net::IpAddr;
 use dataplane::trace::{Blame, Cause, Connection, Packet, PacketError, Payload, blame};
 use dataplane::{compile, trace};
 use model::Mac;
+use model::firewall::{Carried, FirewallAction};
 use model::security::{Direction, Ethertype, Protocol, Remote};
 use openflow::flow::Field;
 use topology::{Cloud, dual_stack, tcp};
@@ -268,6 +269,31 @@ fn a_rule_that_was_taken_away_under_a_connection() {
         group.rules.retain(|rule| rule.protocol != tcp(5432, 5432));
     }
     connected(&cloud, &packet, Connection::Established, Cause::NoRule, &["in to port db-1"]);
+}
+
+#[test]
+fn a_firewall_that_does_not_let_it_out() {
+    let mut cloud = dual_stack();
+    let outer = cloud.network("outer", "203.0.113.0/24");
+    cloud.provide(outer, "dc", Some(100));
+    cloud.lead_out(0, outer);
+    let web = at(&cloud, "web-1");
+    cloud.float(0, web, 50);
+    cloud.port("station", outer, 0, 9, &[0]);
+    let packet = from(&cloud, "web-1", v4(&cloud, "station"), TCP_80);
+    arrives(&cloud, &packet);
+    let (_, egress) = cloud.wall(0);
+    blamed(&cloud, &packet, Cause::Firewall, &["router main", "no firewall rule of it is for this"]);
+    cloud.judge(egress, 0, FirewallAction::Allow, Carried::Any, (None, None));
+    arrives(&cloud, &packet);
+    let carried = topology::carried_tcp(80);
+    cloud.judge(egress, 0, FirewallAction::Deny, carried, (None, None)).name = "no-web".to_owned();
+    blamed(
+        &cloud,
+        &packet,
+        Cause::Firewall,
+        &["firewall rule no-web of policy out-1", "router main does not allow it out"],
+    );
 }
 
 #[test]

@@ -11,6 +11,7 @@ use dataplane::peer::Peer;
 use dataplane::{Installed, PortNumbers, compile, diff};
 use model::balancer::monitor::{Check, Monitor};
 use model::balancer::{Persistence, Transport};
+use model::firewall::{Carried, FirewallAction};
 use model::network::ForwardedProtocol;
 use openflow::flow::{Action, Flow, GroupKind, PortNo};
 use proptest::prelude::{any, proptest};
@@ -118,7 +119,11 @@ fn no_flow_writes_what_the_kernel_cannot() {
             listener.monitor = Some(Monitor::new(check));
         }
     }
-    let clouds = [topology::dual_stack(), outside, unequal, elsewhere, joined, balanced];
+    let mut walled = unequal.clone();
+    let (ingress, egress) = walled.wall(0);
+    walled.judge(ingress, 0, FirewallAction::Allow, topology::carried_tcp(80), (None, Some("10.0.1.0/24")));
+    walled.judge(egress, 0, FirewallAction::Deny, Carried::Icmp, (None, None));
+    let clouds = [topology::dual_stack(), outside, unequal, elsewhere, joined, balanced, walled];
     let mut kinds = BTreeSet::new();
     for (cloud, host) in clouds.iter().flat_map(|cloud| [(cloud, 0), (cloud, 1), (cloud, 2)]) {
         let peer = |other: u32| Peer { number: PortNo(100 + other), is_heard: true, is_alive: true };

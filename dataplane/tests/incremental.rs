@@ -11,6 +11,7 @@ use dataplane::peer::{Peer, Peers};
 use dataplane::{PortNumbers, compile};
 use model::balancer::monitor::{Check, Monitor};
 use model::balancer::{Listener, Member, Persistence, Transport};
+use model::firewall::{Carried, Firewall, FirewallAction};
 use model::network::{ForwardedProtocol, Port, Router, StaticRoute};
 use model::spec::HostNetwork;
 use model::{BalancerId, Mac, PortId, Vni};
@@ -66,7 +67,7 @@ impl World {
             self.cloud.port("first", 0, 0, 200, &[]);
             return "a first port";
         }
-        match self.random.below(42) {
+        match self.random.below(48) {
             0 | 1 => self.add_port(port),
             2 => {
                 self.cloud.ports.remove(port);
@@ -125,6 +126,7 @@ impl World {
             33 | 34 => self.forward(port),
             39..=41 => self.live(),
             29..=32 => self.join(port),
+            42..=46 => self.wall(),
             35..=38 => self.balance(port),
             _ => {
                 self.added += 1;
@@ -250,6 +252,48 @@ impl World {
             listener.members.push(Member { address, port: 8080, weight, in_error: false });
         }
         "a member"
+    }
+
+    /// A firewall for a router, other rules for one that has it, or none any more.
+    fn wall(&mut self) -> &'static str {
+        if self.cloud.routers.is_empty() {
+            return "no firewall";
+        }
+        let router = self.random.below(self.cloud.routers.len());
+        let Some(firewall) = &mut self.cloud.routers[router].firewall else {
+            if self.cloud.firewall_policies.len() < 4 {
+                self.cloud.wall(router);
+            } else {
+                let policies = &self.cloud.firewall_policies;
+                let [ingress, egress] = [0, 1].map(|_| Some(self.random.pick(policies).id));
+                self.cloud.routers[router].firewall = Some(Firewall { ingress, egress });
+            }
+            return "a firewall";
+        };
+        match self.random.below(8) {
+            0 => self.cloud.routers[router].firewall = None,
+            1 => firewall.egress = None,
+            2 => {
+                let policy = self.random.below(self.cloud.firewall_policies.len());
+                self.cloud.firewall_policies[policy].name += "x";
+            }
+            kind => {
+                let policy = self.random.below(self.cloud.firewall_policies.len());
+                let count = self.cloud.firewall_policies[policy].rules.len();
+                let at = self.random.below(count + 1);
+                let rules = &mut self.cloud.firewall_policies[policy].rules;
+                match (rules.get_mut(at), kind) {
+                    (Some(rule), 3) => rule.enabled ^= true,
+                    (Some(_), 4) => drop(rules.remove(at)),
+                    _ => {
+                        let action = *self.random.pick(&[FirewallAction::Allow, FirewallAction::Deny]);
+                        let carried = *self.random.pick(&[Carried::Any, Carried::Icmp, topology::carried_tcp(80)]);
+                        self.cloud.judge(policy, at, action, carried, (Some("10.0.0.0/8"), None));
+                    }
+                }
+            }
+        }
+        "the rules of a firewall"
     }
 
     /// A port on the tap of another, in a VLAN, or on one of its own again.

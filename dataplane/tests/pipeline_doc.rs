@@ -15,6 +15,7 @@ use dataplane::table::{TABLES, Table, TableInfo};
 use dataplane::trace::{self, Connection, Packet, Payload, Verdict};
 use model::balancer::Transport;
 use model::balancer::monitor::{Check, Monitor};
+use model::firewall::{Carried, FirewallAction};
 use model::network::ForwardedProtocol;
 use openflow::flow::Field;
 use topology::{Cloud, VXLAN, dual_stack, endpoint};
@@ -26,13 +27,15 @@ Made from the tables and flows themselves by `UPDATE_GOLDEN=1 cargo test -p data
 
 One bridge, `br-int`, and these tables. A packet enters at table 0 and moves to higher numbers only, but for one that leaves by a floating IP or the
 address of its router: with its new source it begins again at table 10, on the network outside. A load balancer looks at what goes to it and comes back
-in table 16, before the one goes on to its member and after the other was let in. What no flow of a table matches is dropped there, for the reason said.
+in table 16, before the one goes on to its member and after the other was let in. What crosses the border of a router with a firewall is judged in
+table 18, before it leaves or once its destination is the one behind the router. What no flow of a table matches is dropped there, for the reason said.
 Registers carry what is known so far (`dataplane/src/register.rs`): the network in `metadata`, source and destination port, the identity of the
 sender's and the receiver's groups.
 
 The examples are of one host with two networks, blue and green, that have both versions of IP and a router between them: web-1 and open-1 (no port
 security) on blue and db-1 on green are here, web-2 and db-2 on another host, cam-1 on a VLAN of a physical network, where web-1 has a floating IP
 and the router an address for everybody else, whose gateway this host is, with TCP port 5433 forwarded to port 5432 of db-1.
+The firewall of the router lets in TCP 80 and, to db-1, TCP 5432, and TCP 8443 from the addresses of the office, and lets out all but mail.
 Load balancer front is 10.0.1.100, whose TCP 8000 is TCP 80 of web-2 and open-1, and TCP 5432 that of db-1, which is checked.
 Group web lets in TCP 80 and pings, and TCP 8443 from the addresses of office, which are 10.0.3.192/26; group db TCP 5432 from members of web.
 ";
@@ -59,6 +62,18 @@ fn cloud() -> Cloud {
     cloud.float(0, port(&cloud, "web-1"), 50);
     cloud.share(0, &[0, 1], 60);
     cloud.forward(0, (ForwardedProtocol::Tcp, 5433), (port(&cloud, "db-1"), 5432));
+    let (ingress, egress) = cloud.wall(0);
+    let allow = FirewallAction::Allow;
+    cloud.judge(ingress, 0, allow, topology::carried_tcp(80), (None, None)).name = "web".to_owned();
+    let database = (None, Some("10.0.2.0/24"));
+    cloud.judge(ingress, 1, allow, topology::carried_tcp(5432), database).name = "database".to_owned();
+    let office = (Some("10.0.3.192/26"), None);
+    cloud.judge(ingress, 2, allow, topology::carried_tcp(8443), office).name = "office".to_owned();
+    cloud.judge(egress, 0, FirewallAction::Deny, topology::carried_tcp(25), (None, None)).name = "mail".to_owned();
+    cloud.judge(egress, 1, allow, Carried::Any, (Some("10.0.0.0/16"), None)).name = "out".to_owned();
+    for policy in &mut cloud.firewall_policies {
+        policy.name = "border".to_owned();
+    }
     let front = cloud.balancer("front", 0, 100, false);
     let [web_2, open_1, db_1] = ["web-2", "open-1", "db-1"].map(|name| port(&cloud, name));
     cloud.listen(front, Transport::Tcp, 8000, &[(web_2, 80, 1), (open_1, 80, 1)]);
@@ -134,6 +149,8 @@ fn examples(cloud: &Cloud) -> Vec<Example> {
         ),
         new("web-1 connects to cam-1 by its floating IP", from("web-1", v4("cam-1"), tcp(80))),
         new("somebody on that VLAN connects to the floating IP of web-1", outside(80)),
+        new("and to a port that the firewall does not let in", outside(22)),
+        new("db-1 sends mail to cam-1, which the firewall does not let out", from("db-1", v4("cam-1"), tcp(25))),
         new("db-1, without a floating IP, connects to cam-1 as its router", from("db-1", v4("cam-1"), tcp(80))),
         answer(cloud),
         new(

@@ -91,6 +91,10 @@ id_types! {
     RuleId = "security group rule";
     /// A set of addresses that rules name.
     AddressGroupId = "address group";
+    /// An ordered list of firewall rules.
+    FirewallPolicyId = "firewall policy";
+    /// One rule of a firewall policy.
+    FirewallRuleId = "firewall rule";
     /// A load balancer.
     BalancerId = "load balancer";
     /// A block volume.

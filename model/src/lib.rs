@@ -11,6 +11,7 @@ pub mod address_group;
 pub mod agent;
 pub mod balancer;
 pub mod domain;
+pub mod firewall;
 pub mod id;
 pub mod image;
 pub mod machine;
@@ -26,7 +27,7 @@ pub mod volume;
 
 pub use address::{Mac, Vni};
 pub use id::{
-    AddressGroupId, BalancerId, FlavorId, HostId, ImageId, MachineId, NetworkId, PortId, RouterId, RuleId,
-    SecurityGroupId, SubnetId, VolumeId,
+    AddressGroupId, BalancerId, FirewallPolicyId, FirewallRuleId, FlavorId, HostId, ImageId, MachineId, NetworkId,
+    PortId, RouterId, RuleId, SecurityGroupId, SubnetId, VolumeId,
 };
 pub use units::{Mib, Vcpus};

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::address::{Mac, Vni};
 use crate::domain::Domain;
+use crate::firewall::Firewall;
 use crate::id::{HostId, MachineId, NetworkId, PortId, RouterId, SecurityGroupId, SubnetId};
 use crate::provider::{Provider, VlanId};
 use crate::qos::Qos;
@@ -101,6 +102,9 @@ pub struct Router {
     /// Its way out of the cloud; none: it joins its subnets only.
     #[serde(default)]
     pub external: Option<ExternalGateway>,
+    /// What judges all that crosses that way out; none: nothing does. An agent from before firewalls refuses a router that has one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub firewall: Option<Firewall>,
 }
 
 /// A router's way out: a subnet of the data centre, and the addresses there that stand for ports behind the router. The subnet's gateway is the next

@@ -11,9 +11,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::address_group::AddressGroup;
 use crate::balancer::Balancer;
+use crate::firewall::FirewallPolicy;
 use crate::id::{
-    AddressGroupId, BalancerId, HostId, ImageId, MachineId, NetworkId, PortId, RouterId, SecurityGroupId, SubnetId,
-    VolumeId,
+    AddressGroupId, BalancerId, FirewallPolicyId, HostId, ImageId, MachineId, NetworkId, PortId, RouterId,
+    SecurityGroupId, SubnetId, VolumeId,
 };
 use crate::image::{Image, ImageKind};
 use crate::machine::Machine;
@@ -24,6 +25,7 @@ use crate::volume::{Volume, VolumeSource};
 
 mod balancer;
 pub mod external;
+mod firewall;
 pub mod route;
 mod trunk;
 pub mod wire;
@@ -69,6 +71,8 @@ pub struct HostNetwork {
     pub subnets: BTreeMap<SubnetId, Subnet>,
     /// Routers; each foot's subnet is among `subnets`, and no two feet of a router overlap.
     pub routers: BTreeMap<RouterId, Router>,
+    /// Firewall policies; those of each router are among them.
+    pub firewall_policies: BTreeMap<FirewallPolicyId, FirewallPolicy>,
     /// Address groups that rules of the security groups name.
     pub address_groups: BTreeMap<AddressGroupId, AddressGroup>,
     /// Security groups; each remote group is among them, each remote address group among those above.
@@ -89,6 +93,7 @@ impl HostNetwork {
             networks: BTreeMap::new(),
             subnets: BTreeMap::new(),
             routers: BTreeMap::new(),
+            firewall_policies: BTreeMap::new(),
             address_groups: BTreeMap::new(),
             groups: BTreeMap::new(),
             ports: BTreeMap::new(),
@@ -123,6 +128,8 @@ pub struct SpecParts {
     pub subnets: Vec<Subnet>,
     /// Routers.
     pub routers: Vec<Router>,
+    /// Firewall policies that those routers have.
+    pub firewall_policies: Vec<FirewallPolicy>,
     /// Address groups that rules of the security groups name.
     pub address_groups: Vec<AddressGroup>,
     /// Security groups.
@@ -190,6 +197,7 @@ impl NodeSpec {
             networks: by_id(parts.networks, |network| network.id)?,
             subnets: by_id(parts.subnets, |subnet| subnet.id)?,
             routers: by_id(parts.routers, |router| router.id)?,
+            firewall_policies: by_id(parts.firewall_policies, |policy| policy.id)?,
             address_groups: by_id(parts.address_groups, |group| group.id)?,
             groups: by_id(parts.groups, |group| group.id)?,
             ports: by_id(parts.ports, |port| port.id)?,
@@ -325,6 +333,7 @@ impl HostNetwork {
     pub fn check(&self) -> Result<(), SpecError> {
         self.check_networks()?;
         self.check_routers()?;
+        firewall::check(self)?;
         self.check_address_groups()?;
         self.check_groups()?;
         self.check_ports()?;

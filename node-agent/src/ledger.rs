@@ -248,6 +248,7 @@ mod tests {
             routers: vec![],
             address_groups: vec![],
             balancers: vec![],
+            firewall_policies: vec![],
             groups: vec![],
             ports: vec![],
             images: vec![],

@@ -2,8 +2,8 @@
 //!
 //! A host gets its machines with their volumes and images; the networks of its ports and, through the routers that stand in them, the networks
 //! one hop further, outside as well, because routing is done where a packet is sent, and the same of routers whose gateway it is; every port of those
-//! networks with where it is plugged in; their load balancers; and the security groups of those ports with the groups and address groups that their rules name. Pure: the
-//! same intent gives the same parts.
+//! networks with where it is plugged in; their load balancers; the firewall policies of those routers; and the security groups of those ports with the groups
+//! and address groups that their rules name. Pure: the same intent gives the same parts.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
@@ -12,7 +12,7 @@ use model::network::Binding;
 use model::security::Remote;
 use model::spec::{Generation, SpecParts};
 use model::volume::VolumeSource;
-use model::{AddressGroupId, HostId, ImageId, NetworkId, PortId, RouterId, SecurityGroupId};
+use model::{AddressGroupId, FirewallPolicyId, HostId, ImageId, NetworkId, PortId, RouterId, SecurityGroupId};
 
 use crate::intent::Intent;
 
@@ -70,6 +70,12 @@ pub(crate) fn assign(intent: &Intent, bindings: &BTreeMap<PortId, Binding>, host
             .map(|subnet| subnet.subnet.clone())
             .collect(),
         routers: reach.routers.iter().filter_map(|id| intent.routers.get(id)).map(|it| (**it).clone()).collect(),
+        firewall_policies: reach
+            .firewall_policies
+            .iter()
+            .filter_map(|id| intent.firewall_policies.get(id))
+            .map(|it| (**it).clone())
+            .collect(),
         address_groups: reach
             .address_groups
             .iter()
@@ -95,6 +101,7 @@ pub(crate) fn assign(intent: &Intent, bindings: &BTreeMap<PortId, Binding>, host
 struct Reach {
     networks: BTreeSet<NetworkId>,
     routers: BTreeSet<RouterId>,
+    firewall_policies: BTreeSet<FirewallPolicyId>,
     groups: BTreeSet<SecurityGroupId>,
     address_groups: BTreeSet<AddressGroupId>,
     ports: Vec<model::network::Port>,
@@ -132,7 +139,9 @@ impl Reach {
             Remote::Any | Remote::Prefix(_) | Remote::Group(_) => None,
         });
         let address_groups = address_groups.collect();
-        Self { networks, routers, groups, address_groups, ports }
+        let firewalls = routers.iter().filter_map(|id| intent.routers.get(id)?.firewall);
+        let firewall_policies = firewalls.flat_map(|firewall| firewall.policies().collect::<Vec<_>>()).collect();
+        Self { networks, routers, firewall_policies, groups, address_groups, ports }
     }
 }
 

@@ -12,8 +12,8 @@ use std::str::FromStr;
 use std::sync::Arc;
 
 use model::{
-    AddressGroupId, BalancerId, FlavorId, HostId, ImageId, MachineId, NetworkId, PortId, RouterId, SecurityGroupId,
-    SubnetId, Vni, VolumeId,
+    AddressGroupId, BalancerId, FirewallPolicyId, FlavorId, HostId, ImageId, MachineId, NetworkId, PortId, RouterId,
+    SecurityGroupId, SubnetId, Vni, VolumeId,
 };
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
@@ -24,6 +24,7 @@ use crate::refusal::Refusal;
 pub(crate) mod address;
 pub(crate) mod address_group;
 pub(crate) mod balancer;
+pub(crate) mod firewall;
 pub(crate) mod flavor;
 pub(crate) mod floating;
 pub(crate) mod forwarding;
@@ -58,6 +59,7 @@ pub(crate) struct Intent {
     pub(crate) ports: Table<PortId, PortIntent>,
     pub(crate) address_groups: Table<AddressGroupId, model::address_group::AddressGroup>,
     pub(crate) groups: Table<SecurityGroupId, model::security::SecurityGroup>,
+    pub(crate) firewall_policies: Table<FirewallPolicyId, model::firewall::FirewallPolicy>,
     pub(crate) routers: Table<RouterId, model::network::Router>,
     pub(crate) balancers: Table<BalancerId, model::balancer::Balancer>,
     pub(crate) images: Table<ImageId, ImageIntent>,
@@ -80,6 +82,8 @@ pub(crate) struct Counters {
     pub(crate) router_key: u16,
     #[serde(default)]
     pub(crate) balancer_key: u16,
+    #[serde(default)]
+    pub(crate) firewall_rule_key: u32,
     pub(crate) mac: u32,
 }
 
@@ -107,6 +111,11 @@ impl Counters {
     pub(crate) fn next_router_key(&mut self) -> Result<u16, Refusal> {
         self.router_key = next(self.router_key, u16::MAX, "router key")?;
         Ok(self.router_key)
+    }
+
+    pub(crate) fn next_firewall_rule_key(&mut self) -> Result<u32, Refusal> {
+        self.firewall_rule_key = next(self.firewall_rule_key, u32::MAX, "firewall rule key")?;
+        Ok(self.firewall_rule_key)
     }
 
     pub(crate) fn next_balancer_key(&mut self) -> Result<u16, Refusal> {
@@ -157,6 +166,7 @@ named! {
     PortIntent = "port", port.name;
     model::address_group::AddressGroup = "address group", name;
     model::security::SecurityGroup = "security group", name;
+    model::firewall::FirewallPolicy = "firewall policy", name;
     model::network::Router = "router", name;
     model::balancer::Balancer = "load balancer", name;
     ImageIntent = "image", name;
@@ -185,6 +195,16 @@ where
 
 /// Checks a new object's name: 1 to 63 letters, digits, `.`, `_` and `-`, no UUID, not taken.
 pub(crate) fn check_name<I, T: Named>(table: &Table<I, T>, name: &str) -> Result<(), Refusal> {
+    check_word(name)?;
+    if table.values().any(|object| object.name() == name) {
+        let owner = format!("another {}", T::KIND);
+        return Err(Refusal::Taken { field: "name".to_owned(), what: format!("the name {name:?}"), owner });
+    }
+    Ok(())
+}
+
+/// Checks that a name can be one: 1 to 63 letters, digits, `.`, `_` and `-`, no UUID.
+pub(crate) fn check_word(name: &str) -> Result<(), Refusal> {
     let legal = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
     if name.is_empty() || name.len() > 63 || !name.chars().all(legal) {
         let problem = format!("{:?} is not 1 to 63 letters, digits, '.', '_' or '-'", clip(name));
@@ -192,10 +212,6 @@ pub(crate) fn check_name<I, T: Named>(table: &Table<I, T>, name: &str) -> Result
     }
     if Uuid::parse_str(name).is_ok() {
         return Err(Refusal::invalid("name", format!("{name:?} looks like an id, so it can not be a name")));
-    }
-    if table.values().any(|object| object.name() == name) {
-        let owner = format!("another {}", T::KIND);
-        return Err(Refusal::Taken { field: "name".to_owned(), what: format!("the name {name:?}"), owner });
     }
     Ok(())
 }

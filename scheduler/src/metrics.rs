@@ -52,6 +52,7 @@ impl Metrics {
             ("security_group", intent.groups.len()),
             ("address_group", intent.address_groups.len()),
             ("load_balancer", intent.balancers.len()),
+            ("firewall_policy", intent.firewall_policies.len()),
             ("router", intent.routers.len()),
             ("image", intent.images.len()),
             ("volume", intent.volumes.len()),

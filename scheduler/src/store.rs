@@ -88,6 +88,7 @@ macro_rules! each_table {
         $each!("ports", ports);
         $each!("groups", groups);
         $each!("address_groups", address_groups);
+        $each!("firewall_policies", firewall_policies);
         $each!("routers", routers);
         $each!("balancers", balancers);
         $each!("images", images);

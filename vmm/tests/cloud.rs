@@ -73,6 +73,7 @@ fn nothing() -> HostNetwork {
         routers: [].into(),
         address_groups: [].into(),
         balancers: [].into(),
+        firewall_policies: [].into(),
         groups: [].into(),
         ports: [].into(),
     }

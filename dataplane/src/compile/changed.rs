@@ -7,15 +7,18 @@ use std::net::Ipv4Addr;
 
 use model::address_group::AddressGroup;
 use model::balancer::Balancer;
+use model::firewall::FirewallPolicy;
 use model::network::{Network, Port, Router, Subnet};
 use model::provider::PhysicalNetwork;
 use model::security::SecurityGroup;
 use model::spec::HostNetwork;
-use model::{AddressGroupId, BalancerId, Mac, NetworkId, PortId, RouterId, SecurityGroupId, SubnetId};
+use model::{
+    AddressGroupId, BalancerId, FirewallPolicyId, Mac, NetworkId, PortId, RouterId, SecurityGroupId, SubnetId,
+};
 use openflow::flow::PortNo;
 
 use super::index::{Index, Moved};
-use super::unit::Fact;
+use super::unit::{Fact, Unit};
 use super::{PortNumbers, Stations};
 use crate::peer::{self, Peers};
 
@@ -44,6 +47,8 @@ pub enum Edit {
     PutAddresses(Box<AddressGroup>),
     /// Takes an address group away.
     RemoveAddresses(AddressGroupId),
+    /// Adds a firewall policy, or puts it in the place of the one with its identity.
+    PutFirewallPolicy(Box<FirewallPolicy>),
 }
 
 /// What an edit replaced.
@@ -57,6 +62,7 @@ pub(super) enum Before {
     Stations(Stations),
     Group(SecurityGroupId, Option<Box<SecurityGroup>>),
     Addresses(AddressGroupId, Option<Box<AddressGroup>>),
+    FirewallPolicy(FirewallPolicyId, Option<Box<FirewallPolicy>>),
 }
 
 impl Edit {
@@ -87,6 +93,9 @@ impl Edit {
             Self::PutAddresses(group) => {
                 Before::Addresses(group.id, network.address_groups.insert(group.id, *group).map(Box::new))
             }
+            Self::PutFirewallPolicy(policy) => {
+                Before::FirewallPolicy(policy.id, network.firewall_policies.insert(policy.id, *policy).map(Box::new))
+            }
             Self::RemoveAddresses(id) => Before::Addresses(id, network.address_groups.remove(&id).map(Box::new)),
         }
     }
@@ -101,6 +110,7 @@ pub(super) struct Changed<'a> {
     networks: Vec<(NetworkId, Change<'a, Network>)>,
     subnets: Vec<(SubnetId, Change<'a, Subnet>)>,
     routers: Vec<(RouterId, Change<'a, Router>)>,
+    firewall_policies: Vec<(FirewallPolicyId, Change<'a, FirewallPolicy>)>,
     groups: Vec<(SecurityGroupId, Change<'a, SecurityGroup>)>,
     address_groups: Vec<(AddressGroupId, Change<'a, AddressGroup>)>,
     balancers: Vec<(BalancerId, Change<'a, Balancer>)>,
@@ -119,6 +129,7 @@ impl<'a> Changed<'a> {
             networks: differing(&before.networks, &after.networks),
             subnets: differing(&before.subnets, &after.subnets),
             routers: differing(&before.routers, &after.routers),
+            firewall_policies: differing(&before.firewall_policies, &after.firewall_policies),
             groups: differing(&before.groups, &after.groups),
             address_groups: differing(&before.address_groups, &after.address_groups),
             balancers: differing(&before.balancers, &after.balancers),
@@ -141,6 +152,10 @@ impl<'a> Changed<'a> {
                 Before::Stations(before) => changed.find(before, &numbers.stations),
                 Before::Group(id, _) if changed.groups.iter().any(|(other, _)| other == id) => {}
                 Before::Group(id, before) => changed.groups.push((*id, (before.as_deref(), after.groups.get(id)))),
+                Before::FirewallPolicy(id, _) if changed.firewall_policies.iter().any(|(other, _)| other == id) => {}
+                Before::FirewallPolicy(id, before) => {
+                    changed.firewall_policies.push((*id, (before.as_deref(), after.firewall_policies.get(id))));
+                }
                 Before::Addresses(id, _) if changed.address_groups.iter().any(|(other, _)| other == id) => {}
                 Before::Addresses(id, before) => {
                     changed.address_groups.push((*id, (before.as_deref(), after.address_groups.get(id))));
@@ -187,6 +202,8 @@ impl<'a> Changed<'a> {
         moved.facts.extend(self.networks.iter().map(|(id, _)| Fact::Network(*id)));
         moved.facts.extend(self.subnets.iter().map(|(id, _)| Fact::Subnet(*id)));
         moved.facts.extend(self.routers.iter().map(|(id, _)| Fact::Router(*id)));
+        moved.units.extend(self.routers.iter().map(|(id, _)| Unit::Firewall(*id)));
+        moved.facts.extend(self.firewall_policies.iter().map(|(id, _)| Fact::FirewallPolicy(*id)));
         moved.facts.extend(self.numbers.iter().map(|id| Fact::Number(*id)));
         moved.facts.extend(self.tunnel.then_some(Fact::Tunnel));
         moved.facts.extend(self.peers.then_some(Fact::Peers));

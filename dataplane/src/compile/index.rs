@@ -16,7 +16,7 @@ use model::{AddressGroupId, HostId, NetworkId, PortId, RouterId, SecurityGroupId
 use super::unit::{Fact, Unit};
 use super::view::{Place, place};
 use crate::identity::{Groups, Identities, groups};
-use crate::zone::{balancer_zones, snat_zones, zones};
+use crate::zone::{balancer_zones, firewall_zones, snat_zones, zones};
 
 /// The other side of rules that share a conjunction.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -80,6 +80,7 @@ struct Structure {
     /// Of each router that translates here, or has a floating IP of a port here, the addresses of IPv4 that share its zone.
     inside: BTreeMap<RouterId, BTreeSet<IpNet>>,
     balancer_zones: BTreeMap<NetworkId, u16>,
+    firewall_zones: BTreeMap<RouterId, u16>,
     /// The other hosts that are gateways of routers, by tunnel endpoint.
     gateways: BTreeMap<Ipv4Addr, HostId>,
 }
@@ -157,6 +158,10 @@ impl Index {
 
     pub(super) fn balancer_zone(&self, network: NetworkId) -> Option<u16> {
         self.structure.balancer_zones.get(&network).copied()
+    }
+
+    pub(super) fn firewall_zone(&self, router: RouterId) -> Option<u16> {
+        self.structure.firewall_zones.get(&router).copied()
     }
 
     pub(super) fn is_gated(&self, network: NetworkId) -> bool {
@@ -443,7 +448,9 @@ impl Structure {
     fn of(host: &HostNetwork, near: &BTreeSet<NetworkId>) -> Self {
         let (zones, snat_zones) = (zones(host), snat_zones(host));
         let balancer_zones = balancer_zones(host, &zones, &snat_zones);
-        let mut structure = Self { zones, snat_zones, balancer_zones, ..Self::default() };
+        let taken = zones.values().chain(snat_zones.values()).chain(balancer_zones.values());
+        let firewall_zones = firewall_zones(host, taken.copied());
+        let mut structure = Self { zones, snat_zones, balancer_zones, firewall_zones, ..Self::default() };
         structure.look_outside(host);
         structure.look_inside(host);
         let near_zones = near.iter().chain(&structure.outside).filter_map(|network| structure.zones.get(network));
@@ -518,6 +525,7 @@ impl Structure {
         facts.extend(differing(&before.snat_zones, &self.snat_zones).map(Fact::SnatZone));
         facts.extend(differing(&before.inside, &self.inside).map(Fact::Inside));
         facts.extend(differing(&before.balancer_zones, &self.balancer_zones).map(Fact::BalancerZone));
+        facts.extend(differing(&before.firewall_zones, &self.firewall_zones).map(Fact::FirewallZone));
         facts.extend(differing(&before.gateways, &self.gateways).map(Fact::HostOf));
         facts.extend(before.routed.symmetric_difference(&self.routed).copied().map(Fact::Routed));
     }

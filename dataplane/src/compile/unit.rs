@@ -6,7 +6,7 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 
-use model::{AddressGroupId, BalancerId, NetworkId, PortId, RouterId, SecurityGroupId, SubnetId};
+use model::{AddressGroupId, BalancerId, FirewallPolicyId, NetworkId, PortId, RouterId, SecurityGroupId, SubnetId};
 
 use crate::identity::Groups;
 
@@ -19,6 +19,10 @@ pub(crate) enum Unit {
     Network(NetworkId),
     /// A router.
     Router(RouterId),
+    /// The firewall of a router.
+    Firewall(RouterId),
+    /// A firewall policy.
+    FirewallPolicy(FirewallPolicyId),
     /// A security group.
     Group(SecurityGroupId),
     /// An address group.
@@ -42,6 +46,10 @@ pub(crate) enum Fact {
     Subnet(SubnetId),
     /// A router as it was given.
     Router(RouterId),
+    /// A firewall policy as it was given.
+    FirewallPolicy(FirewallPolicyId),
+    /// The conntrack zone of what crosses the border of a router here.
+    FirewallZone(RouterId),
     /// A security group as it was given.
     Group(SecurityGroupId),
     /// An address group as it was given.
@@ -116,6 +124,7 @@ impl Fact {
         match self {
             Self::Network(id) => Some(Unit::Network(id)),
             Self::Router(id) => Some(Unit::Router(id)),
+            Self::FirewallPolicy(id) => Some(Unit::FirewallPolicy(id)),
             Self::Group(id) => Some(Unit::Group(id)),
             Self::Addresses(id) => Some(Unit::Addresses(id)),
             Self::Balancer(id) => Some(Unit::Balancer(id)),

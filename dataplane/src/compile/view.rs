@@ -11,11 +11,14 @@ use std::net::{IpAddr, Ipv4Addr};
 use ipnet::IpNet;
 use model::address_group::AddressGroup;
 use model::balancer::Balancer;
+use model::firewall::FirewallPolicy;
 use model::network::{Network, Port, Router, RouterInterface, Subnet};
 use model::provider::PhysicalNetwork;
 use model::security::{Direction, SecurityGroup};
 use model::spec::HostNetwork;
-use model::{AddressGroupId, BalancerId, HostId, Mac, NetworkId, PortId, RouterId, SecurityGroupId, SubnetId};
+use model::{
+    AddressGroupId, BalancerId, FirewallPolicyId, HostId, Mac, NetworkId, PortId, RouterId, SecurityGroupId, SubnetId,
+};
 use openflow::flow::PortNo;
 
 use super::PortNumbers;
@@ -120,6 +123,17 @@ impl<'a> View<'a> {
     pub(crate) fn users(&self, id: AddressGroupId) -> BTreeSet<(SecurityGroupId, Direction)> {
         self.read(Fact::Users(id));
         self.index.users(id)
+    }
+
+    pub(crate) fn firewall_policy(&self, id: FirewallPolicyId) -> Option<&'a FirewallPolicy> {
+        self.read(Fact::FirewallPolicy(id));
+        self.host.firewall_policies.get(&id)
+    }
+
+    /// The conntrack zone of what crosses the border of a router here.
+    pub(crate) fn firewall_zone(&self, id: RouterId) -> Option<u16> {
+        self.read(Fact::FirewallZone(id));
+        self.index.firewall_zone(id)
     }
 
     pub(crate) fn balancer(&self, id: BalancerId) -> Option<&'a Balancer> {

@@ -26,7 +26,7 @@ use crate::cookie::{Cookie, Object};
 use crate::family;
 use crate::feature::failover::Gate;
 use crate::feature::forward::towards;
-use crate::feature::{Feature, arp, quoted};
+use crate::feature::{Feature, arp, firewall, quoted};
 use crate::flow_set::{MeterNumber, Part};
 use crate::identity::NOBODY;
 use crate::punt::Punt;
@@ -164,7 +164,7 @@ impl Held<'_> {
             Action::set(ZONE.field, self.inside.zone),
         ];
         steps.extend(towards(view, self.port));
-        steps.push(Action::GotoTable(Table::Track.number()));
+        steps.extend(firewall::inward(view, router, vec![Action::GotoTable(Table::Track.number())]));
         for error in quoted::errors(&to()) {
             let first = quoted::translated(self.port.key, End::Source, (address, fixed), part);
             let note = format!("floating IP {address} is {fixed}, also in what the error quotes");

@@ -26,9 +26,10 @@ use std::net::IpAddr;
 use model::network::{ForwardedProtocol, PortForwarding};
 use openflow::flow::{Action, Ct, CtZone, Field, Match, Nat, NatRange, NatSide, ct_state, ip_proto};
 
+use crate::compile::view::View;
 use crate::cookie::{Cookie, Object};
-use crate::feature::Feature;
 use crate::feature::snat::{Gate, OUTWARD};
+use crate::feature::{Feature, firewall};
 use crate::flow_set::Part;
 use crate::identity::NOBODY;
 use crate::register::{ANSWERING, FLAG_BITS, LEAVING, SOURCE_IDENTITY};
@@ -42,10 +43,10 @@ const FIRST: u16 = 108;
 const FORWARDED: u16 = 106;
 
 /// The ports that a router forwards, and the end of connections by others.
-pub(crate) fn add(gate: &Gate<'_>, part: &mut Part) {
+pub(crate) fn add(view: &View<'_>, gate: &Gate<'_>, part: &mut Part) {
     let cookie = Cookie { feature: Feature::PortForwarding, object: Object::Router(gate.exit.router.key.into()) };
     for forwarding in &gate.snat.forwardings {
-        Way { gate, forwarding, cookie }.add(part);
+        Way { gate, forwarding, cookie }.add(view, part);
     }
     add_errors(gate, cookie, part);
     let note = format!("no port of {} is forwarded to it any more", gate.snat.address);
@@ -107,7 +108,7 @@ struct Way<'a> {
 }
 
 impl Way<'_> {
-    fn add(&self, part: &mut Part) {
+    fn add(&self, view: &View<'_>, part: &mut Part) {
         use ct_state::{INVALID, NEW, RELATED, REPLY, TRACKED};
         let PortForwarding { protocol, external_port, internal_ip_address, internal_port, .. } = *self.forwarding;
         let address = self.gate.snat.address;
@@ -124,7 +125,8 @@ impl Way<'_> {
         let inside = self.at(self.gate.of_router(), (Field::TcpDst, Field::UdpDst), internal_port);
         let inside = inside.with(Field::Ipv4Dst, internal_ip_address);
         let forwarded = self.labelled(inside.ct_state(TRACKED, INVALID | REPLY | RELATED));
-        let steps = vec![Action::set(SOURCE_IDENTITY.field, NOBODY), Action::GotoTable(Table::Route.number())];
+        let onward = firewall::inward(view, self.gate.exit.router, vec![Action::GotoTable(Table::Route.number())]);
+        let steps = [Action::set(SOURCE_IDENTITY.field, NOBODY)].into_iter().chain(onward).collect();
         part.add_noted(Table::Nat, FORWARDED, forwarded, steps, (self.cookie, format!("from {from}")));
 
         let leaving = self.gate.of_router().with_masked(FLAG_BITS.field, LEAVING.mask, LEAVING.mask);

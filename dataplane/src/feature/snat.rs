@@ -30,7 +30,7 @@ use crate::family;
 use crate::feature::failover;
 use crate::feature::floating::{Station, add_pretended, again, feet};
 use crate::feature::way_out::Exit;
-use crate::feature::{Feature, port_forwarding};
+use crate::feature::{Feature, firewall, port_forwarding};
 use crate::flow_set::Part;
 use crate::identity::NOBODY;
 use crate::register::{
@@ -91,7 +91,7 @@ pub(crate) fn add<'a>(view: &View<'a>, exit: &'a Exit<'a>, snat: &'a Snat, turn:
     gate.add_arrivals(view, part);
     gate.add_outward(part);
     gate.add_inward(view, part);
-    port_forwarding::add(&gate, part);
+    port_forwarding::add(view, &gate, part);
 }
 
 fn is_ipv4(range: &IpNet) -> bool {
@@ -203,7 +203,7 @@ impl Gate<'_> {
         let behind: BTreeSet<IpNet> = feet(view, self.exit.router).chain(beyond.filter(is_ipv4)).collect();
         for ((state, note), range) in answers.into_iter().flat_map(|it| behind.iter().map(move |range| (it, *range))) {
             let answer = family::to_net(self.of_router().ip().ct_state(state, NEW | INVALID), range);
-            let steps = vec![Action::GotoTable(Table::Route.number())];
+            let steps = firewall::inward(view, self.exit.router, vec![Action::GotoTable(Table::Route.number())]);
             part.add_noted(Table::Nat, ANSWER, answer, steps, (self.cookie, note.to_owned()));
         }
         let note = "it is for no address behind the router".to_owned();

@@ -19,6 +19,7 @@ use super::{Packet, PacketError, Path, Verdict};
 use crate::compile::PortNumbers;
 use crate::family::{self, Family};
 use crate::feature::balancer::{ITSELF, NO_HEALTHY_MEMBER, NO_LISTENER, NO_MEMBER, NO_MORE};
+use crate::feature::firewall::{DENIES, NO_POLICY, NO_RULE};
 use crate::feature::floating::{NO_SENDER, NO_WAY_OUT};
 use crate::feature::path_mtu;
 use crate::feature::provider::NOT_WIRED;
@@ -28,6 +29,9 @@ use crate::feature::snat::{NO_GATEWAY_HOST, NOT_FORWARDED};
 use crate::feature::trunk::OTHER_TAG_NOTE;
 use crate::feature::way_out::NO_FLOATING_IP;
 use crate::table::Table;
+
+/// What changes what a firewall allows.
+const FIREWALL_REMEDY: &str = "flowctl firewall-policy add-rule POLICY puts a rule before it that allows it; flowctl router show names the policies";
 
 /// Rules, and members, that are named at most, the closest first.
 const RULES_MAX: usize = 3;
@@ -66,6 +70,8 @@ pub enum Cause {
     WrongRemote,
     /// No rule is for such packets.
     NoRule,
+    /// The firewall of the router whose border it would cross does not allow it.
+    Firewall,
     /// The load balancer that it is for does not listen for it.
     NoListener,
     /// The load balancer has nobody to give it to.
@@ -186,7 +192,10 @@ pub fn blame(host: &HostNetwork, numbers: &PortNumbers, packet: &Packet, path: &
         Table::Classify | Table::Guard => seen.refused_at_the_door(),
         Table::Forward | Table::Host | Table::Output => seen.nobody_there(),
         Table::Route => seen.no_route(),
-        Table::State => Some(Blame::new(
+        Table::Firewall if [NO_RULE, NO_POLICY].iter().any(|words| why.ends_with(words)) || why.contains(DENIES) => {
+            Some(Blame::new(Cause::Firewall, why.as_str(), FIREWALL_REMEDY))
+        }
+        Table::State | Table::Firewall => Some(Blame::new(
             Cause::InvalidConnection,
             "the connection tracker knows no connection that this packet could be of",
             "have the client connect anew",

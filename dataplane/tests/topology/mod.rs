@@ -12,6 +12,7 @@ pub mod random;
 use dataplane::PortNumbers;
 use model::address_group::AddressGroup;
 use model::balancer::{Balancer, Listener, Member, Persistence, Transport};
+use model::firewall::{Carried, Ends, Firewall, FirewallAction, FirewallPolicy, FirewallRule};
 use model::network::{
     Binding, ExternalGateway, FixedIp, FloatingIp, ForwardedProtocol, GatewayHost, Network, Port, PortForwarding,
     Router, RouterInterface, Snat, StaticRoute, SubPort, Subnet,
@@ -20,8 +21,8 @@ use model::provider::{Provider, Segmentation};
 use model::security::{Direction, Ethertype, PortRange, Protocol, Remote, Rule, SecurityGroup};
 use model::spec::HostNetwork;
 use model::{
-    AddressGroupId, BalancerId, HostId, Mac, MachineId, NetworkId, PortId, RouterId, RuleId, SecurityGroupId, SubnetId,
-    Vni,
+    AddressGroupId, BalancerId, FirewallPolicyId, FirewallRuleId, HostId, Mac, MachineId, NetworkId, PortId, RouterId,
+    RuleId, SecurityGroupId, SubnetId, Vni,
 };
 use openflow::flow::PortNo;
 use uuid::Uuid;
@@ -38,6 +39,7 @@ pub struct Cloud {
     /// The IPv6 subnets of those networks that have one.
     pub subnets6: Vec<Subnet>,
     pub routers: Vec<Router>,
+    pub firewall_policies: Vec<FirewallPolicy>,
     pub address_groups: Vec<AddressGroup>,
     pub groups: Vec<SecurityGroup>,
     pub ports: Vec<Port>,
@@ -63,6 +65,16 @@ pub fn tcp(first: u16, last: u16) -> Protocol {
 
 pub fn udp(first: u16, last: u16) -> Protocol {
     Protocol::Udp(PortRange::new(first, last).unwrap())
+}
+
+/// TCP to one port.
+pub fn carried_tcp(port: u16) -> Carried {
+    Carried::Tcp(Ends { source: PortRange::ALL, destination: PortRange::new(port, port).unwrap() })
+}
+
+/// UDP to one port.
+pub fn carried_udp(port: u16) -> Carried {
+    Carried::Udp(Ends { source: PortRange::ALL, destination: PortRange::new(port, port).unwrap() })
 }
 
 pub const PING: Protocol = Protocol::Icmp { kind: None, code: None };
@@ -128,7 +140,8 @@ impl Cloud {
         let interfaces = plain.chain(six).collect();
         let key = u16::try_from(number + 1).unwrap();
         let id = RouterId::from_uuid(id(4, number));
-        self.routers.push(Router { id, name: name.to_owned(), key, interfaces, routes: Vec::new(), external: None });
+        let (name, routes) = (name.to_owned(), Vec::new());
+        self.routers.push(Router { id, name, key, interfaces, routes, external: None, firewall: None });
         number
     }
 
@@ -191,6 +204,47 @@ impl Cloud {
         self.groups.push(SecurityGroup { id, name: name.to_owned(), key, stateful: true, rules: Vec::new() });
         self.rule(number, Direction::Egress, Protocol::Any, Remote::Any);
         number
+    }
+
+    /// Gives a router a firewall of two new policies without a rule; gives the numbers of ingress and egress.
+    pub fn wall(&mut self, router: usize) -> (usize, usize) {
+        let policies = ["in", "out"].map(|way| {
+            let number = self.firewall_policies.len();
+            let id = FirewallPolicyId::from_uuid(id(12, number));
+            self.firewall_policies.push(FirewallPolicy { id, name: format!("{way}-{number}"), rules: Vec::new() });
+            number
+        });
+        let [ingress, egress] = policies.map(|number| Some(self.firewall_policies[number].id));
+        self.routers[router].firewall = Some(Firewall { ingress, egress });
+        (policies[0], policies[1])
+    }
+
+    /// Puts a rule of IPv4 at a place in a firewall policy, named by its number.
+    pub fn judge(
+        &mut self,
+        policy: usize,
+        at: usize,
+        action: FirewallAction,
+        protocol: Carried,
+        (source, destination): (Option<&str>, Option<&str>),
+    ) -> &mut FirewallRule {
+        let keys = self.firewall_policies.iter().flat_map(|policy| &policy.rules).map(|rule| rule.key);
+        let key = keys.max().unwrap_or(0) + 1;
+        let prefix = |text: Option<&str>| text.map(|text| text.parse().unwrap());
+        let rule = FirewallRule {
+            id: FirewallRuleId::from_uuid(id(13, usize::try_from(key).unwrap())),
+            name: format!("rule-{key}"),
+            key,
+            rank: 0,
+            enabled: true,
+            action,
+            ethertype: Ethertype::IPv4,
+            protocol,
+            source: prefix(source),
+            destination: prefix(destination),
+        };
+        self.firewall_policies[policy].insert(at, rule);
+        &mut self.firewall_policies[policy].rules[at]
     }
 
     /// Adds an address group.
@@ -321,6 +375,7 @@ impl Cloud {
             networks: self.networks.iter().map(|network| (network.id, network.clone())).collect(),
             subnets: self.subnets.iter().chain(&self.subnets6).map(|subnet| (subnet.id, subnet.clone())).collect(),
             routers: self.routers.iter().map(|router| (router.id, router.clone())).collect(),
+            firewall_policies: self.firewall_policies.iter().map(|policy| (policy.id, policy.clone())).collect(),
             address_groups: self.address_groups.iter().map(|group| (group.id, group.clone())).collect(),
             groups: self.groups.iter().map(|group| (group.id, group.clone())).collect(),
             ports: self.ports.iter().map(|port| (port.id, port.clone())).collect(),

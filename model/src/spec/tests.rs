@@ -57,6 +57,18 @@ fn route(destination: &str, next_hop: &str) -> StaticRoute {
 }
 
 /// One machine with a volume and a port, two networks, a router and a group that names itself.
+fn router() -> Router {
+    Router {
+        id: RouterId::from_uuid(uuid(25)),
+        name: "r".to_owned(),
+        key: 1,
+        interfaces: vec![foot(11, "10.0.0.1"), foot(21, "10.0.1.1")],
+        routes: vec![route("172.16.0.0/12", "10.0.0.5")],
+        external: None,
+        firewall: None,
+    }
+}
+
 fn parts() -> SpecParts {
     let network = |number, vni| Network {
         id: NetworkId::from_uuid(uuid(number)),
@@ -94,14 +106,7 @@ fn parts() -> SpecParts {
         tunnel: Ipv4Addr::new(192, 0, 2, 1),
         networks: vec![network(10, 100), network(20, 200)],
         subnets: vec![subnet(11, 10, "10.0.0.0/24", "10.0.0.1"), subnet(21, 20, "10.0.1.0/24", "10.0.1.1")],
-        routers: vec![Router {
-            id: RouterId::from_uuid(uuid(25)),
-            name: "r".to_owned(),
-            key: 1,
-            interfaces: vec![foot(11, "10.0.0.1"), foot(21, "10.0.1.1")],
-            routes: vec![route("172.16.0.0/12", "10.0.0.5")],
-            external: None,
-        }],
+        routers: vec![router()],
         address_groups: Vec::new(),
         groups: vec![SecurityGroup {
             id: group,
@@ -112,6 +117,7 @@ fn parts() -> SpecParts {
         }],
         ports: vec![port],
         balancers: Vec::new(),
+        firewall_policies: Vec::new(),
         images: vec![image(50, ImageKind::Qcow2), image(51, ImageKind::Kernel), image(52, ImageKind::Initrd)],
         volumes: vec![Volume {
             id: VolumeId::from_uuid(uuid(55)),
@@ -613,4 +619,41 @@ fn a_sub_port_elsewhere_needs_no_parent_here() {
     parts.routers[0].routes.clear();
     parts.ports[0].binding.as_mut().unwrap().host = HostId::from_uuid(uuid(2));
     NodeSpec::check(parts).unwrap();
+}
+
+/// The policies of a router's firewall are there, are sound, and no two rules have one key.
+#[test]
+fn a_firewall_has_its_policies() {
+    use crate::firewall::{Carried, Firewall, FirewallAction, FirewallPolicy, FirewallRule};
+    let id = |number| crate::FirewallPolicyId::from_uuid(uuid(number));
+    let rule = |number, key| FirewallRule {
+        id: crate::FirewallRuleId::from_uuid(uuid(number)),
+        name: format!("rule-{number}"),
+        key,
+        rank: 10,
+        enabled: true,
+        action: FirewallAction::Allow,
+        ethertype: Ethertype::IPv6,
+        protocol: Carried::Any,
+        source: None,
+        destination: None,
+    };
+    let policy =
+        |number, key| FirewallPolicy { id: id(number), name: "p".to_owned(), rules: vec![rule(number + 10, key)] };
+    let mut walled = parts();
+    walled.routers[0].firewall = Some(Firewall { ingress: Some(id(80)), egress: Some(id(81)) });
+    walled.firewall_policies = vec![policy(80, 1)];
+    let said = |parts: &SpecParts| NodeSpec::check(parts.clone()).unwrap_err().to_string();
+    assert!(
+        said(&walled).contains("refers to firewall policy(") && said(&walled).contains("router("),
+        "{}",
+        said(&walled)
+    );
+    walled.firewall_policies.push(policy(81, 1));
+    assert_eq!(said(&walled), "firewall rule rule-91 and firewall rule rule-90 share firewall rule key 1");
+    walled.firewall_policies[1].rules[0].key = 2;
+    let spec = NodeSpec::check(walled.clone()).unwrap();
+    assert_eq!(wire::decode(&wire::encode(&spec).unwrap()).unwrap(), spec);
+    walled.firewall_policies[1].rules[0].source = "10.0.0.0/8".parse().ok();
+    assert!(said(&walled).ends_with("(p): its rule rule-91 is of IPv6 and names 10.0.0.0/8"), "{}", said(&walled));
 }

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::{Generation, NodeSpec, SpecError, SpecParts};
 use crate::address_group::AddressGroup;
 use crate::balancer::Balancer;
+use crate::firewall::FirewallPolicy;
 use crate::id::HostId;
 use crate::image::Image;
 use crate::machine::Machine;
@@ -51,6 +52,9 @@ pub struct V1 {
     networks: Vec<Network>,
     subnets: Vec<Subnet>,
     routers: Vec<Router>,
+    /// As with address groups.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    firewall_policies: Vec<FirewallPolicy>,
     /// Written only where there are some: an agent from before them refuses what it does not know.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     address_groups: Vec<AddressGroup>,
@@ -75,6 +79,7 @@ impl From<&NodeSpec> for Envelope {
             networks: network.networks.values().cloned().collect(),
             subnets: network.subnets.values().cloned().collect(),
             routers: network.routers.values().cloned().collect(),
+            firewall_policies: network.firewall_policies.values().cloned().collect(),
             address_groups: network.address_groups.values().cloned().collect(),
             groups: network.groups.values().cloned().collect(),
             ports: network.ports.values().cloned().collect(),
@@ -98,6 +103,7 @@ impl TryFrom<Envelope> for NodeSpec {
             networks: wire.networks,
             subnets: wire.subnets,
             routers: wire.routers,
+            firewall_policies: wire.firewall_policies,
             address_groups: wire.address_groups,
             groups: wire.groups,
             ports: wire.ports,

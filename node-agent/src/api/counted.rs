@@ -194,7 +194,7 @@ mod tests {
         let seen: Vec<(&str, u64, u64)> =
             drops.iter().map(|drop| (drop.table.as_str(), drop.packets, drop.octets)).collect();
         assert_eq!(seen, [("deny", 9, 540), ("classify", 3, 180)]);
-        assert!(drops[0].reason.contains("security groups"), "{:?}", drops[0]);
+        assert!(drops[0].reason.contains("rules"), "{:?}", drops[0]);
     }
 
     /// What comes from a host that has a tunnel port of its own came by the tunnel.

@@ -87,6 +87,7 @@ fn spec(generation: u64, wishes: &[Wish], before: &[Wish]) -> NodeSpec {
         routers: vec![],
         address_groups: vec![],
         balancers: vec![],
+        firewall_policies: vec![],
         groups: vec![],
         ports: vec![],
         images: vec![image(1, ImageKind::Kernel), image(2, ImageKind::Raw)],

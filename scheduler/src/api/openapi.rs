@@ -10,8 +10,8 @@ use super::routes::{ROUTES, Route, Shape, Verb};
 use super::view;
 use crate::caller::Role;
 use crate::intent::{
-    address, address_group, balancer, flavor, floating, forwarding, health, host, image, machine, network, port,
-    router, security, volume,
+    address, address_group, balancer, firewall, flavor, floating, forwarding, health, host, image, machine, network,
+    port, router, security, volume,
 };
 use crate::{evacuate, place};
 
@@ -35,6 +35,10 @@ use crate::{evacuate, place};
         evacuate::Evacuated,
         evacuate::Evacuation,
         evacuate::Left,
+        firewall::FirewallRuleChange,
+        firewall::NewFirewall,
+        firewall::NewFirewallPolicy,
+        firewall::NewFirewallRule,
         flavor::NewFlavor,
         health::NewHealthMonitor,
         host::HostChange,
@@ -75,6 +79,9 @@ use crate::{evacuate, place};
         view::MemberView,
         view::GroupView,
         view::RuleView,
+        view::FirewallPolicyView,
+        view::FirewallRuleView,
+        view::FirewallView,
         view::RouterView,
         view::InterfaceView,
         view::RouteView,

@@ -9,14 +9,15 @@ use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 
 use super::view::{
-    AddressGroupKind, FlavorKind, GroupKind, HostKind, ImageKind, Kind, LoadBalancerKind, MachineKind, NetworkKind,
-    PlacementView, PortKind, RouterKind, SubnetKind, VolumeKind,
+    AddressGroupKind, FirewallPolicyKind, FlavorKind, GroupKind, HostKind, ImageKind, Kind, LoadBalancerKind,
+    MachineKind, NetworkKind, PlacementView, PortKind, RouterKind, SubnetKind, VolumeKind,
 };
 use super::{Answer, App, Read};
 use crate::evacuate::Evacuation;
 use crate::intent::address_group::{AddressGroupChange, NewAddressGroup};
 use crate::intent::balancer::{MemberChange, NewListener, NewLoadBalancer, NewMember};
 use crate::intent::find;
+use crate::intent::firewall::{FirewallRuleChange, NewFirewall, NewFirewallPolicy, NewFirewallRule};
 use crate::intent::flavor::NewFlavor;
 use crate::intent::floating::{NewFloatingIp, NewGateway};
 use crate::intent::forwarding::NewPortForwarding;
@@ -187,6 +188,42 @@ pub(crate) async fn add_rule(State(app): Here, Path(name): Path<String>, Read(ne
 
 pub(crate) async fn remove_rule(State(app): Here, Path((name, rule)): Path<(String, String)>) -> Answer {
     app.update::<GroupKind>(|intent, _| intent.remove_rule(&name, &rule))
+}
+
+pub(crate) async fn create_firewall_policy(State(app): Here, Read(new): Read<NewFirewallPolicy>) -> Answer {
+    app.create::<FirewallPolicyKind>(|intent, context| intent.create_firewall_policy(context, &new))
+}
+
+pub(crate) async fn delete_firewall_policy(State(app): Here, Path(name): Path<String>) -> Answer {
+    app.delete(|intent| intent.delete_firewall_policy(&name))
+}
+
+pub(crate) async fn add_firewall_rule(
+    State(app): Here,
+    Path(name): Path<String>,
+    Read(new): Read<NewFirewallRule>,
+) -> Answer {
+    app.create::<FirewallPolicyKind>(|intent, context| intent.add_firewall_rule(context, &name, &new))
+}
+
+pub(crate) async fn change_firewall_rule(
+    State(app): Here,
+    Path((name, rule)): Path<(String, String)>,
+    Read(change): Read<FirewallRuleChange>,
+) -> Answer {
+    app.update::<FirewallPolicyKind>(|intent, _| intent.change_firewall_rule(&name, &rule, &change))
+}
+
+pub(crate) async fn remove_firewall_rule(State(app): Here, Path((name, rule)): Path<(String, String)>) -> Answer {
+    app.update::<FirewallPolicyKind>(|intent, _| intent.remove_firewall_rule(&name, &rule))
+}
+
+pub(crate) async fn set_firewall(State(app): Here, Path(name): Path<String>, Read(new): Read<NewFirewall>) -> Answer {
+    app.create::<RouterKind>(|intent, _| intent.set_firewall(&name, &new))
+}
+
+pub(crate) async fn clear_firewall(State(app): Here, Path(name): Path<String>) -> Answer {
+    app.update::<RouterKind>(|intent, _| intent.clear_firewall(&name))
 }
 
 pub(crate) async fn create_router(State(app): Here, Read(new): Read<NewRouter>) -> Answer {

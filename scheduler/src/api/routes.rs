@@ -12,8 +12,8 @@ use model::agent::{JOIN_PATH, RENEW_PATH, REPORT_PATH, SPEC_PATH};
 
 use super::operator as op;
 use super::view::{
-    AddressGroupKind, FlavorKind, GroupKind, HostKind, ImageKind, LoadBalancerKind, MachineKind, NetworkKind, PortKind,
-    RouterKind, SubnetKind, VolumeKind,
+    AddressGroupKind, FirewallPolicyKind, FlavorKind, GroupKind, HostKind, ImageKind, LoadBalancerKind, MachineKind,
+    NetworkKind, PortKind, RouterKind, SubnetKind, VolumeKind,
 };
 use super::{App, agent};
 use crate::caller::{Caller, Role};
@@ -142,6 +142,14 @@ pub(crate) const ROUTES: &[Route] = &[
     make("/v1/security-groups/{group}/rules", "Add a rule to a security group.", ["NewRule", "GroupView"], handler!(op::add_rule)),
     Route::new(Delete, "/v1/security-groups/{group}/rules/{rule}", "Take a rule out of a security group.", handler!(op::remove_rule)).gives(200, One("GroupView")),
 
+    list("/v1/firewall-policies", "All firewall policies.", "FirewallPolicyView", handler!(op::list::<FirewallPolicyKind>)),
+    make("/v1/firewall-policies", "Make a firewall policy, without a rule.", ["NewFirewallPolicy", "FirewallPolicyView"], handler!(op::create_firewall_policy)),
+    show("/v1/firewall-policies/{policy}", "One firewall policy.", "FirewallPolicyView", handler!(op::show::<FirewallPolicyKind>)),
+    delete("/v1/firewall-policies/{policy}", "Delete a firewall policy that no router has.", handler!(op::delete_firewall_policy)),
+    make("/v1/firewall-policies/{policy}/rules", "Put a rule into a firewall policy.", ["NewFirewallRule", "FirewallPolicyView"], handler!(op::add_firewall_rule)),
+    Route::new(Patch, "/v1/firewall-policies/{policy}/rules/{rule}", "Switch a rule off or on, or give it another action.", handler!(op::change_firewall_rule)).takes(One("FirewallRuleChange")).gives(200, One("FirewallPolicyView")),
+    Route::new(Delete, "/v1/firewall-policies/{policy}/rules/{rule}", "Take a rule out of a firewall policy; connections that only it allowed are cut.", handler!(op::remove_firewall_rule)).gives(200, One("FirewallPolicyView")),
+
     list("/v1/routers", "All routers.", "RouterView", handler!(op::list::<RouterKind>)),
     make("/v1/routers", "Make a router.", ["NewRouter", "RouterView"], handler!(op::create_router)),
     show("/v1/routers/{router}", "One router.", "RouterView", handler!(op::show::<RouterKind>)),
@@ -156,6 +164,8 @@ pub(crate) const ROUTES: &[Route] = &[
     Route::new(Delete, "/v1/routers/{router}/floating-ips/{address}", "Take a floating IP away.", handler!(op::remove_floating_ip)).gives(200, One("RouterView")),
     make("/v1/routers/{router}/port-forwardings", "Forward a port of a router's own address outside to one behind the router.", ["NewPortForwarding", "RouterView"], handler!(op::add_port_forwarding)),
     Route::new(Delete, "/v1/routers/{router}/port-forwardings/{protocol}/{external_port}", "Forward a port no more; connections by it are cut.", handler!(op::remove_port_forwarding)).gives(200, One("RouterView")),
+    make("/v1/routers/{router}/firewall", "Have all that crosses a router's way out judged by firewall policies.", ["NewFirewall", "RouterView"], handler!(op::set_firewall)),
+    Route::new(Delete, "/v1/routers/{router}/firewall", "Take a router's firewall away.", handler!(op::clear_firewall)).gives(200, One("RouterView")),
 
     list("/v1/images", "All images.", "ImageView", handler!(op::list::<ImageKind>)),
     make("/v1/images", "Make an image; its bytes follow.", ["NewImage", "ImageView"], handler!(op::create_image)),

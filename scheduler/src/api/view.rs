@@ -4,6 +4,7 @@
 
 use model::address_group::AddressGroup;
 use model::balancer::Balancer;
+use model::firewall::FirewallPolicy;
 use model::image::ImageKind as Content;
 use model::network::{AllowedPair, Network, Router};
 use model::observed::{PortState, Problem, VolumeState};
@@ -11,8 +12,8 @@ use model::provider::{Provider, VlanId};
 use model::security::{Protocol, Remote, Rule, SecurityGroup};
 use model::volume::{VolumeBackend, VolumeSource};
 use model::{
-    AddressGroupId, BalancerId, FlavorId, HostId, ImageId, MachineId, NetworkId, PortId, RouterId, SecurityGroupId,
-    SubnetId, VolumeId,
+    AddressGroupId, BalancerId, FirewallPolicyId, FlavorId, HostId, ImageId, MachineId, NetworkId, PortId, RouterId,
+    SecurityGroupId, SubnetId, VolumeId,
 };
 use serde::Serialize;
 use utoipa::ToSchema;
@@ -31,11 +32,13 @@ use crate::intent::{Intent, Named, Table};
 
 mod address_group;
 mod balancer;
+mod firewall;
 mod machine;
 mod router;
 
 pub(crate) use address_group::AddressGroupView;
 pub(crate) use balancer::{HealthMonitorView, ListenerView, LoadBalancerView, MemberView};
+pub(crate) use firewall::{FirewallPolicyView, FirewallRuleView, FirewallView};
 pub(crate) use machine::{FlavorView, MachinePortView, MachineView, PlacementView};
 pub(crate) use router::{FloatingIpView, GatewayView, InterfaceView, PortForwardingView, RouteView, RouterView};
 
@@ -77,6 +80,7 @@ kinds! {
     GroupKind: SecurityGroupId, SecurityGroup, GroupView, groups;
     AddressGroupKind: AddressGroupId, AddressGroup, AddressGroupView, address_groups;
     LoadBalancerKind: BalancerId, Balancer, LoadBalancerView, balancers;
+    FirewallPolicyKind: FirewallPolicyId, FirewallPolicy, FirewallPolicyView, firewall_policies;
     RouterKind: RouterId, Router, RouterView, routers;
     ImageKind: ImageId, ImageIntent, ImageView, images;
     VolumeKind: VolumeId, VolumeIntent, VolumeView, volumes;

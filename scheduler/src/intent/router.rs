@@ -51,7 +51,8 @@ impl Intent {
         check_name(&self.routers, &new.name)?;
         let id = RouterId::from_uuid((context.draw)());
         let key = self.counters.next_router_key()?;
-        let router = Router { id, name: new.name, key, interfaces: Vec::new(), routes: Vec::new(), external: None };
+        let (interfaces, routes) = (Vec::new(), Vec::new());
+        let router = Router { id, name: new.name, key, interfaces, routes, external: None, firewall: None };
         self.routers.insert(id, Arc::new(router));
         Ok(id)
     }

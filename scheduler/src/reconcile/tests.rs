@@ -462,6 +462,81 @@ fn address_groups_go_where_their_rules_do() {
     assert_eq!(told(&cloud), [0, 0]);
 }
 
+/// A firewall policy goes to the hosts that have its router, a rule goes in where it is told to and moves no other, and what can not be is refused.
+#[test]
+fn firewall_policies_go_where_their_routers_do() {
+    let mut cloud = Cloud::new();
+    cloud.images();
+    let hosts = [cloud.join("host0", 1), cloud.join("host1", 2)];
+    for (number, host) in hosts.into_iter().enumerate() {
+        cloud.appear(host);
+        cloud.network(&format!("net{number}"), &format!("10.{number}.0.0/24")).unwrap();
+        cloud
+            .launch(json!({"name": format!("vm{number}"), "flavor": "tiny", "image": "debian", "volume_backend": "rbd",
+                "networks": [format!("net{number}")], "host": format!("host{number}")}))
+            .unwrap();
+    }
+    cloud.change(|intent, context| intent.create_router(context, read(json!({"name": "edge"})))).unwrap();
+    cloud.change(|intent, _| intent.add_interface("edge", &read(json!({"subnet": "net0-a"})))).unwrap();
+    let policy = json!({"name": "in"});
+    cloud.change(|intent, context| intent.create_firewall_policy(context, &read(policy))).unwrap();
+    let told = |cloud: &Cloud| hosts.map(|host| cloud.intent.assigned[&host].spec.network().firewall_policies.len());
+    assert_eq!(told(&cloud), [0, 0], "no router has it");
+    let firewall = json!({"ingress_firewall_policy": "in"});
+    cloud.change(|intent, _| intent.set_firewall("edge", &read(firewall))).unwrap();
+    assert_eq!(told(&cloud), [1, 0]);
+    let refused = cloud.change(|intent, _| intent.delete_firewall_policy("in")).unwrap_err();
+    assert_eq!(refused.to_string(), "firewall policy in is in use by router edge");
+
+    let add = |cloud: &mut Cloud, rule: serde_json::Value| {
+        let added = cloud.change(|intent, context| intent.add_firewall_rule(context, "in", &read(rule)));
+        added.map(drop).map_err(|refusal| refusal.to_string())
+    };
+    let ranks = |cloud: &Cloud| {
+        let spec = cloud.intent.assigned[&hosts[0]].spec.clone();
+        let policy = spec.network().firewall_policies.values().next().unwrap().clone();
+        policy.rules.into_iter().map(|rule| (rule.name, rule.rank)).collect::<Vec<_>>()
+    };
+    for name in ["one", "two", "three"] {
+        add(&mut cloud, json!({"name": name, "action": "allow", "protocol": "tcp", "destination_port": "80"})).unwrap();
+    }
+    let before = ranks(&cloud);
+    add(&mut cloud, json!({"name": "middle", "action": "deny", "insert_after": "one"})).unwrap();
+    add(&mut cloud, json!({"name": "first", "action": "deny", "insert_before": "one"})).unwrap();
+    let after = ranks(&cloud);
+    assert_eq!(
+        after.iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>(),
+        ["first", "one", "middle", "two", "three"]
+    );
+    assert!(before.iter().all(|rule| after.contains(rule)), "others stay where they were: {before:?} {after:?}");
+    let refusals = [
+        (json!({"name": "one", "action": "allow"}), "the name \"one\""),
+        (json!({"name": "x", "action": "allow", "ip_version": 5}), "5 is neither 4 nor 6"),
+        (json!({"name": "x", "action": "allow", "ip_version": 6, "source_ip_address": "10.0.0.0/8"}), "does not fit"),
+        (json!({"name": "x", "action": "allow", "source_ip_address": "10.0.0.1/8"}), "has host bits set"),
+        (json!({"name": "x", "action": "allow", "destination_port": "80"}), "has no ports"),
+        (
+            json!({"name": "x", "action": "allow", "protocol": "tcp", "destination_port": "90:80"}),
+            "ends before it starts",
+        ),
+        (json!({"name": "x", "action": "allow", "protocol": "tcp", "source_port": "web"}), "no range of ports"),
+        (json!({"name": "x", "action": "allow", "protocol": "ftp"}), "is not any, tcp, udp, icmp or a number"),
+        (json!({"name": "x", "action": "allow", "insert_before": "nobody"}), "nobody"),
+        (json!({"name": "x", "action": "allow", "insert_before": "one", "insert_after": "one"}), "insert_before too"),
+        (json!({"name": "x y", "action": "allow"}), "is not 1 to 63 letters"),
+    ];
+    for (rule, words) in refusals {
+        let refused = add(&mut cloud, rule.clone()).unwrap_err();
+        assert!(refused.contains(words), "{rule}: {refused}");
+    }
+    let wide = |name: usize| json!({"name": format!("wide{name}"), "action": "allow", "protocol": "udp", "source_port": "1:65534", "destination_port": "1:65534"});
+    let refused = (0..20).find_map(|number| add(&mut cloud, wide(number)).err()).unwrap();
+    assert!(refused.contains("firewall policy in: its rules up to wide9 take 9"), "{refused}");
+    cloud.change(|intent, _| intent.clear_firewall("edge")).unwrap();
+    assert_eq!(told(&cloud), [0, 0]);
+    cloud.change(|intent, _| intent.delete_firewall_policy("in")).unwrap();
+}
+
 /// Two networks with a machine each, on a host each, and a load balancer on the first.
 fn balanced() -> (Cloud, [HostId; 2]) {
     let mut cloud = Cloud::new();
@@ -938,6 +1013,7 @@ enum Step {
     Delete(u8, u8),
     Settle(u8),
     Enable(u8, bool),
+    Wall(u8, u8),
 }
 
 fn any_step() -> impl Strategy<Value = Step> {
@@ -957,7 +1033,8 @@ fn any_step() -> impl Strategy<Value = Step> {
         small.clone().prop_map(Step::Volume),
         (small.clone(), small.clone()).prop_map(|(name, volume)| Step::Attach { name, volume }),
         (small.clone(), any::<bool>()).prop_map(|(name, on)| Step::Power(name, on)),
-        (0_u8..9, small).prop_map(|(kind, name)| Step::Delete(kind, name)),
+        (small.clone(), small.clone()).prop_map(|(a, b)| Step::Wall(a, b)),
+        (0_u8..10, small).prop_map(|(kind, name)| Step::Delete(kind, name)),
         (0_u8..2).prop_map(Step::Settle),
         (0_u8..2).prop_map(Step::Settle),
         (0_u8..2, any::<bool>()).prop_map(|(host, on)| Step::Enable(host, on)),
@@ -974,6 +1051,26 @@ fn list(cloud: &mut Cloud, a: u8, b: u8) -> Result<(), Refusal> {
         .change(|intent, context| intent.create_address_group(context, &read(new)).map(|_| ()))
         .or_else(|_| cloud.change(|intent, _| intent.change_address_group(&name, &read(change)).map(|_| ())))
         .or_else(|_| cloud.change(|intent, context| intent.add_rule(context, &group, &read(rule)).map(|_| ())))
+}
+
+/// A firewall policy, for a router, a rule of it, one that is none any more: whichever can be done.
+fn wall(cloud: &mut Cloud, a: u8, b: u8) -> Result<(), Refusal> {
+    let (policy, router) = (format!("wall{b}"), format!("router{a}"));
+    let new = json!({"name": policy});
+    let firewall = json!({"ingress_firewall_policy": policy});
+    let rule = json!({"name": format!("rule{a}"), "action": "allow", "protocol": "tcp", "destination_port": "80:90"});
+    let has_one = cloud.intent.routers.values().any(|it| it.name == router && it.firewall.is_some());
+    cloud
+        .change(|intent, context| intent.create_firewall_policy(context, &read(new)).map(|_| ()))
+        .or_else(|refusal| match has_one {
+            true => Err(refusal),
+            false => cloud.change(|intent, _| intent.set_firewall(&router, &read(firewall)).map(|_| ())),
+        })
+        .or_else(|_| {
+            cloud.change(|intent, context| intent.add_firewall_rule(context, &policy, &read(rule)).map(|_| ()))
+        })
+        .or_else(|_| cloud.change(|intent, _| intent.remove_firewall_rule(&policy, &format!("rule{a}")).map(|_| ())))
+        .or_else(|_| cloud.change(|intent, _| intent.clear_firewall(&router).map(|_| ())))
 }
 
 /// A load balancer, a listener of it, a member of that: whichever can be done.
@@ -1016,6 +1113,7 @@ fn take(cloud: &mut Cloud, hosts: &[HostId], step: &Step) {
             cloud.change(|intent, context| intent.add_rule(context, &name("group", a), &read(rule))).map(|_| ())
         }
         Step::Addresses(a, b) => list(cloud, a, b),
+        Step::Wall(a, b) => wall(cloud, a, b),
         Step::Router(n) => cloud
             .change(|intent, context| intent.create_router(context, read(json!({"name": name("router", n)}))))
             .map(|_| ()),
@@ -1048,6 +1146,7 @@ fn take(cloud: &mut Cloud, hosts: &[HostId], step: &Step) {
             4 => intent.delete_volume(&name("volume", n)),
             6 => intent.delete_address_group(&name("list", n)),
             7 => intent.delete_balancer(&name("front", n)),
+            8 => intent.delete_firewall_policy(&name("wall", n)),
             5 => intent.remove_interface(&name("router", n), &format!("net{n}-a")).map(|_| ()),
             _ => intent.delete_machine(&name("vm", n)).map(|_| ()),
         }),

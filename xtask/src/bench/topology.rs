@@ -196,6 +196,7 @@ impl Topology {
             interfaces: interfaces.collect(),
             routes: Vec::new(),
             external: None,
+            firewall: None,
         };
         let parts = SpecParts {
             generation: Generation(1),
@@ -206,6 +207,7 @@ impl Topology {
             routers: vec![router],
             address_groups: Vec::new(),
             balancers: Vec::new(),
+            firewall_policies: Vec::new(),
             groups: vec![Self::group(&[])?],
             ports: (0..self.ports).map(|port| self.port(port)).collect(),
             images: Vec::new(),

@@ -4,7 +4,7 @@ use model::network::{ExternalGateway, Router};
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use super::{NamedRef, named};
+use super::{FirewallView, NamedRef, named};
 use crate::centre::World;
 
 /// A router.
@@ -18,6 +18,8 @@ pub(crate) struct RouterView {
     routes: Vec<RouteView>,
     /// Its way out of the cloud.
     gateway: Option<GatewayView>,
+    /// What judges all that crosses that; none: nothing does.
+    firewall: Option<FirewallView>,
 }
 
 /// A router's way out.
@@ -92,6 +94,7 @@ impl RouterView {
             interfaces: interfaces.collect(),
             routes: routes.collect(),
             gateway: router.external.as_ref().map(|external| GatewayView::of(world, external)),
+            firewall: router.firewall.map(|firewall| FirewallView::of(world, firewall)),
         }
     }
 }
