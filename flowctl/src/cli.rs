@@ -11,6 +11,7 @@ use crate::failure::{EXIT_CODES, Failure};
 use crate::manual;
 use crate::noun::address_group::AddressGroupVerb;
 use crate::noun::compute::{FlavorVerb, HostVerb, VmVerb};
+use crate::noun::firewall::FirewallPolicyVerb;
 use crate::noun::load_balancer::LoadBalancerVerb;
 use crate::noun::network::{GroupVerb, NetworkVerb, PortVerb, SubnetVerb};
 use crate::noun::router::RouterVerb;
@@ -66,6 +67,9 @@ pub enum Noun {
     /// Lists of addresses that rules of security groups name.
     #[command(subcommand)]
     AddressGroup(AddressGroupVerb),
+    /// Ordered rules of what may cross the borders of routers.
+    #[command(subcommand)]
+    FirewallPolicy(FirewallPolicyVerb),
     /// Routers between subnets.
     #[command(subcommand)]
     Router(RouterVerb),
@@ -148,6 +152,7 @@ async fn of_the_cloud(cli: &Cli, noun: &Noun) -> Result<(), Failure> {
         Noun::Port(verb) => session.port(verb).await,
         Noun::Group(verb) => session.group(verb).await,
         Noun::AddressGroup(verb) => session.address_group(verb).await,
+        Noun::FirewallPolicy(verb) => session.firewall_policy(verb).await,
         Noun::Router(verb) => session.router(verb).await,
         Noun::LoadBalancer(verb) => session.load_balancer(verb).await,
         Noun::Host(verb) => session.host(verb).await,

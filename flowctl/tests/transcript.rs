@@ -224,6 +224,27 @@ fn a_cloud_in_tables() {
         router add-floating-ip edge p1 --address 203.0.113.50
         router add-port-forwarding edge --protocol tcp --external-port 8080 --port p1 --internal-port 80
         router floating-ips edge
+        firewall-policy create inward
+        firewall-policy create outward
+        firewall-policy add-rule inward web --action allow --protocol tcp --destination-port 80:81 --destination-ip-address 10.10.1.20/32
+        firewall-policy add-rule inward office --action deny --source-ip-address 192.0.2.0/24 --insert-before web
+        firewall-policy add-rule inward names --action allow --protocol udp --destination-port 53 --insert-after office --disabled
+        firewall-policy add-rule inward six --action allow --ip-version 6 --source-ip-address 2001:db8::/32
+        firewall-policy add-rule inward web --action allow
+        firewall-policy add-rule inward bad --action allow --source-ip-address 10.10.1.20/8
+        firewall-policy add-rule inward bad --action allow --protocol icmp --destination-port 80
+        firewall-policy add-rule inward bad --action allow --protocol tcp --destination-port 81:80
+        firewall-policy add-rule inward bad --action allow --insert-after nobody
+        firewall-policy set-rule inward names --enabled true
+        firewall-policy remove-rule inward six
+        firewall-policy rules inward
+        router set-firewall edge --ingress inward
+        router set-firewall edge --ingress inward --egress nobody
+        firewall-policy delete inward
+        router clear-firewall edge
+        router clear-firewall edge
+        firewall-policy delete inward
+        firewall-policy list
         router clear-gateway edge
         router remove-floating-ip edge 203.0.113.50
         router clear-gateway edge

@@ -10,6 +10,7 @@ use crate::scheduler::Scheduler;
 pub mod address_group;
 pub mod compute;
 pub mod console;
+pub mod firewall;
 pub mod load_balancer;
 pub mod network;
 pub mod router;

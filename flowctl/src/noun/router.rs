@@ -151,6 +151,22 @@ pub enum RouterVerb {
         #[arg(long)]
         external_port: u16,
     },
+    /// Have all that crosses a router's way out judged; a direction without a policy is closed.
+    SetFirewall {
+        /// The router.
+        router: String,
+        /// The policy of connections that begin outside.
+        #[arg(long, value_name = "POLICY")]
+        ingress: Option<String>,
+        /// The policy of connections that begin behind the router.
+        #[arg(long, value_name = "POLICY")]
+        egress: Option<String>,
+    },
+    /// Take a router's firewall away: all may cross.
+    ClearFirewall {
+        /// The router.
+        router: String,
+    },
     /// What can be done with every kind of object.
     #[command(flatten)]
     Common(Common),
@@ -224,6 +240,13 @@ impl Session<'_> {
             RouterVerb::RemovePortForwarding { router, protocol, external_port } => {
                 let path = format!("{}/port-forwardings/{}/{external_port}", ROUTERS.of(router), escape(protocol));
                 self.show(&self.scheduler.delete(&path).await?)
+            }
+            RouterVerb::SetFirewall { router, ingress, egress } => {
+                let policies = [("ingress_firewall_policy", json!(ingress)), ("egress_firewall_policy", json!(egress))];
+                self.show(&self.scheduler.post(&format!("{}/firewall", ROUTERS.of(router)), &body(policies)).await?)
+            }
+            RouterVerb::ClearFirewall { router } => {
+                self.show(&self.scheduler.delete(&format!("{}/firewall", ROUTERS.of(router))).await?)
             }
             RouterVerb::Common(verb) => self.common(ROUTERS, verb).await,
         }
