@@ -4,6 +4,7 @@
 //! found it, or says so in its name. [`examine`] runs all of them.
 
 mod balancer;
+mod firewall;
 mod floating;
 mod ipv6;
 mod memory;
@@ -137,6 +138,7 @@ pub fn examine(cloud: &Cloud, vms: &[Vm], examiner: &mut Examiner<'_>) {
     route::examine(cloud, &machines, examiner);
     balancer::examine(cloud, &machines, examiner);
     floating::examine(cloud, &machines, examiner);
+    firewall::examine(cloud, &machines, examiner);
     trunk::examine(cloud, &machines, examiner);
     trace::examine(cloud, &machines, examiner);
     memory::examine(cloud, examiner);
