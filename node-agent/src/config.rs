@@ -147,7 +147,7 @@ pub struct Underlay {
 
 impl Default for Underlay {
     fn default() -> Self {
-        Self { ip: None, interface: None, mtu_min: 1550, bfd: false }
+        Self { ip: None, interface: None, mtu_min: 1550, bfd: true }
     }
 }
 

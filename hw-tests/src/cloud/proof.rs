@@ -4,6 +4,7 @@
 //! found it, or says so in its name. [`examine`] runs all of them.
 
 mod balancer;
+mod failover;
 mod firewall;
 mod floating;
 mod ipv6;
@@ -117,6 +118,15 @@ impl Machines {
     pub fn get(&self, name: &str) -> Result<&Occupied> {
         self.by_name.get(name).ok_or_else(|| anyhow!("the tenant has no machine {name}"))
     }
+
+    /// A machine on the host called `host`.
+    ///
+    /// # Errors
+    /// The tenant has none there.
+    pub fn on(&self, host: &str) -> Result<&Occupied> {
+        let found = self.by_name.values().find(|machine| machine.vm.host == host);
+        found.ok_or_else(|| anyhow!("the tenant has no machine on {host}"))
+    }
 }
 
 /// Runs every proof on the tenant's machines.
@@ -138,6 +148,7 @@ pub fn examine(cloud: &Cloud, vms: &[Vm], examiner: &mut Examiner<'_>) {
     route::examine(cloud, &machines, examiner);
     balancer::examine(cloud, &machines, examiner);
     floating::examine(cloud, &machines, examiner);
+    failover::examine(cloud, &machines, examiner);
     firewall::examine(cloud, &machines, examiner);
     trunk::examine(cloud, &machines, examiner);
     trace::examine(cloud, &machines, examiner);
