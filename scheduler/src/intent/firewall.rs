@@ -182,7 +182,8 @@ impl Intent {
     pub(crate) fn clear_firewall(&mut self, name: &str) -> Result<RouterId, Refusal> {
         let (id, router) = find(&self.routers, name, None)?;
         if router.firewall.is_none() {
-            return Err(Refusal::Missing { kind: "firewall of router", name: clip(name), field: None });
+            let object = format!("router {}", router.name);
+            return Err(Refusal::State { object, problem: "it has no firewall".to_owned(), field: None });
         }
         let mut router = (*router).clone();
         router.firewall = None;
