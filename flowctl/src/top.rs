@@ -1,4 +1,4 @@
-//! `flowctl top`: what the ports of this host carry and what is dropped and why, live.
+//! `flowctl top`: what the ports of this host carry, what is dropped and why, and what rules decide, live.
 //!
 //! Two readings of counters give rates. Pure but for [`run`]: counters that went backwards (a port plugged in anew) count from nothing.
 
@@ -25,6 +25,10 @@ const PORTS: &[Column] = &[
     ("LOST/s", "/dropped_packets"),
 ];
 const DROPS: &[Column] = &[("DROPS/s", "/rate"), ("ALL", "/packets"), ("TABLE", "/table"), ("REASON", "/reason")];
+const RULES: &[Column] =
+    &[("RULES/s", "/rate"), ("ALL", "/packets"), ("OCTETS", "/octets"), ("OF", "/owner"), ("RULE", "/rule")];
+/// Rules that fit below that.
+const RULES_SHOWN: usize = 12;
 /// Reasons that fit below the ports on a screen.
 const DROPS_SHOWN: usize = 12;
 /// Clears a terminal's screen and goes to its top left corner (ECMA-48 ED, CUP).
@@ -72,8 +76,12 @@ fn screen(view: &Value) -> String {
     let rows = |pointer| view.pointer(pointer).and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
     let drops = rows("/drops");
     let shown = &drops[..drops.len().min(DROPS_SHOWN)];
+    let rules = rows("/rules");
+    let busy = &rules[..rules.len().min(RULES_SHOWN)];
     let clear = if stdout().is_terminal() { CLEAR } else { "" };
-    format!("{clear}{}\n\n{}\n", output::table(PORTS, rows("/ports")), output::table(DROPS, shown))
+    let (ports, drops, rules) =
+        (output::table(PORTS, rows("/ports")), output::table(DROPS, shown), output::table(RULES, busy));
+    format!("{clear}{ports}\n\n{drops}\n\n{rules}\n")
 }
 
 /// Rates between two readings: a second each, from counters of all time.
@@ -103,13 +111,33 @@ fn rates(before: &Value, now: &Value, passed: Duration) -> Value {
                 "rate": per_second(growth(old, packets))})
         })
         .collect();
-    // What drops now is what one looks for; of the rest, what dropped most.
-    drops.sort_by(|one, other| {
+    by_rate(&mut drops);
+    let rules = rules(before, now, per_second);
+    json!({"seconds": passed.as_secs_f64(), "ports": ports.collect::<Vec<_>>(), "drops": drops, "rules": rules})
+}
+
+/// What each rule decided between two readings.
+fn rules(before: &Value, now: &Value, per_second: impl Fn(u64) -> f64) -> Vec<Value> {
+    let key = |rule: &Value| (text(rule, "/owner").to_owned(), text(rule, "/rule").to_owned());
+    let earlier: BTreeMap<_, _> = list(before, "/rules").map(|rule| (key(rule), number(rule, "/packets"))).collect();
+    let body = |rule: &Value| {
+        let packets = number(rule, "/packets").unwrap_or(0);
+        let rate = per_second(growth(earlier.get(&key(rule)).copied().flatten(), packets));
+        json!({"owner": rule["owner"], "rule": rule["rule"], "key": rule["key"], "packets": packets,
+            "octets": rule["octets"], "rate": rate})
+    };
+    let mut rules: Vec<Value> = list(now, "/rules").map(body).collect();
+    by_rate(&mut rules);
+    rules
+}
+
+/// What happens now is what one looks for; of the rest, what happened most.
+fn by_rate(rows: &mut [Value]) {
+    rows.sort_by(|one, other| {
         let key = |value: &Value| (value["rate"].as_f64().unwrap_or(0.0), value["packets"].as_u64().unwrap_or(0));
         let (one, other) = (key(one), key(other));
         other.0.total_cmp(&one.0).then(other.1.cmp(&one.1))
     });
-    json!({"seconds": passed.as_secs_f64(), "ports": ports.collect::<Vec<_>>(), "drops": drops})
 }
 
 /// How much a counter grew; one that shrank began anew.
@@ -154,6 +182,8 @@ mod tests {
                 "received_packets": 0, "received_octets": 0, "dropped_packets": null}],
             "drops": [{"table": "ingress", "reason": "no rule", "packets": dropped, "octets": 0},
                 {"table": "classify", "reason": "spoofed", "packets": 500, "octets": 0}],
+            "rules": [{"owner": "security group web", "rule": "allow anything", "key": null, "packets": 900, "octets": 9},
+                {"owner": "firewall rule ssh of policy in", "rule": "lets it in", "key": 3, "packets": sent, "octets": octets}],
         })
     }
 
@@ -165,6 +195,8 @@ mod tests {
         assert_eq!(port["dropped_packets"], Value::Null, "what nobody counts is not shown as none");
         let drops: Vec<_> = list(&view, "/drops").map(|drop| (text(drop, "/reason"), drop["rate"].as_f64())).collect();
         assert_eq!(drops, [("no rule", Some(10.0)), ("spoofed", Some(0.0))]);
+        let rules: Vec<_> = list(&view, "/rules").map(|rule| (text(rule, "/rule"), rule["rate"].as_f64())).collect();
+        assert_eq!(rules, [("lets it in", Some(100.0)), ("allow anything", Some(0.0))], "what is busy stands first");
     }
 
     /// A port that was plugged in anew begins at nothing, and one that was not there before counts from nothing.
@@ -186,5 +218,6 @@ mod tests {
     fn a_screen_has_both_tables() {
         let shown = screen(&rates(&reading(0, 0, 0), &reading(20, 0, 2), Duration::from_secs(1)));
         assert!(shown.contains("web1") && shown.contains("REASON") && shown.contains("no rule"), "{shown}");
+        assert!(shown.contains("firewall rule ssh of policy in"), "{shown}");
     }
 }

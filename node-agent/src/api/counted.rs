@@ -5,6 +5,7 @@
 use std::collections::BTreeMap;
 
 use dataplane::FlowSet;
+use dataplane::cookie::{Cookie, Object};
 use dataplane::switch::counters::Counters;
 use dataplane::table::Table;
 use openflow::flow::{Action, Flow, PortNo};
@@ -21,6 +22,9 @@ pub struct CountersBody {
     pub ports: Vec<PortCounted>,
     /// Packets dropped by flows, by reason; the most first.
     pub drops: Vec<Drops>,
+    /// What rules of security groups and firewalls decided, the most first. A rule decides on the packets in the direction that a connection began
+    /// in; replies need none.
+    pub rules: Vec<RuleCounted>,
 }
 
 /// What a port counted. A counter that the switch does not keep is missing.
@@ -57,6 +61,21 @@ pub struct Drops {
     pub octets: u64,
 }
 
+/// What a rule decided.
+#[derive(Debug, PartialEq, Eq, Serialize, ToSchema)]
+pub struct RuleCounted {
+    /// Whose rule: a security group, a rule of a firewall policy, or a router where no rule was for it.
+    pub owner: String,
+    /// What the rule says, with what shares its flows: rules with another group as the other side count together.
+    pub rule: String,
+    /// The number of a firewall rule; none for others.
+    pub key: Option<u32>,
+    /// Packets.
+    pub packets: u64,
+    /// Octets.
+    pub octets: u64,
+}
+
 /// A flow and what it counted.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct FlowCounted {
@@ -83,7 +102,11 @@ impl CountersBody {
             name.map(|name| PortCounted::new(name, vm, counted))
         };
         let ports = one_tunnel(&counters.ports, set);
-        Self { ports: ports.iter().filter_map(named).collect(), drops: drops(&counters.flows, set) }
+        Self {
+            ports: ports.iter().filter_map(named).collect(),
+            drops: drops(&counters.flows, set),
+            rules: rules(&counters.flows, set),
+        }
     }
 }
 
@@ -154,6 +177,36 @@ fn drops(flows: &[FlowStats], set: &FlowSet) -> Vec<Drops> {
     drops
 }
 
+/// What each rule decided: all its flows together, those that never met a packet too.
+fn rules(flows: &[FlowStats], set: &FlowSet) -> Vec<RuleCounted> {
+    let judges = [Table::Egress, Table::Ingress, Table::Firewall].map(Table::number);
+    let mut sums: BTreeMap<(Object, &str), (u64, u64)> = BTreeMap::new();
+    for stats in flows.iter().filter(|stats| judges.contains(&stats.flow.table)) {
+        let object = Cookie::from_wire(stats.flow.cookie).map(|cookie| cookie.object);
+        let note = set.entry(&stats.flow.key()).and_then(|entry| entry.note.as_deref());
+        let is_clause = matches!(stats.flow.actions.first(), Some(Action::Conjunction { .. }));
+        let (Some(object), Some(note), false) = (object.filter(|it| *it != Object::Pipeline), note, is_clause) else {
+            continue;
+        };
+        let sum = sums.entry((object, note)).or_default();
+        sum.0 = sum.0.saturating_add(stats.counters.packets.unwrap_or(0));
+        sum.1 = sum.1.saturating_add(stats.counters.octets.unwrap_or(0));
+    }
+    let body = |((object, note), (packets, octets)): ((Object, &str), (u64, u64))| RuleCounted {
+        owner: set.name_of(object).map_or_else(|| object.to_string(), str::to_owned),
+        rule: note.to_owned(),
+        key: if let Object::FirewallRule(key) = object { Some(key) } else { None },
+        packets,
+        octets,
+    };
+    let mut rules: Vec<RuleCounted> = sums.into_iter().map(body).collect();
+    rules.sort_by(|one, other| {
+        let by_name = || (&one.owner, &one.rule).cmp(&(&other.owner, &other.rule));
+        other.packets.cmp(&one.packets).then_with(by_name)
+    });
+    rules
+}
+
 /// The installed flows with what they counted.
 pub(super) fn flows(counters: &Counters, set: &FlowSet) -> Vec<FlowCounted> {
     let body = |stats: &FlowStats| FlowCounted {
@@ -168,8 +221,10 @@ pub(super) fn flows(counters: &Counters, set: &FlowSet) -> Vec<FlowCounted> {
 mod tests {
     use dataplane::peer::{Peer, Peers};
     use dataplane::{PortNumbers, compile};
-    use model::HostId;
+    use model::network::{Binding, Network, Port};
+    use model::security::{Direction, Ethertype, PortRange, Protocol, Remote, Rule, SecurityGroup};
     use model::spec::HostNetwork;
+    use model::{HostId, Mac, MachineId, NetworkId, PortId, RuleId, SecurityGroupId, Vni};
     use openflow::wire::FlowCounters;
 
     use super::*;
@@ -195,6 +250,62 @@ mod tests {
             drops.iter().map(|drop| (drop.table.as_str(), drop.packets, drop.octets)).collect();
         assert_eq!(seen, [("deny", 9, 540), ("classify", 3, 180)]);
         assert!(drops[0].reason.contains("rules"), "{:?}", drops[0]);
+    }
+
+    fn group() -> SecurityGroup {
+        let rule = |number: u128, protocol| Rule {
+            id: RuleId::from_uuid(uuid::Uuid::from_u128(number << 96)),
+            direction: Direction::Egress,
+            ethertype: Ethertype::IPv4,
+            protocol,
+            remote: Remote::Any,
+        };
+        let (ports, id) = (PortRange::new(80, 82).unwrap(), SecurityGroupId::from_uuid(uuid::Uuid::from_u128(5)));
+        let rules = vec![rule(1, Protocol::Tcp(ports)), rule(2, Protocol::Udp(ports))];
+        SecurityGroup { id, name: "web".to_owned(), key: 1, stateful: true, rules }
+    }
+
+    /// All flows of a rule count together, whatever range of ports it has; one that met nothing is there with nothing.
+    #[test]
+    fn rules_are_counted_whole() {
+        let here = HostId::from_uuid(uuid::Uuid::nil());
+        let mut host = HostNetwork::empty(here, std::net::Ipv4Addr::LOCALHOST);
+        let (network, group) = (NetworkId::from_uuid(uuid::Uuid::from_u128(2)), group());
+        let vni = Vni::try_from(7).unwrap();
+        host.networks.insert(network, Network { id: network, name: "n".to_owned(), vni, mtu: 1450, provider: None });
+        let tunnel = host.tunnel;
+        let machine = MachineId::from_uuid(uuid::Uuid::from_u128(3));
+        let port = Port {
+            id: PortId::from_uuid(uuid::Uuid::from_u128(4)),
+            name: "p".to_owned(),
+            network,
+            key: 1,
+            mac: Mac::new([2, 0, 0, 0, 0, 1]),
+            addresses: Vec::new(),
+            groups: vec![group.id],
+            allowed_pairs: Vec::new(),
+            qos: model::qos::Qos::default(),
+            port_security: true,
+            binding: Some(Binding { machine, hostname: "p".to_owned(), host: here, tunnel }),
+            trunk: None,
+        };
+        host.groups.insert(group.id, group);
+        host.ports.insert(port.id, port);
+        let set = compile(&host, &PortNumbers::default());
+        let stats = |flow: &Flow| {
+            let is_tcp = flow.to_string().contains("tcp");
+            let counters =
+                FlowCounters { packets: Some(u64::from(is_tcp)), octets: Some(60), ..FlowCounters::default() };
+            FlowStats { flow: flow.clone(), counters }
+        };
+        let flows: Vec<FlowStats> = set.flows().map(stats).collect();
+        let counted = rules(&flows, &set);
+        let seen: Vec<_> = counted.iter().map(|rule| (rule.owner.as_str(), rule.rule.as_str(), rule.packets)).collect();
+        let want = [
+            ("security group web", "allow tcp ports 80 to 82 to anyone (rule 00000001)", 2),
+            ("security group web", "allow udp ports 80 to 82 to anyone (rule 00000002)", 0),
+        ];
+        assert_eq!(seen, want);
     }
 
     /// What comes from a host that has a tunnel port of its own came by the tunnel.
