@@ -18,18 +18,19 @@ use basalt_tests::skip::Need;
 use basalt_tests::snmp;
 use dataplane::compile::Stations;
 use dataplane::table::Table;
-use dataplane::trace::{Cause, Connection, Packet, Path, Payload, blame};
+use dataplane::trace::{Cause, Connection, Packet, Path, Payload, Verdict, blame};
 use dataplane::{FlowSet, PortNumbers, compile, trace};
 use hosts::{Host, Machine};
-use model::Mac;
 use model::security::{Direction, Ethertype, Remote};
 use model::spec::HostNetwork;
+use model::{Mac, SubnetId};
 use openflow::flow::{Action, Field};
 use outside::{DC, FAR, GATEWAY, GATEWAY_AT, eventually, plug, wide};
 use proptest::prelude::{ProptestConfig, any, proptest};
 use rig::Rig;
 use topology::random::{self, HOSTS, Random};
 use topology::{Cloud, PING, VXLAN, endpoint, host_id, tcp, udp};
+use uuid::Uuid;
 
 const BLUE_1: usize = 0;
 const BLUE_2: usize = 1;
@@ -87,6 +88,22 @@ fn gateway(cloud: &Cloud) -> Stations {
     Stations::from([((cloud.networks[OUTER].id, GATEWAY_AT), GATEWAY)])
 }
 
+/// The cloud, and a router called side with a foot in another subnet of blue, which leads out as itself.
+#[cfg(test)]
+fn beside() -> Cloud {
+    let mut cloud = cloud();
+    let side = cloud.router("side", &[BLUE]);
+    let mut subnet = cloud.subnets[BLUE].clone();
+    subnet.id = SubnetId::from_uuid(Uuid::from_u128(9));
+    (subnet.cidr, subnet.gateway) = ("10.0.9.0/24".parse().unwrap(), "10.0.9.1".parse().ok());
+    let foot = &mut cloud.routers[side].interfaces[0];
+    (foot.subnet, foot.address) = (subnet.id, subnet.gateway.unwrap());
+    cloud.subnets.push(subnet);
+    cloud.lead_out(side, OUTER);
+    cloud.share(side, &[0], 41);
+    cloud
+}
+
 struct Host0 {
     cloud: Cloud,
     numbers: PortNumbers,
@@ -96,7 +113,11 @@ struct Host0 {
 impl Host0 {
     #[cfg(test)]
     fn new() -> Self {
-        let cloud = cloud();
+        Self::of(cloud())
+    }
+
+    #[cfg(test)]
+    fn of(cloud: Cloud) -> Self {
         let numbers = PortNumbers { stations: gateway(&cloud), ..cloud.numbers(0) };
         let set = compile(&cloud.host(0), &numbers);
         Self { cloud, numbers, set }
@@ -123,6 +144,30 @@ impl Host0 {
     #[cfg(test)]
     fn says(&self, packet: &Packet) -> String {
         self.path(packet).verdicts().iter().map(ToString::to_string).collect::<Vec<_>>().join(" | ")
+    }
+}
+
+/// A machine leaves by its floating IP through the router that has it, not through another one of its network: that leads out as itself.
+#[test]
+fn each_router_leads_out_by_its_own() {
+    let host = Host0::of(beside());
+    let leaves_as = |packet: &Packet| {
+        let outcomes = host.path(packet).outcomes;
+        let out = outcomes.iter().filter(|outcome| matches!(outcome.verdict, Verdict::Physical { .. }));
+        out.map(|outcome| outcome.leaving.address(Field::Ipv4Src)).collect::<Vec<_>>()
+    };
+    let by_main = host.from(BLUE_1, FAR, HTTP);
+    assert_eq!(leaves_as(&by_main), [floating(50).1]);
+    let by_side = by_main.with(Field::EthDst, host.cloud.routers[2].interfaces[0].mac.bytes());
+    assert_eq!(leaves_as(&by_side), [floating(41).1]);
+    require!(Need::Root, Need::OpenVswitch);
+    let mut rig = Rig::start(&host.cloud, 0).unwrap();
+    rig.numbers = host.numbers.clone();
+    let set = rig.install(&host.cloud).unwrap();
+    for payload in [HTTP, ECHO] {
+        let packet = host.from(BLUE_1, FAR, payload);
+        rig.ask(&set, &packet, Connection::New);
+        rig.ask(&set, &packet.with(Field::EthDst, host.cloud.routers[2].interfaces[0].mac.bytes()), Connection::New);
     }
 }
 

@@ -177,9 +177,10 @@ impl Wall<'_> {
         use ct_state::{ESTABLISHED, NEW, REPLY, TRACKED};
         let feet = self.router.interfaces.iter().filter_map(|foot| self.view.subnet_of(foot));
         let Some(inside) = feet.filter_map(|(_, network)| self.view.zone(network.id)).next() else { return };
-        let back = |next: Action| vec![Action::set(ZONE.field, inside), next];
+        // What the firewall's zone knows of a connection is not what the zone inside does, where some ports are never looked up.
+        let back = |next: Action| vec![Action::CtClear, Action::set(ZONE.field, inside), next];
         let to_track = [Action::set(ROUTER.field, 0_u32), Action::GotoTable(Table::Track.number())];
-        let floating = [Action::set(ZONE.field, inside)].into_iter().chain(to_track).collect();
+        let floating = [Action::CtClear, Action::set(ZONE.field, inside)].into_iter().chain(to_track).collect();
         let ways = [
             (LEAVING.mask, vec![raise(LET_OUT), Action::GotoTable(Table::Output.number())], "out, as it was going"),
             (ANSWERING.mask, back(Action::resubmit(Table::Route.number())), "in, to be routed"),

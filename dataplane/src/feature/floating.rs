@@ -114,7 +114,7 @@ pub(crate) fn add(view: &View<'_>, router: &Router, subnet: &Subnet, held: &[Hel
         let name = format!("floating IP {}", held.floating.address);
         held.station(&name).add_arp(subnet, Gate::OPEN, part);
         held.add_inward(view, router, part);
-        held.add_outward(part);
+        held.add_outward(router, part);
     }
 }
 
@@ -181,14 +181,15 @@ impl Held<'_> {
         part.add_noted(Table::Output, BACK_IN, here, steps, (self.cookie, note));
     }
 
-    /// From the port to outside.
-    fn add_outward(&self, part: &mut Part) {
+    /// From the port to outside, by this router: its network may have others, which lead out as somebody else.
+    fn add_outward(&self, router: &Router, part: &mut Part) {
         let FloatingIp { address, mac, fixed, .. } = *self.floating;
         let near = self.outside().ip().with(Field::Ipv4Dst, address);
         let steps = vec![Action::set(Field::EthDst, mac.bytes()), Action::GotoTable(Table::Track.number())];
         part.add_noted(Table::Beyond, KNOWN, near, steps, (self.cookie, format!("floating IP {address} is here")));
         let leaving = self.outside().with_masked(FLAG_BITS.field, LEAVING.mask, LEAVING.mask);
-        let leaving = leaving.with(SOURCE.field, self.port.key).ip().with(Field::Ipv4Src, fixed);
+        let leaving = leaving.with(ROUTER.field, router.key).with(SOURCE.field, self.port.key);
+        let leaving = leaving.ip().with(Field::Ipv4Src, fixed);
         let mut steps = vec![
             Action::CtClear,
             Action::set(Field::Ipv4Src, address),
