@@ -24,8 +24,8 @@ use openflow::flow::PortNo;
 
 use crate::cookie::Object;
 use crate::feature::{
-    arp, balancer, canary, classify, deliver, dhcp, firewall, floating, forward, health, identity, neighbour, path_mtu,
-    provider, qos, quoted, router, security, service, snat, static_route, trunk, tunnel, way_out,
+    arp, balancer, canary, classify, deliver, dhcp, firewall, floating, forward, health, identity, mirror, neighbour,
+    path_mtu, provider, qos, quoted, router, security, service, snat, static_route, trunk, tunnel, way_out,
 };
 use crate::flow_set::{Assembly, FlowSet, Part, Touched};
 use crate::identity::{Groups, NOBODY};
@@ -314,6 +314,7 @@ fn part(unit: &Unit, view: &View<'_>, index: &Index) -> Option<Part> {
             health::balancer(view, it, &mut part);
         }
         Unit::Port(id) => port(view, *id, &mut part)?,
+        Unit::Mirror(id) => mirror::target(view, view.mirror(*id)?, &mut part),
         Unit::Identity(groups) => set_of_groups(groups, view, index, &mut part)?,
         Unit::Endpoint(endpoint) => {
             part.name_host(*endpoint, view.host_of(*endpoint)?);
@@ -368,6 +369,7 @@ fn port(view: &View<'_>, id: PortId, part: &mut Part) -> Option<()> {
         qos::port(view, spot, part);
         deliver::port(view, spot, part);
         trunk::port(view, spot, part);
+        mirror::port(view, spot, part);
     }
     identity::port(view, spot, part);
     arp::port(view, spot, part);

@@ -36,6 +36,8 @@ pub enum Object {
     Balancer(u32),
     /// A rule of a firewall policy, by its key.
     FirewallRule(u32),
+    /// A port that gets copies, by the VNI that they carry: only named, no flow is its own.
+    Mirror(u32),
 }
 
 impl Object {
@@ -50,6 +52,7 @@ impl Object {
             Self::Addresses(key) => (6, key),
             Self::Balancer(key) => (8, key),
             Self::FirewallRule(key) => (9, key),
+            Self::Mirror(key) => (11, key),
         }
     }
 
@@ -64,6 +67,7 @@ impl Object {
             6 => Some(Self::Addresses(key)),
             8 => Some(Self::Balancer(key)),
             9 => Some(Self::FirewallRule(key)),
+            11 => Some(Self::Mirror(key)),
             _ => None,
         }
     }
@@ -116,6 +120,7 @@ impl fmt::Display for Object {
             Self::Addresses(key) => write!(f, "address group {key}"),
             Self::Balancer(key) => write!(f, "load balancer {key}"),
             Self::FirewallRule(key) => write!(f, "firewall rule {key}"),
+            Self::Mirror(key) => write!(f, "mirror {key}"),
         }
     }
 }
@@ -136,6 +141,7 @@ mod tests {
             Object::Addresses(3),
             Object::Balancer(4),
             Object::FirewallRule(5),
+            Object::Mirror(0xf0_0000),
         ];
         for object in objects {
             let cookie = Cookie { feature: Feature::Security, object };

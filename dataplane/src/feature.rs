@@ -16,6 +16,7 @@ pub(crate) mod floating;
 pub(crate) mod forward;
 pub(crate) mod health;
 pub(crate) mod identity;
+pub(crate) mod mirror;
 pub(crate) mod neighbour;
 pub(crate) mod path_mtu;
 pub(crate) mod port_forwarding;
@@ -76,6 +77,8 @@ pub enum Feature {
     Balancer,
     /// What may cross the border of a router.
     Firewall,
+    /// Copies of the frames of ports, for others.
+    Mirror,
 }
 
 /// What is known of a feature.
@@ -112,6 +115,7 @@ pub const FEATURES: &[FeatureInfo] = &[
     FeatureInfo { feature: Feature::PortForwarding, number: 24, name: "port forwarding" },
     FeatureInfo { feature: Feature::Balancer, number: 26, name: "load balancer" },
     FeatureInfo { feature: Feature::Firewall, number: 27, name: "firewall" },
+    FeatureInfo { feature: Feature::Mirror, number: 29, name: "mirror" },
 ];
 
 impl Feature {

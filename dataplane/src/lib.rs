@@ -13,6 +13,7 @@ pub mod dhcp;
 pub mod dhcp6;
 pub mod diff;
 pub mod dns;
+pub mod exit;
 mod family;
 pub mod feature;
 pub mod flow_set;

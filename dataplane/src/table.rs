@@ -34,7 +34,7 @@ pub enum Table {
     Classify,
     /// What a guarded port may say in IPv6's own messages.
     Guard,
-    /// Which network a packet from another host is on.
+    /// Which network a packet from another host is on, or which port it is a copy for.
     Arrive,
     /// Which groups a sender outside of this host is in.
     Identity,
@@ -126,7 +126,7 @@ pub const TABLES: &[TableInfo] = &[
         number: 2,
         name: "arrive",
         feature: Feature::Tunnel,
-        doc: "names the network of a packet that came by tunnel",
+        doc: "names the network of a packet that came by tunnel, hands a mirror's copy to its port",
         miss: "its network is not known here",
     },
     TableInfo {

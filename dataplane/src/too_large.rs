@@ -9,11 +9,11 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use etherparse::{Ipv4Slice, Ipv6Slice, NetSlice, PacketBuilder, SlicedPacket, TransportSlice};
 use model::network::{Port, RouterInterface};
-use model::provider::VlanId;
 use model::spec::HostNetwork;
 use openflow::flow::PortNo;
 
 use crate::compile::PortNumbers;
+use crate::exit::Exit;
 
 const TTL: u8 = 64;
 /// Destination unreachable: fragmentation needed (RFC 792, RFC 1191).
@@ -76,8 +76,8 @@ pub struct Handed<'a> {
 /// What to send back.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Told {
-    /// The VLAN whose tag it gets, for a sub-port.
-    pub tag: Option<VlanId>,
+    /// What is done with it before it leaves.
+    pub exit: Exit,
     /// The frame, without the tag.
     pub frame: Vec<u8>,
 }
@@ -111,14 +111,14 @@ pub fn tell(host: &HostNetwork, numbers: &PortNumbers, handed: &Handed<'_>) -> R
             let (foot, port) = sender(host, numbers, handed, source.into()).ok_or_else(gone)?;
             let IpAddr::V4(router) = foot.address else { return Err(gone()) };
             let frame = write_v4((foot, router), (port, source), mtu, quoted(handed.frame, QUOTED_MAX_V4));
-            Ok(Told { tag: port.tag(), frame: frame.map_err(write)? })
+            Ok(Told { exit: Exit::to(host, numbers, port), frame: frame.map_err(write)? })
         }
         NetSlice::Ipv6(ip) => {
             let source = answerable_v6(ip).map_err(silent)?;
             let (foot, port) = sender(host, numbers, handed, source.into()).ok_or_else(gone)?;
             let IpAddr::V6(router) = foot.address else { return Err(gone()) };
             let frame = write_v6((foot, router), (port, source), mtu, quoted(handed.frame, QUOTED_MAX_V6));
-            Ok(Told { tag: port.tag(), frame: frame.map_err(write)? })
+            Ok(Told { exit: Exit::to(host, numbers, port), frame: frame.map_err(write)? })
         }
         NetSlice::Arp(_) => Err(silent("it is no IP packet")),
     }

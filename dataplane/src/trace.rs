@@ -52,6 +52,19 @@ pub struct Path {
     pub hops: Vec<Hop>,
     /// What became of it: one for each copy.
     pub outcomes: Vec<Outcome>,
+    /// Where mirroring sent copies of it, whatever became of the packet itself.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub mirrored: Vec<Mirrored>,
+}
+
+/// A copy of the packet for another port, which got it on the way.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Mirrored {
+    /// The name of the port that it is for.
+    pub to: String,
+    /// What became of the copy.
+    #[serde(flatten)]
+    pub outcome: Outcome,
 }
 
 /// One flow that the packet met.
@@ -169,6 +182,16 @@ impl Path {
         self.outcomes.iter().find_map(|outcome| Some((outcome.larger_than?, &outcome.verdict)))
     }
 
+    /// Where mirroring sends copies of a packet of ordinary size, in words, each once.
+    #[must_use]
+    pub fn copies(&self) -> Vec<String> {
+        let ordinary = self.mirrored.iter().filter(|copy| copy.outcome.larger_than.is_none());
+        let mut copies: Vec<String> = ordinary.map(ToString::to_string).collect();
+        copies.sort_unstable();
+        copies.dedup();
+        copies
+    }
+
     fn ordinary(&self) -> impl Iterator<Item = &Outcome> {
         self.outcomes.iter().filter(|outcome| outcome.larger_than.is_none())
     }
@@ -200,6 +223,21 @@ impl fmt::Display for Verdict {
     }
 }
 
+impl fmt::Display for Mirrored {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.outcome.verdict {
+            Verdict::Delivered { .. } => write!(f, "a copy goes to {} of this host", self.to),
+            Verdict::Tunnelled { endpoint, host: Some(host), .. } => {
+                write!(f, "a copy goes to {} of host {host} at {endpoint}", self.to)
+            }
+            Verdict::Tunnelled { endpoint, host: None, .. } => {
+                write!(f, "a copy goes to {} of the host at {endpoint}", self.to)
+            }
+            other => write!(f, "a copy for {} is {other}", self.to),
+        }
+    }
+}
+
 impl fmt::Display for Path {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "{}", self.packet)?;
@@ -215,6 +253,9 @@ impl fmt::Display for Path {
                 None => writeln!(f, "=> {}", outcome.verdict)?,
                 Some(octets) => writeln!(f, "=> {}, when it has more than {octets} octets", outcome.verdict)?,
             }
+        }
+        for copy in self.copies() {
+            writeln!(f, "=> {copy}")?;
         }
         Ok(())
     }

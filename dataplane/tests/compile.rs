@@ -12,8 +12,9 @@ use dataplane::{Installed, PortNumbers, compile, diff};
 use model::balancer::monitor::{Check, Monitor};
 use model::balancer::{Persistence, Transport};
 use model::firewall::{Carried, FirewallAction};
+use model::mirror::MirrorDirection;
 use model::network::ForwardedProtocol;
-use openflow::flow::{Action, Flow, GroupKind, PortNo};
+use openflow::flow::{Action, Field, Flow, GroupKind, PortNo};
 use proptest::prelude::{any, proptest};
 use topology::random::{self, Random};
 use topology::{Cloud, PING, tcp, two_subnets};
@@ -123,8 +124,14 @@ fn no_flow_writes_what_the_kernel_cannot() {
     let (ingress, egress) = walled.wall(0);
     walled.judge(ingress, 0, FirewallAction::Allow, topology::carried_tcp(80), (None, Some("10.0.1.0/24")));
     walled.judge(egress, 0, FirewallAction::Deny, Carried::Icmp, (None, None));
-    let clouds = [topology::dual_stack(), outside, unequal, elsewhere, joined, balanced, walled];
-    let mut kinds = BTreeSet::new();
+    let mut mirrored = joined.clone();
+    for (port, to) in [(0, 3), (1, 2), (4, 3)] {
+        mirrored.mirror(port, to, MirrorDirection::Both);
+    }
+    let mut watched = topology::dual_stack();
+    watched.mirror(0, 3, MirrorDirection::Both);
+    let clouds = [topology::dual_stack(), outside, unequal, elsewhere, joined, balanced, walled, mirrored, watched];
+    let (mut kinds, mut copies) = (BTreeSet::new(), 0);
     for (cloud, host) in clouds.iter().flat_map(|cloud| [(cloud, 0), (cloud, 1), (cloud, 2)]) {
         let peer = |other: u32| Peer { number: PortNo(100 + other), is_heard: true, is_alive: true };
         let peers = [0, 1].map(|other| (topology::endpoint(other), peer(u32::try_from(other).unwrap())));
@@ -144,13 +151,25 @@ fn no_flow_writes_what_the_kernel_cannot() {
             let (_, actions) = text.split_once("actions=").unwrap();
             assert!(!actions.contains("->nd_") && !actions.contains("->nxm_nx_nd"), "{flow}");
         }
+        for copy in set.flows().flat_map(|flow| &flow.actions) {
+            let Action::Clone(steps) = copy else { continue };
+            copies += 1;
+            let fields = [Field::InPort16, Field::TunId, Field::TunDst, Field::VlanVid];
+            let is_plain = |action: &Action| match action {
+                Action::SetField(set) => fields.contains(&set.field()),
+                Action::PushVlan(_) | Action::Output(_) => true,
+                _ => false,
+            };
+            assert!(steps.iter().all(is_plain), "{copy}");
+            assert!(matches!(steps.last(), Some(Action::Output(port)) if *port != PortNo::IN_PORT), "{copy}");
+        }
         for bucket in set.groups().filter(|group| group.kind == GroupKind::Select).flat_map(|group| &group.buckets) {
             let is_plain =
                 |action: &Action| matches!(action, Action::Ct(_) | Action::SetField(_) | Action::Resubmit { .. });
             assert!(bucket.actions.iter().all(is_plain), "{bucket:?}");
         }
     }
-    assert!(kinds.contains(&GroupKind::FastFailover), "{kinds:?}");
+    assert!(kinds.contains(&GroupKind::FastFailover) && copies > 0, "{kinds:?}, {copies} copies");
 }
 
 /// From nothing, from another state and from a state with foreign flows: applying the changes leaves nothing to change, and what is right stays.

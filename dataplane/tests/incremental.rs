@@ -12,6 +12,7 @@ use dataplane::{PortNumbers, compile};
 use model::balancer::monitor::{Check, Monitor};
 use model::balancer::{Listener, Member, Persistence, Transport};
 use model::firewall::{Carried, Firewall, FirewallAction};
+use model::mirror::MirrorDirection;
 use model::network::{ForwardedProtocol, Port, Router, StaticRoute};
 use model::spec::HostNetwork;
 use model::{BalancerId, Mac, PortId, Vni};
@@ -67,7 +68,7 @@ impl World {
             self.cloud.port("first", 0, 0, 200, &[]);
             return "a first port";
         }
-        match self.random.below(48) {
+        match self.random.below(53) {
             0 | 1 => self.add_port(port),
             2 => {
                 self.cloud.ports.remove(port);
@@ -127,6 +128,7 @@ impl World {
             39..=41 => self.live(),
             29..=32 => self.join(port),
             42..=46 => self.wall(),
+            48..=52 => self.watch(port),
             35..=38 => self.balance(port),
             _ => {
                 self.added += 1;
@@ -296,6 +298,29 @@ impl World {
         "the rules of a firewall"
     }
 
+    /// A port mirrored to another, or to nobody any more.
+    fn watch(&mut self, port: usize) -> &'static str {
+        let to = self.random.below(self.cloud.ports.len());
+        let direction = *self.random.pick(&[MirrorDirection::In, MirrorDirection::Out, MirrorDirection::Both]);
+        if self.random.once_in(4) {
+            self.cloud.ports[port].mirror = None;
+        } else {
+            self.cloud.mirror(port, to, direction);
+        }
+        "a mirror"
+    }
+
+    /// Who gets copies is there, and is not mirrored.
+    fn tidy_mirrors(&mut self) {
+        let known: BTreeSet<PortId> = self.cloud.ports.iter().map(|port| port.id).collect();
+        let ports = self.cloud.ports.iter().filter_map(|port| port.mirror);
+        let targets: BTreeSet<PortId> = ports.map(|mirror| mirror.to).collect();
+        for port in &mut self.cloud.ports {
+            let is_target = targets.contains(&port.id);
+            port.mirror = port.mirror.filter(|mirror| known.contains(&mirror.to) && !is_target);
+        }
+    }
+
     /// A port on the tap of another, in a VLAN, or on one of its own again.
     fn join(&mut self, port: usize) -> &'static str {
         let parent = self.random.below(self.cloud.ports.len());
@@ -323,6 +348,7 @@ impl World {
     /// Takes away what a step has left without a ground.
     fn tidy(&mut self) {
         self.tidy_trunks();
+        self.tidy_mirrors();
         let Cloud { networks, subnets, subnets6, ports, routers, balancers, .. } = &mut self.cloud;
         balancers.retain(|balancer| {
             let mut subnet = subnets.iter().chain(&*subnets6).filter(|subnet| subnet.id == balancer.subnet);
@@ -555,6 +581,35 @@ fn an_edit_costs_what_it_changes() {
     assert_eq!(*compiler.flows(), compile(&cloud.host(0), &cloud.numbers(0)));
     assert!(touched.groups.is_empty() && !touched.flows.is_empty());
     assert!(touched.flows.iter().all(|key| key.table == 23), "{touched:#?}");
+}
+
+/// A mirror costs flows of the mirrored port and one for who gets the copies, and nothing else; one that goes leaves nothing.
+#[test]
+fn a_mirror_costs_what_it_copies() {
+    let mut cloud = topology::dual_stack();
+    let plain = cloud.clone();
+    let mut compilers: Vec<Compiler> = (0..2).map(|host| Compiler::new(nothing(host))).collect();
+    let mut update = |cloud: &Cloud| {
+        let take = |(host, compiler): (usize, &mut Compiler)| compiler.update(cloud.host(host), &cloud.numbers(host));
+        let touched: Vec<_> = compilers.iter_mut().enumerate().map(take).collect();
+        for (host, compiler) in compilers.iter().enumerate() {
+            assert!(*compiler.flows() == compile(&cloud.host(host), &cloud.numbers(host)), "host {host}");
+        }
+        touched.iter().map(|touched| (touched.flows.len(), touched.groups.len())).collect::<Vec<_>>()
+    };
+    update(&cloud);
+    // From web-1 here to db-2 there: what classifies and guards web-1, and what db-2's host does with the copies.
+    cloud.mirror(0, 3, MirrorDirection::Out);
+    assert_eq!(update(&cloud), [(10, 0), (1, 0)]);
+    // Delivery and answers; who was sent to itself.
+    cloud.mirror(0, 3, MirrorDirection::Both);
+    assert_eq!(update(&cloud), [(3, 0), (0, 0)]);
+    cloud.mirror(0, 3, MirrorDirection::In);
+    assert_eq!(update(&cloud), [(10, 0), (0, 0)]);
+    // Who gets the copies goes elsewhere.
+    cloud.mirror(0, 2, MirrorDirection::In);
+    assert_eq!(update(&cloud), [(3, 0), (1, 0)]);
+    assert_eq!(update(&plain), [(4, 0), (0, 0)]);
 }
 
 /// N addresses and M rules are N + M flows, and an address more is one flow more, whatever else there is.

@@ -16,6 +16,7 @@ use dataplane::trace::{self, Connection, Packet, Payload, Verdict};
 use model::balancer::Transport;
 use model::balancer::monitor::{Check, Monitor};
 use model::firewall::{Carried, FirewallAction};
+use model::mirror::MirrorDirection;
 use model::network::ForwardedProtocol;
 use openflow::flow::Field;
 use topology::{Cloud, VXLAN, dual_stack, endpoint};
@@ -37,6 +38,7 @@ security) on blue and db-1 on green are here, web-2 and db-2 on another host, ca
 and the router an address for everybody else, whose gateway this host is, with TCP port 5433 forwarded to port 5432 of db-1.
 The firewall of the router lets in TCP 80 and, to db-1, TCP 5432, and TCP 8443 from the addresses of the office, and lets out all but mail.
 Load balancer front is 10.0.1.100, whose TCP 8000 is TCP 80 of web-2 and open-1, and TCP 5432 that of db-1, which is checked.
+What open-1 sends and is sent is mirrored to db-2, what web-2 is sent to db-1.
 Group web lets in TCP 80 and pings, and TCP 8443 from the addresses of office, which are 10.0.3.192/26; group db TCP 5432 from members of web.
 ";
 
@@ -79,6 +81,8 @@ fn cloud() -> Cloud {
     cloud.listen(front, Transport::Tcp, 8000, &[(web_2, 80, 1), (open_1, 80, 1)]);
     cloud.listen(front, Transport::Tcp, 5432, &[(db_1, 5432, 1)]);
     cloud.balancers[front].listeners[1].monitor = Some(Monitor::new(Check::Tcp));
+    cloud.mirror(open_1, port(&cloud, "db-2"), MirrorDirection::Both);
+    cloud.mirror(web_2, db_1, MirrorDirection::In);
     cloud
 }
 
@@ -96,8 +100,7 @@ fn examples(cloud: &Cloud) -> Vec<Example> {
     };
     let v4 = |name: &str| std::net::IpAddr::V4(cloud.address(at(name)));
     let v6 = |name: &str| std::net::IpAddr::V6(cloud.address6(at(name)).unwrap());
-    let mac = |name: &str| cloud.mac(at(name));
-    let link_local = |name: &str| mac(name).link_local();
+    let (mac, link_local) = (|name: &str| cloud.mac(at(name)), |name: &str| cloud.mac(at(name)).link_local());
     let new = |name, packet| Example { name, packet, connection: Connection::New };
     let outside = |target| {
         let macs = (mac("web-2"), model::Mac::new([2, 3, 0, 0, 0, 50]));
@@ -166,6 +169,7 @@ fn examples(cloud: &Cloud) -> Vec<Example> {
         ),
         balanced(cloud),
         checked(cloud),
+        copied(cloud),
     ]
 }
 
@@ -199,6 +203,17 @@ fn checked(cloud: &Cloud) -> Example {
     let payload = Payload::Tcp { source: 5432, target: 64_600 };
     let packet = Packet::from_port(&host, &numbers, member, front, payload).unwrap();
     Example { name: "db-1 answers a health check", packet, connection: Connection::New }
+}
+
+/// A copy, as it comes from another host.
+fn copied(cloud: &Cloud) -> Example {
+    let (host, numbers) = (cloud.host(0), cloud.numbers(0));
+    let (sender, receiver) = (&cloud.ports[port(cloud, "open-1")], cloud.address(port(cloud, "web-2")));
+    let payload = Payload::Tcp { source: 40_000, target: 80 };
+    let sent = Packet::from_port(&host, &numbers, sender, receiver, payload).unwrap();
+    let vni = cloud.mirror_vni(port(cloud, "db-1"));
+    let packet = sent.out_of_tunnel(VXLAN, (topology::endpoint(1), vni));
+    Example { name: "what web-2 was sent arrives for db-1, as a copy", packet, connection: Connection::New }
 }
 
 /// What a member of a load balancer says to a client.

@@ -316,10 +316,10 @@ fn a_sub_port_is_told_what_is_too_large() {
         tell(&world.network, &world.numbers, &handed).unwrap()
     };
     let sub = told(SUB);
-    assert_eq!(sub.tag.map(|vlan| vlan.get()), Some(SUB_VLAN));
+    assert_eq!(sub.exit.tag.map(|vlan| vlan.get()), Some(SUB_VLAN));
     assert_eq!(sub.frame[..12], [cloud.mac(SUB).bytes(), cloud.routers[0].interfaces[1].mac.bytes()].concat());
     let parent = told(TRUNK);
-    assert_eq!((parent.tag, &parent.frame[..6]), (None, &cloud.mac(TRUNK).bytes()[..]));
+    assert_eq!((parent.exit.tag, &parent.frame[..6]), (None, &cloud.mac(TRUNK).bytes()[..]));
 }
 
 /// A trunk has flows of its own while it has sub-ports and not before; one more costs what is its own, and the parent's are not made twice.

@@ -258,6 +258,7 @@ fn way(answer: &Value) -> String {
         shown.extend(lines(hop, "/effects").map(|effect| format!("{:18} {effect}", "")));
     }
     shown.push(format!("ours     {}", text(answer, "/line")));
+    shown.extend(lines(answer, "/copies").map(|copy| format!("copy     {copy}")));
     match answer.pointer("/ofproto").filter(|ofproto| !ofproto.is_null()) {
         Some(ofproto) => {
             let join = |pointer| {

@@ -164,6 +164,10 @@ const BUILD: &str = "
     port create p2 --network green --mac 02:00:00:00:00:02 --no-port-security
     port create p1-7 --network green --trunk p1 --vlan 7 --mac 02:00:00:00:00:01
     port set p1 --allowed-pair 10.10.1.99/32
+    port create eye --network green --address 10.10.2.200 --mac 02:00:00:00:00:0e
+    port set p1 --mirror-to eye --mirror-direction in
+    port set p2 --mirror-to eye
+    port set p2 --no-mirror
     flavor create micro --vcpus 1 --memory 256
     volume create data --size 64 --backend rbd
 ";
@@ -287,6 +291,13 @@ fn failures_and_their_codes() {
         port create p3 --network blue --trunk p1-7 --vlan 8
         port create p3 --network blue --trunk p1 --vlan 4095
         port create p3 --network blue --trunk p1
+        port create p3 --network blue --mirror-to p1
+        port create p3 --network blue --mirror-to none
+        port set eye --mirror-to p2
+        port set p2 --mirror-to p2
+        port set p2 --mirror-direction in
+        port set p2 --mirror-to eye --no-mirror
+        port delete eye
         port delete p1
         group allow web ingress --protocol tcp --port 90-80
         group allow web ingress --remote-group none

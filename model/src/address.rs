@@ -4,6 +4,7 @@
 
 use std::fmt;
 use std::net::Ipv6Addr;
+use std::ops::RangeInclusive;
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
@@ -126,6 +127,8 @@ pub struct Vni(u32);
 impl Vni {
     /// The largest identifier.
     pub const MAX: u32 = 0x00ff_ffff;
+    /// The identifiers that are kept for ports that get copies of others' frames: no network has one of them.
+    pub const MIRRORS: RangeInclusive<u32> = 0x00f0_0000..=Self::MAX;
 
     /// The number.
     #[must_use]

@@ -16,6 +16,7 @@ pub mod id;
 pub mod image;
 pub mod machine;
 pub mod metadata;
+pub mod mirror;
 pub mod network;
 pub mod observed;
 pub mod provider;

@@ -12,6 +12,7 @@ use crate::address::{Mac, Vni};
 use crate::domain::Domain;
 use crate::firewall::Firewall;
 use crate::id::{HostId, MachineId, NetworkId, PortId, RouterId, SecurityGroupId, SubnetId};
+use crate::mirror::Mirror;
 use crate::provider::{Provider, VlanId};
 use crate::qos::Qos;
 
@@ -231,6 +232,9 @@ pub struct Port {
     /// The trunk that it is a part of; none: it has a tap of its own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub trunk: Option<SubPort>,
+    /// Who gets copies of its frames; none: nobody. In a specification only of ports on its host.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mirror: Option<Mirror>,
 }
 
 /// What makes a port a part of another one's trunk: it has no tap, its frames come and go on that of its parent with the tag of a VLAN. The parent

@@ -19,6 +19,7 @@ use crate::id::{
 use crate::image::{Image, ImageKind};
 use crate::machine::Machine;
 use crate::metadata::SSH_KEYS_MAX;
+use crate::mirror::MirrorTarget;
 use crate::network::{Network, Port, Router, Subnet};
 use crate::security::{Remote, SecurityGroup};
 use crate::volume::{Volume, VolumeSource};
@@ -26,6 +27,7 @@ use crate::volume::{Volume, VolumeSource};
 mod balancer;
 pub mod external;
 mod firewall;
+mod mirror;
 pub mod route;
 mod trunk;
 pub mod wire;
@@ -81,6 +83,8 @@ pub struct HostNetwork {
     pub ports: BTreeMap<PortId, Port>,
     /// Load balancers; each one's subnet is above.
     pub balancers: BTreeMap<BalancerId, Balancer>,
+    /// Ports that get copies: all that ports here are mirrored to, and those here.
+    pub mirrors: BTreeMap<PortId, MirrorTarget>,
 }
 
 impl HostNetwork {
@@ -98,6 +102,7 @@ impl HostNetwork {
             groups: BTreeMap::new(),
             ports: BTreeMap::new(),
             balancers: BTreeMap::new(),
+            mirrors: BTreeMap::new(),
         }
     }
 
@@ -138,6 +143,8 @@ pub struct SpecParts {
     pub ports: Vec<Port>,
     /// Load balancers that ports here can reach.
     pub balancers: Vec<Balancer>,
+    /// Ports that get copies: all that ports here are mirrored to, and those here.
+    pub mirrors: Vec<MirrorTarget>,
     /// Images that volumes and machines here need.
     pub images: Vec<Image>,
     /// Volumes that should exist.
@@ -202,6 +209,7 @@ impl NodeSpec {
             groups: by_id(parts.groups, |group| group.id)?,
             ports: by_id(parts.ports, |port| port.id)?,
             balancers: by_id(parts.balancers, |balancer| balancer.id)?,
+            mirrors: by_id(parts.mirrors, |target| target.port)?,
         };
         let spec = Self {
             generation: parts.generation,
@@ -339,6 +347,7 @@ impl HostNetwork {
         self.check_ports()?;
         trunk::check(self)?;
         balancer::check(self)?;
+        mirror::check(self)?;
         external::check(self)
     }
 

@@ -121,6 +121,7 @@ mod tests {
             address_groups: vec![],
             balancers: vec![],
             firewall_policies: vec![],
+            mirrors: vec![],
             groups: vec![],
             ports: vec![],
             images: vec![],

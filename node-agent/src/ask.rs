@@ -60,6 +60,8 @@ pub struct Traced {
     pub path: PacketPath,
     /// In one line.
     pub line: String,
+    /// Where mirrors send copies of it, a line for each.
+    pub copies: Vec<String>,
     /// What Open vSwitch says; none when it did not answer.
     #[schema(value_type = Option<Object>)]
     pub ofproto: Option<Ofproto>,
@@ -242,6 +244,7 @@ pub async fn traced(flows: &Flows<'_>, packet: &Packet, connection: Connection, 
     let difference = theirs.as_ref().map(|(report, _)| compare(flows.set, &path, report));
     Traced {
         line,
+        copies: path.copies(),
         agree: difference.as_ref().map(Option::is_none),
         disagreement: difference.flatten().map(|difference| {
             format!(

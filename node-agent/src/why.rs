@@ -143,7 +143,7 @@ impl Asked<'_> {
             )
         });
         let hops = traced.path.hops.iter().map(|hop| format!("table {} {}: {}", hop.table, hop.name, hop.meaning));
-        let details = note.into_iter().chain(hops).chain(heard).collect();
+        let details = note.into_iter().chain(hops).chain(traced.copies.iter().cloned()).chain(heard).collect();
         match blame {
             Some(blame) => stopped(&asked, blame, details),
             None => Why {

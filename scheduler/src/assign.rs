@@ -2,12 +2,13 @@
 //!
 //! A host gets its machines with their volumes and images; the networks of its ports and, through the routers that stand in them, the networks
 //! one hop further, outside as well, because routing is done where a packet is sent, and the same of routers whose gateway it is; every port of those
-//! networks with where it is plugged in; their load balancers; the firewall policies of those routers; and the security groups of those ports with the groups
-//! and address groups that their rules name. Pure: the same intent gives the same parts.
+//! networks with where it is plugged in; the ports that get copies of those on the host; load balancers; the firewall policies of those routers; and the
+//! security groups of those ports with the groups and address groups that their rules name. Pure: the same intent gives the same parts.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 
+use model::mirror::{MirrorPlace, MirrorTarget};
 use model::network::Binding;
 use model::security::Remote;
 use model::spec::{Generation, SpecParts};
@@ -89,12 +90,34 @@ pub(crate) fn assign(intent: &Intent, bindings: &BTreeMap<PortId, Binding>, host
             .filter(|it| intent.network_of(it).is_some_and(|network| reach.networks.contains(&network)))
             .map(|it| (**it).clone())
             .collect(),
+        mirrors: mirrors(intent, bindings, host),
         ports: reach.ports,
         images: images.iter().filter_map(|id| intent.images.get(id)).filter_map(|image| image.image()).collect(),
         volumes,
         retired_volumes: retired.into_iter().map(|volume| volume.volume.clone()).collect(),
         machines,
     }
+}
+
+/// The ports that get copies: those that a port on `host` is mirrored to, and those there.
+fn mirrors(intent: &Intent, bindings: &BTreeMap<PortId, Binding>, host: HostId) -> Vec<MirrorTarget> {
+    let here = |id: &PortId| bindings.get(id).is_some_and(|binding| binding.host == host);
+    let mirrored = intent.ports.values().filter_map(|it| Some((it.port.id, it.port.mirror?.to)));
+    let wanted: BTreeSet<PortId> =
+        mirrored.filter(|(source, target)| here(source) || here(target)).map(|(_, target)| target).collect();
+    let place = |id: &PortId| {
+        let binding = bindings.get(id)?;
+        Some(MirrorPlace { host: binding.host, tunnel: binding.tunnel })
+    };
+    let target = |id: PortId| {
+        let it = intent.ports.get(&id)?;
+        // Only the host of who gets copies has to know from where they come.
+        let sources = intent.mirrored_to(id).filter(|_| here(&id)).filter_map(|source| place(&source.port.id));
+        let senders: BTreeSet<MirrorPlace> = sources.filter(|place| place.host != host).collect();
+        let senders = senders.into_iter().collect();
+        Some(MirrorTarget { port: id, name: it.port.name.clone(), vni: it.mirror_vni?, place: place(&id), senders })
+    };
+    wanted.into_iter().filter_map(target).collect()
 }
 
 /// What a host's ports can reach.
@@ -130,7 +153,11 @@ impl Reach {
             .ports
             .values()
             .filter(|port| networks.contains(&port.port.network))
-            .map(|port| model::network::Port { binding: bindings.get(&port.port.id).cloned(), ..port.port.clone() })
+            .map(|it| model::network::Port {
+                binding: bindings.get(&it.port.id).cloned(),
+                mirror: it.port.mirror.filter(|_| here(&it.port.id)),
+                ..it.port.clone()
+            })
             .collect();
         let groups = with_remotes(intent, ports.iter().flat_map(|port| port.groups.iter().copied()).collect());
         let rules = groups.iter().filter_map(|id| intent.groups.get(id)).flat_map(|group| &group.rules);

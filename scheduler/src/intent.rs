@@ -32,6 +32,7 @@ pub(crate) mod health;
 pub(crate) mod host;
 pub(crate) mod image;
 pub(crate) mod machine;
+pub(crate) mod mirror;
 pub(crate) mod network;
 pub(crate) mod port;
 pub(crate) mod router;
@@ -85,12 +86,22 @@ pub(crate) struct Counters {
     #[serde(default)]
     pub(crate) firewall_rule_key: u32,
     pub(crate) mac: u32,
+    /// How many ports were given a number for copies.
+    #[serde(default)]
+    pub(crate) mirror: u32,
 }
 
 impl Counters {
     pub(crate) fn next_vni(&mut self) -> Result<Vni, Refusal> {
-        self.vni = next(self.vni, Vni::MAX, "VXLAN network identifier")?;
+        self.vni = next(self.vni, Vni::MIRRORS.start() - 1, "VXLAN network identifier")?;
         Vni::try_from(self.vni).map_err(|error| Refusal::Internal(error.to_string()))
+    }
+
+    /// The next identifier of those that are kept for ports that get copies.
+    pub(crate) fn next_mirror_vni(&mut self) -> Result<Vni, Refusal> {
+        let (first, last) = (Vni::MIRRORS.start(), Vni::MIRRORS.end());
+        self.mirror = next(self.mirror, last - first + 1, "VXLAN network identifier for a port that gets copies")?;
+        Vni::try_from(first + self.mirror - 1).map_err(|error| Refusal::Internal(error.to_string()))
     }
 
     pub(crate) fn next_port_key(&mut self) -> Result<u32, Refusal> {

@@ -307,6 +307,49 @@ async fn a_port_can_be_a_part_of_a_trunk() {
     assert!(status.is_success(), "{status}");
 }
 
+/// A port can be mirrored to another one, when it is made and later; what cannot be is refused by the name of its field, and who gets copies stays.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_port_can_be_mirrored() {
+    let scheduler = Scheduler::start().await;
+    let operator = scheduler.operator();
+    operator.make("/v1/networks", json!({"name": "blue"})).await;
+    operator.make("/v1/subnets", json!({"name": "blue", "network": "blue", "cidr": "10.1.0.0/24"})).await;
+    let eye = operator.make("/v1/ports", json!({"name": "eye", "network": "blue"})).await;
+    assert_eq!((&eye["mirror"], &eye["mirror_of"]), (&json!(null), &json!([])));
+    let new = |name: &str, mirror: Value| json!({"name": name, "network": "blue", "mirror": mirror});
+    let web = operator.make("/v1/ports", new("web", json!({"to": "eye"}))).await;
+    assert_eq!((&web["mirror"]["to"]["id"], &web["mirror"]["direction"]), (&eye["id"], &json!("both")));
+    operator.make("/v1/ports", new("db", json!({"to": eye["id"], "direction": "in"}))).await;
+    let (_, eye) = operator.call(Method::GET, "/v1/ports/eye", None).await;
+    let names = [&eye["mirror_of"][0]["name"], &eye["mirror_of"][1]["name"]];
+    assert_eq!(names, ["db", "web"]);
+    for (mirror, status, code, field) in [
+        (json!({"to": "web"}), 409, "wrong_state", "mirror.to"),
+        (json!({"to": "none"}), 400, "unknown_reference", "mirror.to"),
+        (json!({"to": "eye", "direction": "sideways"}), 400, "invalid", "mirror.direction"),
+        (json!({"to": "eye", "filter": "tcp"}), 400, "invalid", "mirror.filter"),
+        (json!({"direction": "in"}), 400, "invalid", "mirror"),
+    ] {
+        let refused = operator.refused(Method::POST, "/v1/ports", Some(new("late", mirror.clone()))).await;
+        assert_eq!(refused, (status, code.to_owned(), field.to_owned()), "{mirror}");
+    }
+    for (port, to) in [("eye", "db"), ("web", "web"), ("web", "db")] {
+        let refused =
+            operator.refused(Method::PATCH, &format!("/v1/ports/{port}"), Some(json!({"mirror": {"to": to}}))).await;
+        assert_eq!(refused, (409, "wrong_state".to_owned(), "mirror.to".to_owned()), "{port} to {to}");
+    }
+    let (status, code, _) = operator.refused(Method::DELETE, "/v1/ports/eye", None).await;
+    assert_eq!((status, code.as_str()), (409, "in_use"));
+    let (_, web) = operator.call(Method::PATCH, "/v1/ports/web", Some(json!({"port_security": false}))).await;
+    assert_eq!(web["mirror"]["to"]["name"], "eye", "what is not said stays");
+    for port in ["web", "db"] {
+        let (_, port) = operator.call(Method::PATCH, &format!("/v1/ports/{port}"), Some(json!({"mirror": null}))).await;
+        assert_eq!(port["mirror"], json!(null));
+    }
+    let (status, _) = operator.call(Method::DELETE, "/v1/ports/eye", None).await;
+    assert!(status.is_success(), "{status}");
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn bad_requests_name_the_field_and_the_user() {
     let scheduler = Scheduler::start().await;

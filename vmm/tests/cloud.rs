@@ -54,6 +54,7 @@ fn port(number: usize) -> Port {
         qos: model::qos::Qos::default(),
         port_security: true,
         trunk: None,
+        mirror: None,
         binding: Some(Binding {
             machine: MachineId::from_uuid(id(7, number)),
             hostname: format!("machine-{number}"),
@@ -74,6 +75,7 @@ fn nothing() -> HostNetwork {
         address_groups: [].into(),
         balancers: [].into(),
         firewall_policies: [].into(),
+        mirrors: [].into(),
         groups: [].into(),
         ports: [].into(),
     }

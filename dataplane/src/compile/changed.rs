@@ -8,6 +8,7 @@ use std::net::Ipv4Addr;
 use model::address_group::AddressGroup;
 use model::balancer::Balancer;
 use model::firewall::FirewallPolicy;
+use model::mirror::MirrorTarget;
 use model::network::{Network, Port, Router, Subnet};
 use model::provider::PhysicalNetwork;
 use model::security::SecurityGroup;
@@ -115,6 +116,7 @@ pub(super) struct Changed<'a> {
     address_groups: Vec<(AddressGroupId, Change<'a, AddressGroup>)>,
     balancers: Vec<(BalancerId, Change<'a, Balancer>)>,
     ports: Vec<(PortId, Change<'a, Port>)>,
+    mirrors: Vec<(PortId, Change<'a, MirrorTarget>)>,
     numbers: Vec<PortId>,
     tunnel: bool,
     peers: bool,
@@ -134,6 +136,7 @@ impl<'a> Changed<'a> {
             address_groups: differing(&before.address_groups, &after.address_groups),
             balancers: differing(&before.balancers, &after.balancers),
             ports: differing(&before.ports, &after.ports),
+            mirrors: differing(&before.mirrors, &after.mirrors),
             ..Self::default()
         }
     }
@@ -198,6 +201,11 @@ impl<'a> Changed<'a> {
         if self.balancers.iter().any(is_elsewhere) {
             moved.structure();
         }
+        let places = |target: Option<&MirrorTarget>| target.map(|target| (target.place, target.senders.clone()));
+        if self.mirrors.iter().any(|(_, (before, after))| places(*before) != places(*after)) {
+            moved.structure();
+        }
+        moved.facts.extend(self.mirrors.iter().map(|(id, _)| Fact::Mirror(*id)));
         moved.facts.extend(self.balancers.iter().map(|(id, _)| Fact::Balancer(*id)));
         moved.facts.extend(self.networks.iter().map(|(id, _)| Fact::Network(*id)));
         moved.facts.extend(self.subnets.iter().map(|(id, _)| Fact::Subnet(*id)));

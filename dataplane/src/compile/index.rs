@@ -81,8 +81,8 @@ struct Structure {
     inside: BTreeMap<RouterId, BTreeSet<IpNet>>,
     balancer_zones: BTreeMap<NetworkId, u16>,
     firewall_zones: BTreeMap<RouterId, u16>,
-    /// The other hosts that are gateways of routers, by tunnel endpoint.
-    gateways: BTreeMap<Ipv4Addr, HostId>,
+    /// The other hosts that are gateways of routers, get copies or send some, by tunnel endpoint.
+    others: BTreeMap<Ipv4Addr, HostId>,
 }
 
 /// What follows from a specification.
@@ -182,7 +182,7 @@ impl Index {
 
     pub(super) fn host_of(&self, endpoint: Ipv4Addr) -> Option<HostId> {
         let holder = self.hosts.get(&endpoint).and_then(|hosts| hosts.keys().next_back());
-        holder.or_else(|| self.structure.gateways.get(&endpoint)).copied()
+        holder.or_else(|| self.structure.others.get(&endpoint)).copied()
     }
 
     pub(super) fn routers_of(&self, network: NetworkId) -> impl Iterator<Item = RouterId> {
@@ -473,13 +473,16 @@ impl Structure {
         structure
     }
 
-    /// Finds floating IPs, and the gateways of routers.
+    /// Finds floating IPs, the gateways of routers, and hosts that copies go to or come from.
     fn look_outside(&mut self, host: &HostNetwork) {
+        let places = host.mirrors.values().flat_map(|target| target.place.iter().chain(&target.senders));
+        let places = places.filter(|place| place.host != host.host);
+        self.others.extend(places.map(|place| (place.tunnel, place.host)));
         for router in host.routers.values() {
             let Some(external) = &router.external else { continue };
             let gateways = external.snat.iter().flat_map(|snat: &Snat| &snat.gateways);
             let others = gateways.filter(|gateway| gateway.host != host.host);
-            self.gateways.extend(others.map(|gateway| (gateway.tunnel, gateway.host)));
+            self.others.extend(others.map(|gateway| (gateway.tunnel, gateway.host)));
             let is_gateway = router.snat_among(host.host).is_some();
             let ports = || external.floating_ips.iter().map(|floating| floating.port);
             self.floating.extend(ports());
@@ -526,7 +529,7 @@ impl Structure {
         facts.extend(differing(&before.inside, &self.inside).map(Fact::Inside));
         facts.extend(differing(&before.balancer_zones, &self.balancer_zones).map(Fact::BalancerZone));
         facts.extend(differing(&before.firewall_zones, &self.firewall_zones).map(Fact::FirewallZone));
-        facts.extend(differing(&before.gateways, &self.gateways).map(Fact::HostOf));
+        facts.extend(differing(&before.others, &self.others).map(Fact::HostOf));
         facts.extend(before.routed.symmetric_difference(&self.routed).copied().map(Fact::Routed));
     }
 }

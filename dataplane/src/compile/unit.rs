@@ -31,6 +31,8 @@ pub(crate) enum Unit {
     Balancer(BalancerId),
     /// A port, here or elsewhere.
     Port(PortId),
+    /// A port that gets copies of the frames of others.
+    Mirror(PortId),
     /// A set of security groups that some port is in.
     Identity(Groups),
     /// The tunnel endpoint of another host.
@@ -64,6 +66,8 @@ pub(crate) enum Fact {
     BalancerZone(NetworkId),
     /// A port as it was given.
     Port(PortId),
+    /// What is known of a port that gets copies.
+    Mirror(PortId),
     /// The OpenFlow port of a port.
     Number(PortId),
     /// The OpenFlow port of the tunnel.
@@ -129,6 +133,7 @@ impl Fact {
             Self::Addresses(id) => Some(Unit::Addresses(id)),
             Self::Balancer(id) => Some(Unit::Balancer(id)),
             Self::Port(id) | Self::Number(id) => Some(Unit::Port(id)),
+            Self::Mirror(id) => Some(Unit::Mirror(id)),
             Self::HostOf(endpoint) => Some(Unit::Endpoint(endpoint)),
             _ => None,
         }

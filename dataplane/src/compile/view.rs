@@ -12,6 +12,7 @@ use ipnet::IpNet;
 use model::address_group::AddressGroup;
 use model::balancer::Balancer;
 use model::firewall::FirewallPolicy;
+use model::mirror::MirrorTarget;
 use model::network::{Network, Port, Router, RouterInterface, Subnet};
 use model::provider::PhysicalNetwork;
 use model::security::{Direction, SecurityGroup};
@@ -150,6 +151,12 @@ impl<'a> View<'a> {
     pub(crate) fn port(&self, id: PortId) -> Option<&'a Port> {
         self.read(Fact::Port(id));
         self.host.ports.get(&id)
+    }
+
+    /// A port that gets copies of the frames of others.
+    pub(crate) fn mirror(&self, id: PortId) -> Option<&'a MirrorTarget> {
+        self.read(Fact::Mirror(id));
+        self.host.mirrors.get(&id)
     }
 
     /// The OpenFlow port of a port.

@@ -55,6 +55,7 @@ fn add_machine(host: &mut HostNetwork, key: u32, network: u8, name: &str) {
         qos: Qos::default(),
         port_security: true,
         trunk: None,
+        mirror: None,
         binding: Some(Binding {
             machine: MachineId::from_uuid(id(5, key)),
             hostname: name.to_owned(),

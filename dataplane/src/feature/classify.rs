@@ -14,7 +14,7 @@ use openflow::flow::{Action, Field, Match, PortNo};
 
 use crate::compile::view::{Segment, Spot, View};
 use crate::cookie::{Cookie, Object};
-use crate::feature::{Feature, qos, trunk};
+use crate::feature::{Feature, mirror, qos, trunk};
 use crate::flow_set::Part;
 use crate::register::{FLAG_BITS, NETWORK, SOURCE, SOURCE_GUARDED, SOURCE_IDENTITY, SOURCE_STATELESS, ZONE};
 use crate::table::Table;
@@ -50,7 +50,12 @@ fn add_guarded(view: &View<'_>, segment: Segment<'_>, port: &Port, number: PortN
     let mac = port.mac.bytes();
     let sender = || trunk::frames(port, number).eth_src(mac);
     let arp = |address: Ipv4Addr| sender().arp().with(Field::ArpSpa, address).with(Field::ArpSha, mac);
-    let to = |table: Table, matching: &Match| qos::marked(port, matching, steps(view, segment, port, table));
+    // What goes by way of the guard is copied there, and marked behind that.
+    let is_late = |table: Table| table == Table::Guard && mirror::sent(view, port).is_some();
+    let to = |table: Table, matching: &Match| match steps(view, segment, port, table) {
+        steps if is_late(table) => steps,
+        steps => qos::marked(port, matching, steps),
+    };
     let mut pass = |matching: Match, table: Table| {
         let steps = to(table, &matching);
         part.add(Table::Classify, trunk::rank(port, GUARDED), matching, steps, cookie);
@@ -116,7 +121,8 @@ fn add_open(view: &View<'_>, segment: Segment<'_>, port: &Port, number: PortNo, 
 
 /// What a packet knows of itself from here on.
 pub(crate) fn steps(view: &View<'_>, segment: Segment<'_>, port: &Port, next: Table) -> Vec<Action> {
-    let mut steps: Vec<Action> = qos::sending(port).into_iter().chain(trunk::untag(port)).collect();
+    let copy = mirror::sent(view, port).filter(|_| next != Table::Guard);
+    let mut steps: Vec<Action> = qos::sending(port).into_iter().chain(trunk::untag(port)).chain(copy).collect();
     steps.extend([
         Action::set(NETWORK.field, segment.vni()),
         Action::set(SOURCE.field, port.key),

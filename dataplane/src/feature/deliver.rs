@@ -5,7 +5,7 @@ use openflow::flow::{Action, Match, PortNo};
 
 use crate::compile::view::{Spot, View};
 use crate::cookie::{Cookie, Object};
-use crate::feature::{Feature, qos, trunk};
+use crate::feature::{Feature, mirror, qos, trunk};
 use crate::flow_set::Part;
 use crate::register::TARGET;
 use crate::table::Table;
@@ -22,10 +22,11 @@ pub(crate) fn port(view: &View<'_>, spot: Spot<'_>, part: &mut Part) {
     let cookie = Cookie { feature: Feature::Deliver, object: Object::Port(spot.port.key) };
     let to = Match::new().with(TARGET.field, spot.port.key);
     part.plug(number, spot.port.tag(), spot.port.key);
-    part.add(Table::Output, HERE, to, steps(spot.port, number), cookie);
+    part.add(Table::Output, HERE, to, steps(view, spot.port, number), cookie);
 }
 
 /// What hands a packet to a port, out of this OpenFlow port.
-pub(crate) fn steps(port: &Port, exit: PortNo) -> Vec<Action> {
-    qos::receiving(port).into_iter().chain(trunk::tag(port)).chain([Action::output(exit)]).collect()
+pub(crate) fn steps(view: &View<'_>, port: &Port, exit: PortNo) -> Vec<Action> {
+    let copy = mirror::received(view, port);
+    qos::receiving(port).into_iter().chain(copy).chain(trunk::tag(port)).chain([Action::output(exit)]).collect()
 }

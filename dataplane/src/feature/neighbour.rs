@@ -16,7 +16,7 @@ use openflow::flow::{Action, Field, Match};
 
 use crate::compile::view::{Place, Segment, Spot, View};
 use crate::cookie::{Cookie, Object};
-use crate::feature::Feature;
+use crate::feature::{Feature, mirror};
 use crate::flow_set::Part;
 use crate::register::{NETWORK, SOURCE};
 use crate::table::Table;
@@ -64,7 +64,7 @@ pub(crate) fn local(view: &View<'_>, spot: Spot<'_>, part: &mut Part) {
     if !port.port_security || view.number(port).is_none() {
         return;
     }
-    add_pairs(port, part);
+    add_pairs(view, port, part);
     let mut addresses = port.ipv6_addresses().peekable();
     if addresses.peek().is_none() {
         return;
@@ -73,24 +73,24 @@ pub(crate) fn local(view: &View<'_>, spot: Spot<'_>, part: &mut Part) {
     let mac = port.mac.bytes();
     let message = |kind: u8| Match::new().icmp6().with(SOURCE.field, port.key).with(Field::Icmpv6Type, kind);
     let solicit = message(SOLICIT).with(Field::NdSll, mac);
-    part.add(Table::Guard, CLAIM, solicit, vec![Action::GotoTable(Table::Neighbour.number())], cookie);
+    part.add(Table::Guard, CLAIM, solicit, mirror::past_guard(view, port, Table::Neighbour), cookie);
     for address in addresses {
         let advert = message(ADVERT).with(Field::NdTarget, address).with(Field::NdTll, mac);
-        part.add(Table::Guard, CLAIM, advert, vec![Action::GotoTable(Table::Forward.number())], cookie);
+        part.add(Table::Guard, CLAIM, advert, mirror::past_guard(view, port, Table::Forward), cookie);
     }
 }
 
 /// What a guarded port may say of the addresses of its allowed pairs.
-fn add_pairs(port: &Port, part: &mut Part) {
+fn add_pairs(view: &View<'_>, port: &Port, part: &mut Part) {
     let cookie = Cookie { feature: Feature::Neighbour, object: Object::Port(port.key) };
     for (range, mac) in port.pairs() {
         let IpNet::V6(range) = range else { continue };
         let message = |kind: u8| Match::new().icmp6().with(SOURCE.field, port.key).with(Field::Icmpv6Type, kind);
         let solicit = message(SOLICIT).with(Field::NdSll, mac.bytes());
-        part.add(Table::Guard, CLAIM, solicit, vec![Action::GotoTable(Table::Neighbour.number())], cookie);
+        part.add(Table::Guard, CLAIM, solicit, mirror::past_guard(view, port, Table::Neighbour), cookie);
         let target = message(ADVERT).with_masked(Field::NdTarget, range.network(), range.netmask());
         let advert = target.with(Field::NdTll, mac.bytes());
-        part.add(Table::Guard, CLAIM, advert, vec![Action::GotoTable(Table::Forward.number())], cookie);
+        part.add(Table::Guard, CLAIM, advert, mirror::past_guard(view, port, Table::Forward), cookie);
     }
 }
 

@@ -37,11 +37,16 @@ pub(crate) fn receiving(port: &Port) -> Option<Action> {
 pub(crate) fn marked(port: &Port, matching: &Match, mut steps: Vec<Action>) -> Vec<Action> {
     let kinds = [eth_type::IPV4, eth_type::IPV6].map(u128::from);
     let is_ip = matching.exact(Field::EthType).is_some_and(|kind| kinds.contains(&kind));
-    if let Some(mark) = port.qos.dscp_mark.filter(|_| is_ip) {
+    if let Some(mark) = mark(port).filter(|_| is_ip) {
         // Behind a meter, which has to be first, and before the way on.
-        steps.insert(steps.len().saturating_sub(1), Action::set(Field::IpDscp, mark.get()));
+        steps.insert(steps.len().saturating_sub(1), mark);
     }
     steps
+}
+
+/// What puts the mark of a port on a packet of IP.
+pub(crate) fn mark(port: &Port) -> Option<Action> {
+    port.qos.dscp_mark.map(|mark| Action::set(Field::IpDscp, mark.get()))
 }
 
 const fn egress(port: &Port) -> [MeterNumber; 2] {

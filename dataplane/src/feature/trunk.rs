@@ -14,7 +14,7 @@ use openflow::flow::{Action, Field, Match, PortNo, VLAN_PRESENT};
 
 use crate::compile::view::{Spot, View};
 use crate::cookie::{Cookie, Object};
-use crate::feature::{Feature, deliver, provider};
+use crate::feature::{Feature, deliver, mirror, provider};
 use crate::flow_set::Part;
 use crate::register::{SOURCE, TARGET};
 use crate::table::Table;
@@ -80,17 +80,18 @@ pub(crate) fn port(view: &View<'_>, spot: Spot<'_>, part: &mut Part) {
         part.add_noted(Table::Classify, TWO_TAGS, twice, Vec::new(), (cookie, "it has two tags".to_owned()));
     }
     for port in [parent, spot.port] {
-        add_delivery(port, number, part);
+        add_delivery(view, port, number, part);
     }
     let asked = Match::new().with(SOURCE.field, spot.port.key);
-    let answer = tag(spot.port).chain([Action::output(PortNo::IN_PORT)]).collect();
+    let copy = mirror::received(view, spot.port);
+    let answer = copy.into_iter().chain(tag(spot.port)).chain([Action::output(PortNo::IN_PORT)]).collect();
     // Who answers is known by now: this flow is nobody's.
     let note = format!("back to who asked, sub-port {} in VLAN {}", spot.port.name, trunk.vlan.get());
     part.add_noted(Table::Reply, TAGGED_ANSWER, asked, answer, (PIPELINE, note));
 }
 
 /// What a trunk needs for the delivery to one of its ports.
-fn add_delivery(port: &Port, number: PortNo, part: &mut Part) {
+fn add_delivery(view: &View<'_>, port: &Port, number: PortNo, part: &mut Part) {
     let cookie = Cookie { feature: Feature::Trunk, object: Object::Port(port.key) };
     let to = || Match::new().with(TARGET.field, port.key);
     let tagged = to().with_masked(Field::VlanVid, VLAN_PRESENT, VLAN_PRESENT);
@@ -103,6 +104,6 @@ fn add_delivery(port: &Port, number: PortNo, part: &mut Part) {
     }
     let own = to().with(SOURCE.field, port.key);
     part.add_noted(Table::Output, OWN, own, Vec::new(), (cookie, "it is from there".to_owned()));
-    let steps = deliver::steps(port, PortNo::IN_PORT);
+    let steps = deliver::steps(view, port, PortNo::IN_PORT);
     part.add_noted(Table::Output, SAME_TAP, to().in_port(number), steps, (cookie, "by the same tap".to_owned()));
 }

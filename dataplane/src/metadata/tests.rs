@@ -69,6 +69,7 @@ fn world() -> World {
         qos: model::qos::Qos::default(),
         port_security: true,
         trunk: None,
+        mirror: None,
         binding: Some(Binding { machine, hostname: "web-1".to_owned(), host, tunnel }),
     };
     world.network.ports = BTreeMap::from([(port, own)]);

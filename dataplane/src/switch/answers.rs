@@ -13,6 +13,7 @@ use super::health::Checks;
 use super::host::Shared;
 use super::services::Services;
 use super::stations::Search;
+use crate::exit::Exit;
 use crate::punt::Punt;
 use crate::quoted::{self, End};
 use crate::respond;
@@ -40,7 +41,7 @@ impl Answers {
     fn tell(&self, packet: &Punted, network: u32, router: u16) -> Option<Reply> {
         let handed = Handed { in_port: packet.in_port, network, router, frame: &packet.frame };
         match self.host.read_numbers(|host, numbers| too_large::tell(host, numbers, &handed)) {
-            Ok(Told { tag, frame }) => Some(Reply::Out { port: packet.in_port, tag, frame }),
+            Ok(Told { exit, frame }) => Some(Reply::Out { port: packet.in_port, exit, frame }),
             Err(error) => {
                 debug!(in_port = %packet.in_port, %error, "sender not told");
                 None
@@ -92,7 +93,7 @@ impl Responder for Answers {
         }
         let answer = self.host.read(|host| respond::answer(host, port, &packet.frame));
         match answer {
-            Ok(frame) => frame.map(|frame| Reply::Out { port: packet.in_port, tag: self.host.tag_of(port), frame }),
+            Ok(frame) => frame.map(|frame| Reply::Out { port: packet.in_port, exit: self.host.exit_to(port), frame }),
             Err(error) => {
                 debug!(in_port = %packet.in_port, %error, "question not answered");
                 None
@@ -114,7 +115,7 @@ impl Responder for Answers {
             // Ports without IPv6 are told nothing.
             let told = here.filter_map(|(told, port)| {
                 let frame = advertise(host, told.key, Ipv6Addr::UNSPECIFIED).ok()?;
-                Some(Reply::Out { port, tag: told.tag(), frame })
+                Some(Reply::Out { port, exit: Exit::to(host, numbers, told), frame })
             });
             told.collect()
         })

@@ -6,12 +6,12 @@
 use std::error::Error;
 use std::future::Future;
 
-use model::provider::VlanId;
 use openflow::flow::PortNo;
 use openflow::wire::{CtFlush, Resume};
 use thiserror::Error;
 
 use crate::diff::{Changes, Counts, Installed};
+use crate::exit::Exit;
 
 /// Why a switch did not do what was asked.
 #[derive(Debug, Error)]
@@ -69,8 +69,8 @@ pub enum Reply {
     Out {
         /// The port.
         port: PortNo,
-        /// The VLAN whose tag it gets, for a sub-port.
-        tag: Option<VlanId>,
+        /// What is done with it before.
+        exit: Exit,
         /// The frame.
         frame: Vec<u8>,
     },

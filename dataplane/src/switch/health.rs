@@ -17,6 +17,7 @@ use tokio::time::{Instant, sleep_until};
 use super::channel::Reply;
 use super::driver::DriverStatus;
 use super::host::Shared;
+use crate::exit::Exit;
 use crate::health::{Engine, targets};
 use crate::line::Sent;
 
@@ -148,10 +149,10 @@ impl Checker {
         for Sent { port, frame } in frames {
             let place = self.host.read_numbers(|host, numbers| {
                 let port = host.ports.values().find(|it| it.key == port)?;
-                Some((numbers.of(port)?, port.tag()))
+                Some((numbers.of(port)?, Exit::to(host, numbers, port)))
             });
-            if let Some((port, tag)) = place {
-                let _lost = self.questions.try_send(Reply::Out { port, tag, frame });
+            if let Some((port, exit)) = place {
+                let _lost = self.questions.try_send(Reply::Out { port, exit, frame });
             }
         }
     }

@@ -11,7 +11,6 @@ use std::time::{Duration, Instant};
 use model::MachineId;
 use model::balancer::MemberHealth;
 use model::machine::Machine;
-use model::provider::VlanId;
 use model::spec::HostNetwork;
 use thiserror::Error;
 use tokio::sync::{Notify, watch};
@@ -30,6 +29,7 @@ use super::services::{Machines, Services};
 use super::stations::{Found, Search};
 use crate::compile::{Compiler, Edit, PortNumbers, compile};
 use crate::diff::{Changes, Installed};
+use crate::exit::Exit;
 use crate::flow_set::{FlowSet, Touched};
 use crate::peer::{Leavers, Memory};
 
@@ -80,9 +80,12 @@ impl Shared {
         look(self.desired().compiler.network())
     }
 
-    /// The VLAN whose tag the frames of the port with this key have on its tap.
-    pub(super) fn tag_of(&self, key: u32) -> Option<VlanId> {
-        self.read(|host| host.ports.values().find(|port| port.key == key)?.tag())
+    /// What is done with frames for the port with this key before they leave by its tap.
+    pub(super) fn exit_to(&self, key: u32) -> Exit {
+        self.read_numbers(|host, numbers| {
+            let port = host.ports.values().find(|port| port.key == key);
+            port.map(|port| Exit::to(host, numbers, port)).unwrap_or_default()
+        })
     }
 
     /// Whether an address is behind the router that has this floating IP.

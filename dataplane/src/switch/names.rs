@@ -104,6 +104,6 @@ impl Names {
     }
 
     fn datagram(&self, envelope: Envelope, (key, port): (u32, PortNo), octets: &[u8]) -> Option<Reply> {
-        Some(Reply::Out { port, tag: self.host.tag_of(key), frame: envelope.seal(octets)? })
+        Some(Reply::Out { port, exit: self.host.exit_to(key), frame: envelope.seal(octets)? })
     }
 }

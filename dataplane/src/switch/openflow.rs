@@ -7,14 +7,13 @@ use std::error::Error;
 use std::path::PathBuf;
 
 use openflow::connection::{ApplyError, Connection, Incoming, MetersError, Options, RequestError, Target, Unasked};
-use openflow::flow::{Action, PortNo};
+use openflow::flow::PortNo;
 use openflow::session::Change;
 use openflow::wire::{CtFlush, FlowFilter, FlowMod, GroupMod, Message, MeterMod, PacketOut};
 use tracing::{debug, warn};
 
 use super::channel::{Channel, ChannelError, Connector, Paused, Punted, Reply};
 use crate::diff::{Changes, Counts, Installed};
-use crate::feature::provider;
 
 /// Connects to one bridge.
 #[derive(Debug, Clone)]
@@ -112,10 +111,8 @@ impl Channel for OpenFlowChannel {
 
     async fn send(&mut self, reply: Reply) -> Result<(), ChannelError> {
         let sent = match reply {
-            Reply::Out { port, tag, frame } => {
-                let tag = tag.into_iter().flat_map(provider::tag);
-                let steps = tag.chain([Action::Output(port)]).collect();
-                self.connection.packet_out(PacketOut::new(PortNo::CONTROLLER, steps, frame)).await
+            Reply::Out { port, exit, frame } => {
+                self.connection.packet_out(PacketOut::new(PortNo::CONTROLLER, exit.steps(port), frame)).await
             }
             Reply::GoOn { paused: Paused(mut resume), frame } => {
                 resume.0.octets_total = u32::try_from(frame.len()).unwrap_or(u32::MAX);

@@ -182,7 +182,7 @@ impl Server {
     fn send(&self, frames: Vec<Sent>) {
         for Sent { port, frame } in frames {
             if let Some(number) = self.numbers.get(&port) {
-                self.reply(Some(Reply::Out { port: *number, tag: self.host.tag_of(port), frame }));
+                self.reply(Some(Reply::Out { port: *number, exit: self.host.exit_to(port), frame }));
             }
         }
     }

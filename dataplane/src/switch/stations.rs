@@ -14,6 +14,7 @@ use tokio::time::{Instant, sleep_until};
 use super::channel::Reply;
 use super::host::Shared;
 use crate::compile::Stations;
+use crate::exit::Exit;
 use crate::station::{Finder, Outlets, Probe, outlets, read};
 
 /// Frames that may wait to be looked at, and to be sent.
@@ -106,7 +107,7 @@ impl Searcher {
     fn tick(&mut self) {
         let outlets = self.outlets();
         for Probe { port, frame } in self.finder.tick(&outlets, self.start.elapsed()) {
-            let _lost = self.probes.try_send(Reply::Out { port, tag: None, frame });
+            let _lost = self.probes.try_send(Reply::Out { port, exit: Exit::default(), frame });
         }
         self.tell();
     }

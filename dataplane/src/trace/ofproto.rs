@@ -125,8 +125,10 @@ pub fn arguments(bridge: &str, packet: &Packet, connection: Connection) -> Vec<S
 /// What our walk lets out of the switch, in Open vSwitch's terms.
 #[must_use]
 pub fn exits(set: &FlowSet, path: &Path) -> BTreeSet<Exit> {
+    let copies = path.mirrored.iter().map(|copy| &copy.outcome);
     path.outcomes
         .iter()
+        .chain(copies)
         .filter_map(|outcome| match &outcome.verdict {
             Verdict::Delivered { port, .. } => set.number_of(*port).map(|number| {
                 let is_back = outcome.leaving.get(Field::InPort) == u128::from(number.0);

@@ -3,6 +3,7 @@
 //! ```text
 //! table -> best flow -> actions --goto--> table
 //!                          |--group--> a copy for each bucket, which may resubmit into a table
+//!                          |--clone--> a copy for the port that it is mirrored to
 //!                          |--ct(table)--> the packet goes on there, with its state known
 //!                          \--output, controller--> an outcome
 //! ```
@@ -18,7 +19,7 @@ use openflow::flow::{
 };
 
 use super::words;
-use super::{Connection, Hop, Outcome, Packet, Path, Verdict};
+use super::{Connection, Hop, Mirrored, Outcome, Packet, Path, Verdict};
 use crate::family::Family;
 use crate::flow_set::{Entry, FlowSet};
 use crate::punt::Punt;
@@ -47,13 +48,23 @@ struct Traveller {
     owner: Option<String>,
     /// It stands for packets of more octets than this, Ethernet header included.
     larger_than: Option<u16>,
+    /// The port that it is a copy for, when mirroring made it.
+    copy_for: Option<String>,
 }
 
 pub(super) fn walk(set: &FlowSet, packet: &Packet, connection: Connection) -> Path {
-    let path = Path { packet: packet.to_text(), connection, hops: Vec::new(), outcomes: Vec::new() };
+    let path =
+        Path { packet: packet.to_text(), connection, hops: Vec::new(), outcomes: Vec::new(), mirrored: Vec::new() };
     let mut walk = Walk { set, connection, path, copies: 0, steps: 0 };
-    let mut traveller =
-        Traveller { copy: 0, packet: packet.clone(), stack: Vec::new(), blame: None, owner: None, larger_than: None };
+    let mut traveller = Traveller {
+        copy: 0,
+        packet: packet.clone(),
+        stack: Vec::new(),
+        blame: None,
+        owner: None,
+        larger_than: None,
+        copy_for: None,
+    };
     walk.enter(Table::Classify.number(), &mut traveller);
     walk.path
 }
@@ -134,6 +145,7 @@ impl Walk<'_> {
                     self.enter(*table, traveller);
                     settled = true;
                 }
+                Action::Clone(steps) => self.mirror(steps, traveller, hop, by),
                 Action::Group(number) => settled |= self.copy(*number, traveller, hop, by),
                 Action::Ct(ct) => settled |= self.track(ct, traveller),
                 Action::Output(port) => settled |= self.output(*port, traveller, hop, by),
@@ -153,6 +165,19 @@ impl Walk<'_> {
             }
         }
         settled
+    }
+
+    /// Runs the steps of a mirror on a copy of its own, which is nothing to what becomes of the packet.
+    fn mirror(&mut self, steps: &[Action], traveller: &Traveller, hop: usize, by: &str) {
+        self.copies += 1;
+        let copy_for = Some(words::mirror(self.set, steps));
+        let mut copy = Traveller { copy: self.copies, copy_for, ..traveller.clone() };
+        let said = self.path.hops[hop].effects.len();
+        if !self.run(steps, &mut copy, hop, by) {
+            let (table, why) = (self.path.hops[hop].table, self.path.hops[hop].meaning.clone());
+            self.drop(&copy, table, why);
+        }
+        self.path.hops[hop].effects.truncate(said);
     }
 
     /// Runs what follows a measure as a small packet does, and on a copy as one does that is larger.
@@ -317,7 +342,11 @@ impl Walk<'_> {
     fn end(&mut self, traveller: &Traveller, verdict: Verdict) {
         let (packet, leaving) = (traveller.packet.to_text(), traveller.packet.clone());
         let larger_than = traveller.larger_than;
-        self.path.outcomes.push(Outcome { copy: traveller.copy, verdict, larger_than, packet, leaving });
+        let outcome = Outcome { copy: traveller.copy, verdict, larger_than, packet, leaving };
+        match traveller.copy_for.clone() {
+            Some(to) => self.path.mirrored.push(Mirrored { to, outcome }),
+            None => self.path.outcomes.push(outcome),
+        }
     }
 }
 
@@ -386,7 +415,11 @@ fn ports(packet: &Packet) -> Option<(Field, Field)> {
 }
 
 fn write(packet: &mut Packet, set: SetField) {
-    packet.set_masked(set.field(), set.value(), set.mask());
+    match set.field() {
+        // What actions write is what matches read, in another form.
+        Field::InPort16 => packet.set(Subfield::whole(Field::InPort), set.value()),
+        field => packet.set_masked(field, set.value(), set.mask()),
+    }
 }
 
 /// The flow that a packet meets in a table, and the clauses that led to it where it stands at the end of a conjunction.

@@ -2,7 +2,9 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 
-use openflow::flow::{Action, Ct, CtZone, Field, Flow, MeterUnit, NatRange, NatSide, PortNo, SetField, eth_type};
+use openflow::flow::{
+    Action, Ct, CtZone, Field, Flow, MeterUnit, NatRange, NatSide, PortNo, SetField, VLAN_PRESENT, eth_type,
+};
 
 use super::Packet;
 use crate::cookie::{Cookie, Object};
@@ -105,6 +107,23 @@ pub(super) fn group(set: &FlowSet, number: u32) -> String {
     }
 }
 
+/// The port that the steps of a mirror are for.
+pub(super) fn mirror(set: &FlowSet, steps: &[Action]) -> String {
+    let written = |field: Field| {
+        steps.iter().find_map(|step| match step {
+            Action::SetField(set) if set.field() == field => u32::try_from(set.value()).ok(),
+            _ => None,
+        })
+    };
+    if let Some(vni) = written(Field::TunId) {
+        return name(set, Object::Mirror(vni));
+    }
+    let tag = written(Field::VlanVid).and_then(|vid| u16::try_from(vid & !u32::from(VLAN_PRESENT)).ok());
+    let number = steps.iter().find_map(|step| if let Action::Output(number) = step { Some(*number) } else { None });
+    let key = number.and_then(|number| set.port_at(number, tag));
+    key.map_or_else(|| "nobody".to_owned(), |key| port(set, key))
+}
+
 /// What a peer tells of itself by its port.
 pub(super) fn pulse(set: &FlowSet, number: PortNo) -> Option<String> {
     let (endpoint, is_alive) = set.peer_at(number)?;
@@ -123,6 +142,7 @@ pub(super) fn effect(set: &FlowSet, action: &Action, before: &Packet) -> Option<
         }),
         Action::PopVlan => Some("takes the VLAN tag off".to_owned()),
         Action::PushVlan(_) => Some("puts a VLAN tag on".to_owned()),
+        Action::Clone(steps) => Some(format!("copies it for {}", mirror(set, steps))),
         Action::DecTtl => Some("lowers the time to live".to_owned()),
         Action::CheckPacketLarger { octets, .. } => Some(format!("measures whether it has more than {octets} octets")),
         Action::Group(number) => Some(match GroupNumber::from_wire(*number) {

@@ -4,7 +4,7 @@
 
 #![allow(dead_code, unreachable_pub, reason = "each test program uses a part of it, as a module of its own")]
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 pub mod random;
@@ -13,6 +13,7 @@ use dataplane::PortNumbers;
 use model::address_group::AddressGroup;
 use model::balancer::{Balancer, Listener, Member, Persistence, Transport};
 use model::firewall::{Carried, Ends, Firewall, FirewallAction, FirewallPolicy, FirewallRule};
+use model::mirror::{Mirror, MirrorDirection, MirrorPlace, MirrorTarget};
 use model::network::{
     Binding, ExternalGateway, FixedIp, FloatingIp, ForwardedProtocol, GatewayHost, Network, Port, PortForwarding,
     Router, RouterInterface, Snat, StaticRoute, SubPort, Subnet,
@@ -318,6 +319,7 @@ impl Cloud {
             qos: model::qos::Qos::default(),
             port_security: true,
             trunk: None,
+            mirror: None,
             binding: Some(Binding {
                 machine: MachineId::from_uuid(id(7, number)),
                 hostname: name.to_owned(),
@@ -367,6 +369,35 @@ impl Cloud {
         self.ports[port].binding = binding;
     }
 
+    /// Has a port get copies of the frames of another one.
+    pub fn mirror(&mut self, port: usize, to: usize, direction: MirrorDirection) {
+        self.ports[port].mirror = Some(Mirror { to: self.ports[to].id, direction });
+    }
+
+    /// The VNI of the copies for a port.
+    pub fn mirror_vni(&self, port: usize) -> u32 {
+        Vni::MIRRORS.start() + self.ports[port].key
+    }
+
+    fn mirrors(&self) -> BTreeMap<PortId, MirrorTarget> {
+        let wanted: BTreeSet<PortId> =
+            self.ports.iter().filter_map(|port| port.mirror).map(|mirror| mirror.to).collect();
+        let targets = (0..self.ports.len()).filter(|port| wanted.contains(&self.ports[*port].id));
+        let place = |port: &Port| {
+            let binding = port.binding.as_ref()?;
+            Some(MirrorPlace { host: binding.host, tunnel: binding.tunnel })
+        };
+        let target = |number: usize| {
+            let port = &self.ports[number];
+            let vni = Vni::try_from(self.mirror_vni(number)).unwrap();
+            let sources = self.ports.iter().filter(|source| source.mirror.is_some_and(|mirror| mirror.to == port.id));
+            let senders: BTreeSet<MirrorPlace> = sources.filter_map(place).collect();
+            let senders = senders.into_iter().collect();
+            (port.id, MirrorTarget { port: port.id, name: port.name.clone(), vni, place: place(port), senders })
+        };
+        targets.map(target).collect()
+    }
+
     /// What a host is told.
     pub fn host(&self, host: usize) -> HostNetwork {
         let network = HostNetwork {
@@ -380,6 +411,7 @@ impl Cloud {
             groups: self.groups.iter().map(|group| (group.id, group.clone())).collect(),
             ports: self.ports.iter().map(|port| (port.id, port.clone())).collect(),
             balancers: self.balancers.iter().map(|balancer| (balancer.id, balancer.clone())).collect(),
+            mirrors: self.mirrors(),
         };
         network.check().unwrap();
         network

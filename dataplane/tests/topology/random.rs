@@ -6,6 +6,7 @@ use std::net::IpAddr;
 use dataplane::trace::Payload;
 use ipnet::IpNet;
 use model::Mac;
+use model::mirror::MirrorDirection;
 use model::network::{AllowedPair, Port};
 use model::qos::{DscpMark, Limit, Limits};
 use model::security::{Direction, Ethertype, PortRange, Protocol, Remote};
@@ -157,6 +158,7 @@ pub fn cloud(random: &mut Random) -> Cloud {
             }
         }
         join(&mut cloud, tenant, random);
+        watch(&mut cloud, tenant, random);
     }
     cloud
 }
@@ -175,6 +177,19 @@ fn join(cloud: &mut Cloud, tenant: &str, random: &mut Random) {
             if is_free && random.once_in(2) {
                 cloud.ports[*port].mac = cloud.ports[parent].mac;
             }
+        }
+    }
+}
+
+/// Has some of a tenant's ports mirrored to one of its own.
+fn watch(cloud: &mut Cloud, tenant: &str, random: &mut Random) {
+    let mine: Vec<usize> =
+        (0..cloud.ports.len()).filter(|port| cloud.ports[*port].name.split('-').next() == Some(tenant)).collect();
+    let to = *random.pick(&mine);
+    for port in mine.into_iter().filter(|port| *port != to) {
+        let direction = *random.pick(&[MirrorDirection::In, MirrorDirection::Out, MirrorDirection::Both]);
+        if random.once_in(3) {
+            cloud.mirror(port, to, direction);
         }
     }
 }

@@ -44,6 +44,7 @@ pub const PORTS: Kind = Kind {
         ("MAC", "/mac"),
         ("TRUNK", "/trunk/parent/name"),
         ("VLAN", "/trunk/vlan"),
+        ("MIRROR", "/mirror/to/name"),
         ("VM", "/vm/name"),
         ("HOST", "/host/name"),
         ("ID", "/id"),
@@ -126,6 +127,23 @@ pub enum SubnetVerb {
     Common(Common),
 }
 
+/// Who gets copies of the frames of a port.
+#[derive(Debug, Args)]
+pub struct MirrorWords {
+    /// The port that gets copies of its frames, for a machine that watches; on any host.
+    #[arg(long = "mirror-to", id = "to", value_name = "PORT")]
+    to: Option<String>,
+    /// What is copied, as its machine sees it: what comes in, what goes out, or both.
+    #[arg(long = "mirror-direction", value_name = "DIRECTION", value_parser = ["in", "out", "both"], requires = "to")]
+    direction: Option<String>,
+}
+
+impl MirrorWords {
+    fn body(&self) -> Value {
+        self.to.as_ref().map_or(Value::Null, |to| body([("to", json!(to)), ("direction", json!(self.direction))]))
+    }
+}
+
 /// What can be done with ports.
 #[derive(Debug, Subcommand)]
 pub enum PortVerb {
@@ -161,8 +179,11 @@ pub enum PortVerb {
         /// The VLAN of the sub-port, 1 to 4094.
         #[arg(long, requires = "trunk")]
         vlan: Option<u16>,
+        /// Who gets copies of its frames.
+        #[command(flatten)]
+        mirror: MirrorWords,
     },
-    /// Change a port's security groups, allowed pairs, quality of service or port security.
+    /// Change a port's security groups, allowed pairs, quality of service, port security or mirror.
     Set {
         /// Name or id.
         name: String,
@@ -187,6 +208,12 @@ pub enum PortVerb {
         /// Whether spoofed sources are dropped and security groups hold.
         #[arg(long)]
         port_security: Option<bool>,
+        /// Who is to get copies of its frames.
+        #[command(flatten)]
+        mirror: MirrorWords,
+        /// Have nobody get copies of its frames any more.
+        #[arg(long, conflicts_with = "to")]
+        no_mirror: bool,
     },
     /// What can be done with every kind of object.
     #[command(flatten)]
@@ -368,6 +395,7 @@ impl Session<'_> {
                 no_port_security,
                 trunk,
                 vlan,
+                mirror,
             } => {
                 let trunk = trunk.as_ref().map(|parent| json!({"parent": parent, "vlan": vlan}));
                 let addresses = address.iter().map(|address| json!({"address": address})).collect::<Vec<_>>();
@@ -381,19 +409,37 @@ impl Session<'_> {
                     ("qos", qos.body()),
                     ("port_security", json!(!no_port_security)),
                     ("trunk", json!(trunk)),
+                    ("mirror", mirror.body()),
                 ];
                 self.create(PORTS, body(fields)).await
             }
-            PortVerb::Set { name, groups, no_group, allowed_pairs, no_allowed_pair, qos, no_qos, port_security } => {
+            PortVerb::Set {
+                name,
+                groups,
+                no_group,
+                allowed_pairs,
+                no_allowed_pair,
+                qos,
+                no_qos,
+                port_security,
+                mirror,
+                no_mirror,
+            } => {
                 let mut change = body([
                     ("groups", json!(groups)),
                     ("allowed_pairs", json!(allowed_pairs)),
                     ("qos", if *no_qos { json!({}) } else { qos.body() }),
                     ("port_security", json!(port_security)),
+                    ("mirror", mirror.body()),
                 ]);
-                for (emptied, field) in [(no_group, "groups"), (no_allowed_pair, "allowed_pairs")] {
-                    if *emptied && let Value::Object(fields) = &mut change {
-                        fields.insert(field.to_owned(), json!([]));
+                let emptied = [
+                    (no_group, "groups", json!([])),
+                    (no_allowed_pair, "allowed_pairs", json!([])),
+                    (no_mirror, "mirror", json!(null)),
+                ];
+                for (is_emptied, field, nothing) in emptied {
+                    if *is_emptied && let Value::Object(fields) = &mut change {
+                        fields.insert(field.to_owned(), nothing);
                     }
                 }
                 self.show(&self.scheduler.patch(&PORTS.of(name), &change).await?)

@@ -10,6 +10,7 @@ mod floating;
 mod ipv6;
 mod memory;
 mod metadata;
+mod mirror;
 mod mtu;
 mod network;
 mod provider;
@@ -151,6 +152,7 @@ pub fn examine(cloud: &Cloud, vms: &[Vm], examiner: &mut Examiner<'_>) {
     failover::examine(cloud, &machines, examiner);
     firewall::examine(cloud, &machines, examiner);
     trunk::examine(cloud, &machines, examiner);
+    mirror::examine(cloud, &machines, examiner);
     trace::examine(cloud, &machines, examiner);
     memory::examine(cloud, examiner);
     restart::examine(cloud, &machines, examiner);

@@ -5,6 +5,7 @@ use crate::address::Mac;
 use crate::id::RuleId;
 use crate::image::Sha256;
 use crate::machine::{Boot, Disk, Power};
+use crate::mirror::{Mirror, MirrorDirection, MirrorPlace, MirrorTarget};
 use crate::network::{
     Binding, ExternalGateway, FixedIp, FloatingIp, ForwardedProtocol, GatewayHost, PortForwarding, RouterInterface,
     Snat, StaticRoute,
@@ -99,6 +100,7 @@ fn parts() -> SpecParts {
         port_security: true,
         binding: Some(Binding { machine, hostname: "a".to_owned(), host: host(), tunnel: Ipv4Addr::new(192, 0, 2, 1) }),
         trunk: None,
+        mirror: None,
     };
     SpecParts {
         generation: Generation(3),
@@ -118,6 +120,7 @@ fn parts() -> SpecParts {
         ports: vec![port],
         balancers: Vec::new(),
         firewall_policies: Vec::new(),
+        mirrors: Vec::new(),
         images: vec![image(50, ImageKind::Qcow2), image(51, ImageKind::Kernel), image(52, ImageKind::Initrd)],
         volumes: vec![Volume {
             id: VolumeId::from_uuid(uuid(55)),
@@ -656,4 +659,57 @@ fn a_firewall_has_its_policies() {
     assert_eq!(wire::decode(&wire::encode(&spec).unwrap()).unwrap(), spec);
     walled.firewall_policies[1].rules[0].source = "10.0.0.0/8".parse().ok();
     assert!(said(&walled).ends_with("(p): its rule rule-91 is of IPv6 and names 10.0.0.0/8"), "{}", said(&walled));
+}
+
+/// A spec whose machine's port is mirrored to a port on another host, which the spec knows nothing else of.
+fn mirrored() -> SpecParts {
+    let mut parts = parts();
+    let to = PortId::from_uuid(uuid(41));
+    parts.ports[0].mirror = Some(Mirror { to, direction: MirrorDirection::Both });
+    let place = MirrorPlace { host: HostId::from_uuid(uuid(2)), tunnel: Ipv4Addr::new(192, 0, 2, 2) };
+    let vni = crate::Vni::try_from(*crate::Vni::MIRRORS.start()).unwrap();
+    parts.mirrors.push(MirrorTarget { port: to, name: "monitor".to_owned(), vni, place: Some(place), senders: vec![] });
+    parts
+}
+
+/// Who gets copies is known by a number of its own, is another port, and is not copied; a spec without mirrors is written as it was before there were
+/// any.
+#[test]
+fn copies_go_to_a_port_that_is_not_copied() {
+    let spec = NodeSpec::check(mirrored()).unwrap();
+    let bytes = wire::encode(&spec).unwrap();
+    assert_eq!(wire::decode(&bytes).unwrap(), spec);
+    let plain = String::from_utf8(wire::encode(&NodeSpec::check(parts()).unwrap()).unwrap()).unwrap();
+    assert!(!plain.contains("mirror"), "{plain}");
+
+    let refused = |change: &dyn Fn(&mut SpecParts)| {
+        let mut parts = mirrored();
+        change(&mut parts);
+        NodeSpec::check(parts).unwrap_err().to_string()
+    };
+    let text = refused(&|parts| parts.mirrors.clear());
+    assert!(text.contains("which the spec does not hold"), "{text}");
+    let text = refused(&|parts| parts.ports[0].mirror.as_mut().unwrap().to = parts.ports[0].id);
+    assert!(text.contains("it is mirrored to itself"), "{text}");
+    let text = refused(&|parts| {
+        let mut other = parts.ports[0].clone();
+        (other.id, other.key, other.mac) = (PortId::from_uuid(uuid(41)), 7, Mac::new([2, 0, 0, 0, 0, 9]));
+        other.addresses.clear();
+        other.mirror = Some(Mirror { to: PortId::from_uuid(uuid(42)), direction: MirrorDirection::In });
+        parts.ports.push(other);
+        let next = MirrorTarget { port: PortId::from_uuid(uuid(42)), ..parts.mirrors[0].clone() };
+        parts.mirrors.push(next);
+    });
+    assert!(text.contains("which is mirrored itself"), "{text}");
+    let text = refused(&|parts| parts.mirrors[0].vni = crate::Vni::try_from(5000).unwrap());
+    assert!(text.contains("its VNI 5000 is not kept for mirrors"), "{text}");
+    let text = refused(&|parts| parts.networks[0].vni = crate::Vni::try_from(crate::Vni::MAX).unwrap());
+    assert!(text.contains("its VNI 16777215 is kept for mirrors"), "{text}");
+    let text = refused(&|parts| {
+        let next = MirrorTarget { port: PortId::from_uuid(uuid(42)), ..parts.mirrors[0].clone() };
+        parts.mirrors.push(next);
+    });
+    assert!(text.contains("share VNI 15728640"), "{text}");
+    let text = refused(&|parts| parts.mirrors[0].place.as_mut().unwrap().host = host());
+    assert!(text.contains("which the spec does not hold"), "{text}");
 }

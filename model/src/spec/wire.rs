@@ -12,6 +12,7 @@ use crate::firewall::FirewallPolicy;
 use crate::id::HostId;
 use crate::image::Image;
 use crate::machine::Machine;
+use crate::mirror::MirrorTarget;
 use crate::network::{Network, Port, Router, Subnet};
 use crate::security::SecurityGroup;
 use crate::volume::Volume;
@@ -63,6 +64,9 @@ pub struct V1 {
     /// As with address groups.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     balancers: Vec<Balancer>,
+    /// As with address groups.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    mirrors: Vec<MirrorTarget>,
     images: Vec<Image>,
     volumes: Vec<Volume>,
     retired_volumes: Vec<Volume>,
@@ -84,6 +88,7 @@ impl From<&NodeSpec> for Envelope {
             groups: network.groups.values().cloned().collect(),
             ports: network.ports.values().cloned().collect(),
             balancers: network.balancers.values().cloned().collect(),
+            mirrors: network.mirrors.values().cloned().collect(),
             images: spec.images().values().cloned().collect(),
             volumes: spec.volumes().values().cloned().collect(),
             retired_volumes: spec.retired_volumes().values().cloned().collect(),
@@ -108,6 +113,7 @@ impl TryFrom<Envelope> for NodeSpec {
             groups: wire.groups,
             ports: wire.ports,
             balancers: wire.balancers,
+            mirrors: wire.mirrors,
             images: wire.images,
             volumes: wire.volumes,
             retired_volumes: wire.retired_volumes,

@@ -288,6 +288,7 @@ mod tests {
             port_security: true,
             binding: Some(Binding { machine, hostname: "p".to_owned(), host: here, tunnel }),
             trunk: None,
+            mirror: None,
         };
         host.groups.insert(group.id, group);
         host.ports.insert(port.id, port);

@@ -88,6 +88,7 @@ fn spec(generation: u64, wishes: &[Wish], before: &[Wish]) -> NodeSpec {
         address_groups: vec![],
         balancers: vec![],
         firewall_policies: vec![],
+        mirrors: vec![],
         groups: vec![],
         ports: vec![],
         images: vec![image(1, ImageKind::Kernel), image(2, ImageKind::Raw)],
@@ -112,6 +113,7 @@ fn spec(generation: u64, wishes: &[Wish], before: &[Wish]) -> NodeSpec {
                 qos: model::qos::Qos::default(),
                 port_security: true,
                 trunk: None,
+                mirror: None,
                 binding: Some(binding),
             };
             // A sub-port is on its parent's tap: it must never get one.

@@ -126,7 +126,7 @@ pub(crate) const ROUTES: &[Route] = &[
     list("/v1/ports", "All ports.", "PortView", handler!(op::list::<PortKind>)),
     make("/v1/ports", "Make a port.", ["NewPort", "PortView"], handler!(op::create_port)),
     show("/v1/ports/{port}", "One port.", "PortView", handler!(op::show::<PortKind>)),
-    Route::new(Patch, "/v1/ports/{port}", "Change a port's security or quality of service.", handler!(op::change_port)).takes(One("PortChange")).gives(200, One("PortView")),
+    Route::new(Patch, "/v1/ports/{port}", "Change a port's security, quality of service or mirror.", handler!(op::change_port)).takes(One("PortChange")).gives(200, One("PortView")),
     delete("/v1/ports/{port}", "Delete a port that no machine has.", handler!(op::delete_port)),
 
     list("/v1/address-groups", "All address groups.", "AddressGroupView", handler!(op::list::<AddressGroupKind>)),

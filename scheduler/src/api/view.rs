@@ -314,6 +314,10 @@ pub(crate) struct PortView {
     key: u32,
     /// The trunk that it is a part of; none: it has an interface of its own.
     trunk: Option<TrunkView>,
+    /// Who gets copies of its frames; none: nobody.
+    mirror: Option<MirrorView>,
+    /// The ports whose copies it gets.
+    mirror_of: Vec<NamedRef>,
     vm: Option<NamedRef>,
     host: Option<NamedRef>,
     /// `up`, `down`, `unknown`, or `unplugged` when it is on no host.
@@ -328,6 +332,15 @@ pub(crate) struct TrunkView {
     parent: NamedRef,
     /// The VLAN whose tag its frames have there.
     vlan: u16,
+}
+
+/// Who gets copies of the frames of a port.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct MirrorView {
+    /// The port that gets them.
+    to: NamedRef,
+    /// What is copied, as the machine sees it: `in`, `out` or `both`.
+    direction: &'static str,
 }
 
 /// An address of a port.
@@ -364,6 +377,8 @@ impl PortView {
             (Some(_), Some(PortState::Down)) => "down",
             (Some(_), Some(PortState::Unknown) | None) => "unknown",
         };
+        // Only a port with a number for copies can get some.
+        let mirror_of = it.mirror_vni.into_iter().flat_map(|_| intent.mirrored_to(port.id));
         let addresses = port.addresses.iter().map(|fixed| AddressView {
             subnet: named(&intent.subnets, &fixed.subnet),
             address: fixed.address.to_string(),
@@ -382,6 +397,10 @@ impl PortView {
             trunk: port
                 .trunk
                 .map(|trunk| TrunkView { parent: named(&intent.ports, &trunk.parent), vlan: trunk.vlan.get() }),
+            mirror: port
+                .mirror
+                .map(|mirror| MirrorView { to: named(&intent.ports, &mirror.to), direction: mirror.direction.name() }),
+            mirror_of: listed(&intent.ports, mirror_of.map(|it| &it.port.id)),
             vm: vm.map(|vm| named(&intent.machines, &vm.machine.id)),
             host: host.map(|host| named(&intent.hosts, &host)),
             state,

@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::image::check_cmdline;
-use super::port::NewPort;
+use super::port::{NewPort, PortIntent};
 use super::volume::{Backend, NewVolume};
 use super::{Context, Intent, check_label, check_name, find, refuse_users};
 use crate::place::Decision;
@@ -291,12 +291,16 @@ impl Intent {
     }
 
     /// Has a machine deleted. It is forgotten when its host reports it absent; at once when it has no host. The ports that would go with it must
-    /// have no sub-ports.
+    /// have no sub-ports, and get no copies of ports that stay.
     pub(crate) fn delete_machine(&mut self, name: &str) -> Result<MachineId, Refusal> {
         let (id, vm) = find(&self.machines, name, None)?;
         let going = vm.machine.ports.iter().filter_map(|port| self.ports.get(port)).filter(|port| port.goes_with_vm);
         for port in going {
-            refuse_users(format!("port {}, which goes with the vm,", port.port.name), self.sub_ports_of(port.port.id))?;
+            let goes_too = |it: &PortIntent| it.goes_with_vm && vm.machine.ports.contains(&it.port.id);
+            let mirrored = self.mirrored_to(port.port.id).filter(|it| !goes_too(it));
+            let mirrors = mirrored.map(|it| format!("the mirror of port {}", it.port.name));
+            let users = self.sub_ports_of(port.port.id).chain(mirrors);
+            refuse_users(format!("port {}, which goes with the vm,", port.port.name), users)?;
         }
         if vm.host.is_none() {
             self.forget_machine(id);
@@ -313,6 +317,7 @@ impl Intent {
             if self.ports.get(port).is_some_and(|port| port.goes_with_vm) {
                 self.drop_floating_ips(*port);
                 self.drop_port_forwardings(*port);
+                self.drop_mirrors_to(*port);
                 self.ports.remove(port);
             }
         }

@@ -6,10 +6,11 @@ use std::sync::Arc;
 use model::network::{AllowedPair, FixedIp, Port, SubPort};
 use model::provider::VlanId;
 use model::qos::Qos;
-use model::{Mac, MachineId, NetworkId, PortId, SecurityGroupId};
-use serde::{Deserialize, Serialize};
+use model::{Mac, MachineId, NetworkId, PortId, SecurityGroupId, Vni};
+use serde::{Deserialize, Deserializer, Serialize};
 use utoipa::ToSchema;
 
+use super::mirror::NewMirror;
 use super::security::DEFAULT_GROUP;
 use super::{Context, Intent, Table, check_name, find, refuse_users};
 use crate::refusal::Refusal;
@@ -28,6 +29,9 @@ pub(crate) struct PortIntent {
     pub(crate) port: Port,
     /// Whether it was made for a machine and goes with it.
     pub(crate) goes_with_vm: bool,
+    /// What copies for it carry in tunnels, once a port was mirrored to it; never given to another.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) mirror_vni: Option<Vni>,
 }
 
 /// A port to make.
@@ -59,6 +63,8 @@ pub(crate) struct NewPort {
     pub(crate) port_security: Option<bool>,
     /// Makes it a sub-port of another port, on whose interface it is; it has an interface of its own unless said.
     pub(crate) trunk: Option<NewTrunk>,
+    /// Has another port get copies of its frames; nobody does unless said.
+    pub(crate) mirror: Option<NewMirror>,
 }
 
 /// The trunk that a port is to be a part of.
@@ -96,6 +102,15 @@ pub(crate) struct PortChange {
     qos: Option<Qos>,
     /// Whether spoofed sources are dropped and security groups hold.
     port_security: Option<bool>,
+    /// Who gets copies of its frames; null: nobody any more.
+    #[serde(default, deserialize_with = "said")]
+    #[schema(value_type = Option<NewMirror>)]
+    mirror: Option<Option<NewMirror>>,
+}
+
+/// What is said of a field, null too, told from what is not said.
+fn said<'de, T: Deserialize<'de>, D: Deserializer<'de>>(field: D) -> Result<Option<Option<T>>, D::Error> {
+    Option::deserialize(field).map(Some)
 }
 
 impl Intent {
@@ -128,6 +143,7 @@ impl Intent {
             Some(wanted) => self.choose_addresses(network, mac, wanted)?,
         };
         let id = PortId::from_uuid((context.draw)());
+        let mirror = new.mirror.as_ref().map(|mirror| self.choose_mirror((id, &name), mirror)).transpose()?;
         let port_security = new.port_security.unwrap_or(true);
         let port = Port {
             id,
@@ -142,8 +158,9 @@ impl Intent {
             port_security,
             binding: None,
             trunk,
+            mirror,
         };
-        self.ports.insert(id, Arc::new(PortIntent { port, goes_with_vm }));
+        self.ports.insert(id, Arc::new(PortIntent { port, goes_with_vm, mirror_vni: None }));
         Ok(id)
     }
 
@@ -162,6 +179,10 @@ impl Intent {
         }
         if let Some(on) = change.port_security {
             port.port.port_security = on;
+        }
+        if let Some(mirror) = &change.mirror {
+            let chosen = mirror.as_ref().map(|new| self.choose_mirror((id, &port.port.name), new)).transpose()?;
+            port.port.mirror = chosen;
         }
         self.ports.insert(id, Arc::new(port));
         Ok(id)
@@ -214,7 +235,8 @@ impl Intent {
             .into_iter()
             .chain(self.floating_ips_of(id))
             .chain(self.port_forwardings_to(id))
-            .chain(self.sub_ports_of(id));
+            .chain(self.sub_ports_of(id))
+            .chain(self.mirrors_to(id));
         refuse_users(format!("port {}", port.port.name), users)?;
         self.ports.remove(&id);
         Ok(())

@@ -4,10 +4,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use model::image::Sha256;
+use model::mirror::MirrorPlace;
 use model::observed::{MachineState, Observed, Report, Resources, VolumeState};
 use model::spec::Generation;
 use model::volume::VolumeBackend;
-use model::{HostId, MachineId, RouterId};
+use model::{HostId, MachineId, RouterId, Vni};
 use proptest::prelude::{Strategy, any, prop, proptest};
 use serde_json::json;
 use uuid::Uuid;
@@ -43,6 +44,7 @@ struct Truth {
 struct Given {
     port_keys: BTreeMap<u32, model::PortId>,
     vnis: BTreeMap<u32, model::NetworkId>,
+    mirrors: BTreeMap<u32, model::PortId>,
 }
 
 impl Cloud {
@@ -103,6 +105,12 @@ impl Cloud {
                 assert_ne!(subnet.subnet.gateway, Some(fixed.address), "the gateway is nobody's");
             }
             assert!(macs.insert((port.network, port.mac)), "{} is given twice", port.mac);
+            if let Some(vni) = self.intent.ports[&port.id].mirror_vni {
+                let first = *self.given.mirrors.entry(vni.get()).or_insert(port.id);
+                assert_eq!(first, port.id, "a number for copies is given again");
+            }
+            let to = port.mirror.map(|mirror| &self.intent.ports[&mirror.to].port);
+            assert!(to.is_none_or(|to| to.mirror.is_none()), "what gets copies is copied");
             assert_eq!(*self.given.port_keys.entry(port.key).or_insert(port.id), port.id, "a port key is given again");
         }
         for network in self.intent.networks.values() {
@@ -825,6 +833,96 @@ fn a_sub_port_is_where_its_parent_is() {
     cloud.change(|intent, _| intent.delete_port("parent")).unwrap();
 }
 
+/// Hosts are told where copies go and nothing else of mirrors, also once who gets them moves; a mirror that cannot be is refused with the ports that stand
+/// in its way; the number of who gets copies is never another's.
+#[test]
+fn copies_follow_who_gets_them() {
+    let mut cloud = Cloud::new();
+    cloud.images();
+    for (name, cidr) in [("blue", "10.1.0.0/24"), ("watch", "10.2.0.0/24")] {
+        cloud.network(name, cidr).unwrap();
+    }
+    let port = |cloud: &mut Cloud, new: serde_json::Value| {
+        cloud.change(|intent, context| intent.create_port(context, read(new)))
+    };
+    let set = |cloud: &mut Cloud, name: &str, mirror: serde_json::Value| {
+        cloud.change(|intent, _| intent.change_port(name, &read(json!({"mirror": mirror}))))
+    };
+    let eye = port(&mut cloud, json!({"name": "eye", "network": "watch"})).unwrap();
+    let mirror = json!({"to": "eye", "direction": "out"});
+    let web = port(&mut cloud, json!({"name": "web", "network": "blue", "mirror": mirror})).unwrap();
+    port(&mut cloud, json!({"name": "near", "network": "blue"})).unwrap();
+    let (one, two) = (cloud.join("one", 1), cloud.join("two", 2));
+    for host in [one, two] {
+        cloud.appear(host);
+    }
+    let launch = |cloud: &mut Cloud, name: &str, port: &str, host: &str| {
+        let new = json!({"name": name, "flavor": "tiny", "image": "debian", "ports": [port], "host": host});
+        cloud.launch(new).unwrap()
+    };
+    launch(&mut cloud, "vm-web", "web", "one");
+    launch(&mut cloud, "vm-near", "near", "two");
+    let network = |cloud: &Cloud, host: HostId| cloud.intent.assigned[&host].spec.network().clone();
+    let (here, there) = (network(&cloud, one), network(&cloud, two));
+    let first = *Vni::MIRRORS.start();
+    assert_eq!((here.mirrors[&eye].vni.get(), here.mirrors[&eye].place), (first, None), "nobody has the port yet");
+    assert!(here.ports[&web].mirror.is_some() && !here.ports.contains_key(&eye), "nothing else is told of eye");
+    assert!(there.ports[&web].mirror.is_none() && there.mirrors.is_empty(), "no copy is made there");
+
+    let vm = launch(&mut cloud, "vm-eye", "eye", "two");
+    let place = MirrorPlace { host: two, tunnel: [192, 0, 2, 2].into() };
+    assert_eq!(network(&cloud, one).mirrors[&eye].place, Some(place));
+    let from = MirrorPlace { host: one, tunnel: [192, 0, 2, 1].into() };
+    let target = network(&cloud, two).mirrors[&eye].clone();
+    assert_eq!((target.place, target.senders), (Some(place), vec![from]), "it takes in what one sends");
+    assert_eq!(network(&cloud, one).mirrors[&eye].senders, []);
+
+    let refused =
+        |cloud: &mut Cloud, port: &str, to: &str| set(cloud, port, json!({"to": to})).unwrap_err().to_string();
+    assert_eq!(refused(&mut cloud, "near", "near"), "port near: it can not be mirrored to itself: name another port");
+    let chained = "port web: it is mirrored itself, to port eye, so it can get no copies: mirror to eye, or end that mirror first";
+    assert_eq!(refused(&mut cloud, "near", "web"), chained);
+    assert_eq!(
+        refused(&mut cloud, "eye", "near"),
+        "port eye: it gets copies of port web, so it can not be mirrored to near: end that mirror first"
+    );
+    let wrong = set(&mut cloud, "near", json!({"to": "eye", "direction": "up"})).unwrap_err().to_string();
+    assert_eq!(wrong, "mirror.direction: read the direction of a mirror from \"up\": want in, out or both");
+    let stays = cloud.change(|intent, _| intent.delete_port("eye")).unwrap_err().to_string();
+    assert_eq!(stays, "port eye is in use by the mirror of port web, vm vm-eye");
+
+    // Other changes keep the mirror; null ends it, and the number stays with eye.
+    cloud.change(|intent, _| intent.change_port("web", &read(json!({"port_security": false})))).unwrap();
+    assert!(network(&cloud, one).ports[&web].mirror.is_some());
+    set(&mut cloud, "web", json!(null)).unwrap();
+    assert!(network(&cloud, one).mirrors.is_empty() && network(&cloud, two).mirrors.is_empty());
+    set(&mut cloud, "near", json!({"to": "web"})).unwrap();
+    assert_eq!(network(&cloud, two).mirrors[&web].vni.get(), first + 1);
+    set(&mut cloud, "near", json!({"to": "eye", "direction": "in"})).unwrap();
+    assert_eq!(network(&cloud, two).mirrors[&eye].vni.get(), first);
+    assert!(network(&cloud, one).mirrors.is_empty());
+
+    cloud.change(|intent, _| intent.delete_machine("vm-eye")).unwrap();
+    let late = set(&mut cloud, "web", json!({"to": "eye"})).unwrap_err().to_string();
+    assert_eq!(late, "port eye: its vm vm-eye is being deleted");
+    for _ in 0..3 {
+        cloud.settle(two);
+    }
+    assert!(!cloud.intent.machines.contains_key(&vm));
+    assert_eq!(network(&cloud, two).mirrors[&eye].place, None, "the port stays, and is nowhere");
+
+    // What goes with its machine takes a mirror within the machine along, and stays while others are mirrored to it.
+    let own = json!({"name": "own", "flavor": "tiny", "image": "debian", "networks": ["blue", "watch"]});
+    let own = cloud.launch(own).unwrap();
+    let [blue, watch] = cloud.intent.machines[&own].machine.ports[..] else { panic!("two ports") };
+    set(&mut cloud, &blue.to_string(), json!({"to": watch.to_string()})).unwrap();
+    set(&mut cloud, "web", json!({"to": watch.to_string()})).unwrap();
+    let stays = cloud.change(|intent, _| intent.delete_machine("own")).unwrap_err().to_string();
+    assert!(stays.ends_with("which goes with the vm, is in use by the mirror of port web"), "{stays}");
+    set(&mut cloud, "web", json!(null)).unwrap();
+    cloud.change(|intent, _| intent.delete_machine("own")).unwrap();
+}
+
 /// A router's gateway is a host that is up and wired, and stays it until it is down or unwired and another can take over; nothing moves back.
 #[test]
 fn a_router_has_its_gateway_on_one_host_until_that_is_down() {
@@ -999,6 +1097,7 @@ fn too_many_addresses_are_refused_by_their_number() {
 enum Step {
     Network(u8),
     Port(u8, u8),
+    Mirror(u8, u8),
     SubPort(u8, u8),
     Group(u8),
     Rule(u8, u8),
@@ -1022,6 +1121,7 @@ fn any_step() -> impl Strategy<Value = Step> {
         small.clone().prop_map(Step::Network),
         (small.clone(), small.clone()).prop_map(|(a, b)| Step::Port(a, b)),
         (small.clone(), small.clone()).prop_map(|(a, b)| Step::SubPort(a, b)),
+        (small.clone(), small.clone()).prop_map(|(a, b)| Step::Mirror(a, b)),
         small.clone().prop_map(Step::Group),
         (small.clone(), small.clone()).prop_map(|(a, b)| Step::Rule(a, b)),
         (small.clone(), small.clone()).prop_map(|(a, b)| Step::Addresses(a, b)),
@@ -1104,6 +1204,15 @@ fn take(cloud: &mut Cloud, hosts: &[HostId], step: &Step) {
             let new = json!({"network": name("net", n), "trunk": trunk});
             cloud.change(|intent, context| intent.create_port(context, read(new))).map(|_| ())
         }
+        Step::Mirror(a, b) => {
+            let named = |nth: u8| {
+                let ports: Vec<String> = cloud.intent.ports.values().map(|it| it.port.name.clone()).collect();
+                ports.get(usize::from(nth) % ports.len().max(1)).cloned().unwrap_or_default()
+            };
+            let (port, to) = (named(a), named(b));
+            let mirror = if a == b { json!(null) } else { json!({"to": to}) };
+            cloud.change(|intent, _| intent.change_port(&port, &read(json!({"mirror": mirror})))).map(|_| ())
+        }
         Step::Group(n) => cloud
             .change(|intent, context| intent.create_group(context, read(json!({"name": name("group", n)}))))
             .map(|_| ()),
@@ -1172,6 +1281,9 @@ proptest! {
         }
         for step in &steps {
             take(&mut cloud, &hosts, step);
+        }
+        for port in cloud.intent.ports.values().map(|it| it.port.name.clone()).collect::<Vec<_>>() {
+            cloud.change(|intent, _| intent.change_port(&port, &read(json!({"mirror": null})))).unwrap();
         }
         let subs = cloud.intent.ports.values().filter(|it| it.port.trunk.is_some()).map(|it| it.port.name.clone());
         for sub in subs.collect::<Vec<_>>() {

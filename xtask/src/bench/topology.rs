@@ -116,6 +116,7 @@ impl Topology {
             qos: model::qos::Qos::default(),
             port_security: true,
             trunk: None,
+            mirror: None,
             binding: Some(Binding {
                 machine: Self::machine_id(number),
                 hostname: format!("lp{number}"),
@@ -208,6 +209,7 @@ impl Topology {
             address_groups: Vec::new(),
             balancers: Vec::new(),
             firewall_policies: Vec::new(),
+            mirrors: Vec::new(),
             groups: vec![Self::group(&[])?],
             ports: (0..self.ports).map(|port| self.port(port)).collect(),
             images: Vec::new(),

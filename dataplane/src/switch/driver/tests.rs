@@ -12,6 +12,7 @@ use uuid::Uuid;
 
 use super::super::channel::Reply;
 use super::*;
+use crate::exit::Exit;
 use crate::{PortNumbers, compile};
 
 /// What the test sees of the switch, and what it makes the switch do.
@@ -114,7 +115,7 @@ struct Echo;
 
 impl Responder for Echo {
     fn respond(&mut self, packet: &Punted) -> Option<Reply> {
-        Some(Reply::Out { port: packet.in_port, tag: None, frame: packet.frame.clone() })
+        Some(Reply::Out { port: packet.in_port, exit: Exit::default(), frame: packet.frame.clone() })
     }
 }
 
@@ -147,6 +148,7 @@ fn flows(ports: u8) -> Arc<FlowSet> {
             qos: model::qos::Qos::default(),
             port_security: true,
             trunk: None,
+            mirror: None,
             binding: Some(binding),
         };
         network.ports.insert(port, value);
@@ -308,5 +310,7 @@ async fn packets_are_answered() {
     memory.with(|state| state.packets.push_back(packet));
     driver.applied(driver.set(flows(1)), LIMIT).await.unwrap();
     tokio::time::sleep(Duration::from_secs(1)).await;
-    memory.with(|state| assert_eq!(state.sent, [Reply::Out { port: PortNo(3), tag: None, frame: vec![1, 2, 3] }]));
+    memory.with(|state| {
+        assert_eq!(state.sent, [Reply::Out { port: PortNo(3), exit: Exit::default(), frame: vec![1, 2, 3] }])
+    });
 }
