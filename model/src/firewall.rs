@@ -264,10 +264,12 @@ impl FirewallPolicy {
     pub fn insert(&mut self, at: usize, rule: FirewallRule) {
         let at = at.min(self.rules.len());
         let before = at.checked_sub(1).and_then(|before| self.rules.get(before)).map_or(0, |before| before.rank);
-        let after = self.rules.get(at).map_or(RANK_MAX, |after| after.rank);
-        let middle = before + after.saturating_sub(before) / 2;
+        // At the end, room is left for as many as there may come.
+        let room = u16::try_from((RULES_MAX + 1).saturating_sub(self.rules.len())).unwrap_or(RANK_MAX).max(1);
+        let last = || before.saturating_add((RANK_MAX.saturating_sub(before) / room).max(1));
+        let middle = self.rules.get(at).map_or_else(last, |after| before + after.rank.saturating_sub(before) / 2);
         self.rules.insert(at, FirewallRule { rank: middle, ..rule });
-        if middle <= before {
+        if middle <= before || middle > RANK_MAX {
             self.spread();
         }
     }
@@ -321,6 +323,18 @@ mod tests {
                 usize::from(policy.rules.iter().any(|rule| before.get(&rule.key).is_some_and(|at| *at != rule.rank)));
         }
         assert!((1..=5).contains(&moved), "{moved} of 20 moved others");
+    }
+
+    /// As many as there may be, each after the last: none of them ever moves.
+    #[test]
+    fn rules_at_the_end_move_none() {
+        let mut policy = policy(0);
+        for number in 1..=1024 {
+            let before: Vec<u16> = policy.rules.iter().map(|rule| rule.rank).collect();
+            policy.insert(policy.rules.len(), rule(number));
+            assert!(policy.rules.iter().zip(&before).all(|(rule, rank)| rule.rank == *rank), "{number}");
+        }
+        assert_eq!(policy.check(), Ok(()));
     }
 
     #[test]
