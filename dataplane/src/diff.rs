@@ -15,6 +15,7 @@ use crate::balanced;
 use crate::cookie::is_ours;
 use crate::feature::firewall;
 use crate::flow_set::{FlowSet, GroupNumber, Touched};
+use crate::table::Table;
 
 /// What a switch holds, as it was read.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -75,7 +76,8 @@ pub struct Changes {
     /// Connection tracking zones in which addresses are translated in another way from then on, or not any more: connections there are to be forgotten,
     /// for a connection keeps to what it was given first. Also those of firewalls that are none any more: what they allowed, a later one may not.
     pub stale_zones: BTreeSet<u16>,
-    /// Balanced connections whose member is none any more: they are to be forgotten, or a client that goes on by the same port would not get another.
+    /// Balanced connections whose member is none any more: they are to be forgotten, or a client that goes on by the same port would not get another. Also
+    /// those of a firewall that allows less, of protocols in which one end may go on without the other.
     pub stale_connections: BTreeSet<CtFlush>,
     /// What is not ours.
     pub foreign: Foreign,
@@ -136,12 +138,19 @@ impl Changes {
 
     /// Finds the zones in which addresses were translated in another way than they will be, and balanced connections that nothing leads to their member
     /// any more.
-    fn find_stale(&mut self, before: &Translated) {
+    fn find_stale(&mut self, before: &Translated, desired: &FlowSet) {
         let mut after = Translated::default();
         self.add_flows.iter().for_each(|flow| after.note(flow));
         self.stale_zones = before.zones.symmetric_difference(&after.zones).map(|(zone, _)| *zone).collect();
-        self.stale_zones.extend(before.walled.difference(&after.walled));
+        self.stale_zones.extend(before.walled.difference(&after.walled).map(|(zone, _)| *zone));
         self.stale_connections = before.balanced.difference(&after.balanced).copied().collect();
+        let denied = self.add_flows.iter().filter_map(|flow| firewall::judges(flow, Table::Deny));
+        let narrowed: BTreeSet<u128> = before.allowed.iter().copied().chain(denied).collect();
+        if !narrowed.is_empty() {
+            let zones = desired.table(Table::Output.number()).filter_map(|entry| firewall::zone(&entry.flow));
+            let zones = zones.filter(|(_, router)| narrowed.contains(router));
+            self.stale_connections.extend(zones.flat_map(|(zone, _)| firewall::silent(zone)));
+        }
     }
 
     /// Also deletes what is not ours, and gives back what that is.
@@ -158,7 +167,9 @@ impl Changes {
 struct Translated {
     zones: BTreeSet<(u16, NatRange)>,
     balanced: BTreeSet<CtFlush>,
-    walled: BTreeSet<u16>,
+    walled: BTreeSet<(u16, u128)>,
+    /// Routers whose firewalls have allowed something.
+    allowed: BTreeSet<u128>,
 }
 
 impl Translated {
@@ -166,6 +177,7 @@ impl Translated {
         self.zones.extend(translation(flow));
         self.balanced.extend(balanced::connections(flow));
         self.walled.extend(firewall::zone(flow));
+        self.allowed.extend(firewall::judges(flow, Table::Border));
     }
 }
 
@@ -230,7 +242,7 @@ pub fn diff(desired: &FlowSet, installed: &Installed) -> Changes {
     changes.add_flows = wrong.cloned().collect();
     // A switch that was restarted has nothing of ours: its connections outlived that and go on.
     if has_ours {
-        changes.find_stale(&translated);
+        changes.find_stale(&translated, desired);
     }
     changes.delete_flows.sort_unstable();
     changes.foreign.flows.sort_unstable();
@@ -259,7 +271,7 @@ pub fn between(before: &FlowSet, after: &FlowSet, touched: &Touched) -> Changes 
             (None, None) => {}
         }
     }
-    changes.find_stale(&translated);
+    changes.find_stale(&translated, after);
     for id in &touched.groups {
         match (before.group(*id), after.group(*id)) {
             (Some(old), Some(new)) if old == new => {}

@@ -24,11 +24,12 @@ use dataplane::table::Table;
 use dataplane::trace::{Cause, Connection, Packet, Payload, Verdict, blame};
 use dataplane::{PortNumbers, compile, diff, trace};
 use hosts::{Host, Machine};
-use model::Mac;
 use model::firewall::{Carried, Ends, FirewallAction, FirewallPolicy, RANK_MAX};
 use model::network::ForwardedProtocol::{Tcp, Udp};
+use model::network::{RouterInterface, Subnet};
 use model::security::{Direction, Ethertype, PortRange, Remote};
 use model::spec::HostNetwork;
+use model::{Mac, SubnetId};
 use openflow::flow::Field;
 use outside::{DC, FAR, GATEWAY, GATEWAY_AT, eventually, plug};
 use proptest::prelude::{ProptestConfig, any, proptest};
@@ -90,6 +91,7 @@ fn cloud() -> Cloud {
     cloud.groups[stateless].stateful = false;
     // Replies, which a stateless group asks its rules of.
     cloud.allow(stateless, tcp(32_768, 65_535), Remote::Any);
+    cloud.allow(stateless, udp(33_000, 33_000), Remote::Any);
     cloud.port("blue-1", blue, 0, 11, &[all]);
     cloud.port("blue-2", blue, 1, 12, &[all]);
     cloud.port("open", blue, 1, 13, &[]);
@@ -299,6 +301,87 @@ fn one_rule_touches_its_own_flows() {
     assert_eq!(changes.stale_zones.len(), 1, "{:?}", changes.stale_zones);
 }
 
+/// A cloud whose network blue has a second router, without a firewall, that leads out to the same network; gives that router's number.
+#[cfg(test)]
+fn beside() -> (Cloud, usize) {
+    let mut cloud = cloud();
+    let second = Subnet {
+        id: SubnetId::from_uuid(uuid::Uuid::from_u128(77)),
+        cidr: "10.0.3.0/24".parse().unwrap(),
+        gateway: Some(Ipv4Addr::new(10, 0, 3, 1).into()),
+        ..cloud.subnets[0].clone()
+    };
+    let other = cloud.router("other", &[]);
+    let (address, mac) = (Ipv4Addr::new(10, 0, 3, 1).into(), Mac::new([2, 1, 0, 9, 9, 9]));
+    cloud.routers[other].interfaces.push(RouterInterface { subnet: second.id, address, mac });
+    cloud.subnets.push(second);
+    let outer = cloud.networks.len() - 1;
+    cloud.lead_out(other, outer);
+    (cloud, other)
+}
+
+/// A machine that sends its packet to another router of its network, which has no firewall, does not leave by the floating IP of the first.
+#[test]
+fn another_router_leads_out_by_its_own_addresses() {
+    let (mut cloud, other) = beside();
+    let mac = cloud.routers[other].interfaces[0].mac;
+    let said = |cloud: &Cloud| {
+        let world = World::new(cloud.clone(), 2);
+        world.says(0, &world.from(BLUE_1, FAR, to_tcp(443)).with(Field::EthDst, mac.bytes()), Connection::New)
+    };
+    assert_eq!(
+        said(&cloud),
+        "host 0: dropped in route: router other: no port here has a floating IP of the router to leave by"
+    );
+    cloud.share(other, &[0], 45);
+    let world = World::new(cloud.clone(), 2);
+    let packet = world.from(BLUE_1, FAR, to_tcp(443)).with(Field::EthDst, mac.bytes());
+    let [(0, end)] = &world.ends(0, &packet, Connection::New)[..] else { panic!("one end") };
+    assert_eq!((end.verdict.to_string().as_str(), end.leaving.address(Field::Ipv4Src)), (GONE, at(45)));
+}
+
+/// An error about what a forwarded port's machine answered is one about a connection that was allowed: it goes on to the machine.
+#[test]
+fn errors_about_forwarded_ports_come_in() {
+    let world = World::new(cloud(), 2);
+    let error = knock(MAIN_AT, Payload::Icmp { kind: 3, code: 4 }).with(Field::CtNwSrc, world.cloud.address(BLUE_2));
+    assert_eq!(world.says(0, &error, Connection::Related), "host 1: delivered to port blue-2");
+    let error = knock(BLUE_1_AT, Payload::Icmp { kind: 3, code: 1 });
+    let said = world.says(0, &error, Connection::Related);
+    assert!(said.contains("handed to the agent: it puts 10.0.1.11 in the place of 203.0.113.50"), "{said}");
+}
+
+/// A firewall that allows less has what it remembers of UDP and other protocols without acknowledgements forgotten; one that allows more forgets nothing;
+/// and a zone that goes from one router to another is forgotten whole.
+#[test]
+fn less_is_allowed_and_silence_forgotten() {
+    let compiled = |cloud: &Cloud| compile(&cloud.host(0), &cloud.numbers(0));
+    let changes = |from: &Cloud, to: &Cloud| {
+        let before = compiled(from);
+        let installed = dataplane::Installed {
+            flows: before.flows().cloned().collect(),
+            groups: before.groups().cloned().collect(),
+            meters: before.meters().cloned().collect(),
+        };
+        let changes = diff(&compiled(to), &installed);
+        let protocols: Vec<u8> = changes.stale_connections.iter().map(|flush| flush.proto).collect();
+        assert!(changes.stale_connections.iter().all(|flush| flush.zone == Some(8193)));
+        (protocols, changes.stale_zones.len())
+    };
+    let mut allowed = cloud();
+    allowed.judge(OUT, 0, Allow, Carried::Any, NOBODY);
+    assert_eq!(changes(&cloud(), &allowed), (vec![], 0), "more");
+    assert_eq!(changes(&allowed, &cloud()), (vec![1, 17, 47, 50], 0), "less");
+    let mut denied = allowed.clone();
+    denied.judge(OUT, 0, Deny, carried_udp(53), NOBODY);
+    assert_eq!(changes(&allowed, &denied), (vec![1, 17, 47, 50], 0), "another less");
+    assert_eq!(changes(&denied, &allowed), (vec![], 0), "and again");
+    let mut other = cloud();
+    other.routers[MAIN].key += 8192;
+    let (_, stale) = changes(&cloud(), &other);
+    assert!(stale >= 1, "the same zone, of another router");
+}
+
 /// Two routers share policies: each judges by them what crosses its own border.
 #[test]
 fn routers_share_policies() {
@@ -462,6 +545,7 @@ fn the_model_and_the_switch_agree() {
     own.judge(IN, 1, Deny, Carried::Icmp, NOBODY);
     own.judge(OUT, 0, Allow, Carried::Any, (Some("10.0.1.0/24"), None));
     clouds.push(own);
+    clouds.push(beside().0);
     for (number, cloud) in clouds.into_iter().enumerate() {
         let mut random = Random::new(number as u64);
         let world = World::new(cloud, 2);
@@ -539,6 +623,45 @@ async fn program(hosts: &[Host], cloud: &Cloud) -> Result<()> {
     Ok(())
 }
 
+/// Who asked something by UDP, and as whom it was seen.
+type Asked<'a> = (&'a str, UdpSocket, SocketAddr);
+
+/// Has machines ask a server by UDP and hear it.
+fn ask<'a>(server: &UdpSocket, machines: &[(&'a str, &Machine)]) -> Result<Vec<Asked<'a>>> {
+    let mut asked = Vec::new();
+    for (name, machine) in machines {
+        let client = socket(machine, Ipv4Addr::UNSPECIFIED, 33_000)?;
+        client.send_to(b"?", (FAR, 7000))?;
+        let (_, seen) = server.recv_from(&mut [0; 16]).with_context(|| format!("{name} asks"))?;
+        server.send_to(b"!", seen)?;
+        client.recv(&mut [0; 16]).with_context(|| format!("{name} hears"))?;
+        asked.push((*name, client, seen));
+    }
+    Ok(asked)
+}
+
+/// The server goes on without a word of theirs, and is heard no more.
+fn hear_no_more(server: &UdpSocket, asked: &[Asked<'_>]) -> Result<()> {
+    for (name, client, seen) in asked {
+        client.set_read_timeout(Some(SILENCE))?;
+        eventually(&format!("is {name} told nothing more"), || {
+            server.send_to(b"!", seen)?;
+            Ok(client.recv(&mut [0; 16]).is_err())
+        })?;
+    }
+    Ok(())
+}
+
+/// An error about a datagram that was allowed in comes back: nobody listens there.
+fn hears_of_a_closed_port(station: &Machine) -> Result<()> {
+    let asking = socket(station, Ipv4Addr::UNSPECIFIED, 0)?;
+    asking.connect((at(BLUE_1_AT), 9000))?;
+    eventually("is the station told that nobody listens", || {
+        let told = asking.send(b"?").and_then(|_| asking.recv(&mut [0; 16]));
+        Ok(told.is_err_and(|error| error.kind() == std::io::ErrorKind::ConnectionRefused))
+    })
+}
+
 /// Two hosts on the wire of the data centre, one the gateway. Connections cross both ways by floating IP, the router's own address and a forwarded port, as
 /// the rules say, from ports that are guarded, stateless or without security; their replies pass, and errors about them; what is revoked is cut at once,
 /// and nothing else is; the order of rules decides.
@@ -561,6 +684,7 @@ async fn packets_cross_as_the_rules_say() -> Result<()> {
     // Out: pings, and TCP to port 443; in: TCP to port 80 only.
     cloud.judge(OUT, 0, Allow, Carried::Icmp, NOBODY);
     cloud.judge(OUT, 1, Allow, carried_tcp(443), (Some("10.0.1.0/24"), None));
+    cloud.judge(OUT, 2, Allow, carried_udp(7000), NOBODY);
     cloud.judge(IN, 0, Allow, carried_tcp(80), (None, Some("10.0.1.0/24")));
     cloud.judge(IN, 1, Allow, carried_udp(9000), NOBODY);
     program(&hosts, &cloud).await?;
@@ -588,13 +712,7 @@ async fn packets_cross_as_the_rules_say() -> Result<()> {
         assert!(!station.leaks(at(last))?, "{last}: pings out are allowed, in they are not");
     }
 
-    // An error about a datagram that was allowed in comes back: nobody listens there.
-    let asking = socket(&station, Ipv4Addr::UNSPECIFIED, 0)?;
-    asking.connect((at(BLUE_1_AT), 9000))?;
-    eventually("is the station told that nobody listens", || {
-        let told = asking.send(b"?").and_then(|_| asking.recv(&mut [0; 16]));
-        Ok(told.is_err_and(|error| error.kind() == std::io::ErrorKind::ConnectionRefused))
-    })?;
+    hears_of_a_closed_port(&station)?;
 
     // Between two floating IPs of one router, out and in again.
     let listener = &inward[0].2;
@@ -606,10 +724,16 @@ async fn packets_cross_as_the_rules_say() -> Result<()> {
         both(pair).with_context(|| format!("{name}: a change that does not concern it"))?;
     }
 
+    let names = socket(&station, FAR, 7000)?;
+    let asked = ask(&names, &machines)?;
+
     // What is revoked is cut both ways, and nothing else is; given back, it goes on.
     let before = cloud.firewall_policies.clone();
     cloud.judge(OUT, 0, Deny, carried_tcp(443), (None, Some("198.51.100.0/24")));
     program(&hosts, &cloud).await?;
+    cloud.judge(OUT, 0, Deny, carried_udp(7000), NOBODY);
+    program(&hosts, &cloud).await?;
+    hear_no_more(&names, &asked)?;
     for (name, (machine, station)) in &out {
         assert!(talk(machine, station, SILENCE).is_err(), "{name}: cut on its way out");
         assert!(talk(station, machine, SILENCE).is_err(), "{name}: and back");
@@ -620,8 +744,10 @@ async fn packets_cross_as_the_rules_say() -> Result<()> {
     cloud.judge(IN, 0, Deny, Carried::Any, (Some("203.0.113.1/32"), None));
     program(&hosts, &cloud).await?;
     for (last, (station, machine), _) in &inward {
-        assert!(talk(station, machine, SILENCE).is_err(), "{last}: cut on its way in");
-        assert!(talk(machine, station, SILENCE).is_err(), "{last}: and back");
+        // What the machine says first arrives once: it is not acknowledged, and that is the end.
+        let is_cut = || Ok(talk(machine, station, SILENCE).is_err());
+        eventually(&format!("is {last} cut on its way back"), is_cut)?;
+        assert!(talk(station, machine, SILENCE).is_err(), "{last}: and in");
     }
     cloud.firewall_policies = before;
     program(&hosts, &cloud).await?;

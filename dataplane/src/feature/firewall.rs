@@ -21,6 +21,7 @@ use model::firewall::{Carried, Ends, FirewallAction, FirewallPolicy, FirewallRul
 use model::network::Router;
 use model::security::Direction;
 use openflow::flow::{Action, Ct, CtZone, Field, Flow, Match, Subfield, ct_state, ip_proto};
+use openflow::wire::CtFlush;
 
 use crate::compile::view::View;
 use crate::cookie::{Cookie, Object};
@@ -28,7 +29,7 @@ use crate::family::{self, FAMILIES, Family};
 use crate::feature::Feature;
 use crate::feature::floating::raise;
 use crate::flow_set::Part;
-use crate::register::{ANSWERING, FLAG_BITS, LEAVING, LET_OUT, MARK_DEAD, ROUTER, ZONE};
+use crate::register::{FLAG_BITS, FROM_PHYSICAL, LEAVING, LET_OUT, MARK_DEAD, ROUTER, ZONE};
 use crate::table::Table;
 
 /// Above all that leads out, but for what no machine may send.
@@ -38,6 +39,8 @@ const KNOWN: u16 = 65_020;
 /// What the last place of a policy has; others are above it.
 const LAST: u16 = 100;
 const CLOSED: u16 = 10;
+/// ICMP, UDP, GRE and ESP (IANA, Assigned Internet Protocol Numbers).
+const SILENT: [u8; 4] = [ip_proto::ICMP, ip_proto::UDP, 47, 50];
 const REMEMBER: u16 = 110;
 const ONWARD: u16 = 100;
 
@@ -115,11 +118,25 @@ fn goto(table: Table) -> Vec<Action> {
     vec![Action::GotoTable(table.number())]
 }
 
-/// The zone in which a flow has what leaves remembered, if it is that of a firewall.
-pub(crate) fn zone(flow: &Flow) -> Option<u16> {
+/// The zone in which a flow has what leaves remembered, and the router, if it is that of a firewall.
+pub(crate) fn zone(flow: &Flow) -> Option<(u16, u128)> {
     let [Action::SetField(zone), Action::Ct(ct)] = flow.actions.as_slice() else { return None };
     let is_ours = flow.table == Table::Output.number() && ct.table == Some(Table::Firewall.number());
-    u16::try_from(zone.value()).ok().filter(|_| is_ours && zone.field() == ZONE.field)
+    let number = u16::try_from(zone.value()).ok().filter(|_| is_ours && zone.field() == ZONE.field)?;
+    Some((number, flow.matching.exact(ROUTER.field)?))
+}
+
+/// The router for which a flow is a rule that sends packets there: to the border, or to be denied.
+pub(crate) fn judges(flow: &Flow, to: Table) -> Option<u128> {
+    let is_rule = flow.table == Table::Firewall.number() && (LAST..INVALID.min(KNOWN)).contains(&flow.priority);
+    let router = flow.matching.exact(ROUTER.field).filter(|_| is_rule)?;
+    (flow.actions == goto(to)).then_some(router)
+}
+
+/// What the connection tracker is to forget of a zone when its firewall allows less: of these protocols one end may go on for long without a word of the
+/// other, whose next packet asks the rules. TCP acknowledges what it hears.
+pub(crate) fn silent(zone: u16) -> impl Iterator<Item = CtFlush> {
+    SILENT.into_iter().map(move |proto| CtFlush { zone: Some(zone), proto, ..CtFlush::default() })
 }
 
 /// Packets of a router with these flags among those.
@@ -177,17 +194,16 @@ impl Wall<'_> {
         use ct_state::{ESTABLISHED, NEW, REPLY, TRACKED};
         let feet = self.router.interfaces.iter().filter_map(|foot| self.view.subnet_of(foot));
         let Some(inside) = feet.filter_map(|(_, network)| self.view.zone(network.id)).next() else { return };
-        // What the firewall's zone knows of a connection is not what the zone inside does, where some ports are never looked up.
-        let back = |next: Action| vec![Action::CtClear, Action::set(ZONE.field, inside), next];
+        // What the tracker said here is nothing to those who ask about another zone next, or about none.
+        let back = || [Action::CtClear, Action::set(ZONE.field, inside)].into_iter();
         let to_track = [Action::set(ROUTER.field, 0_u32), Action::GotoTable(Table::Track.number())];
-        let floating = [Action::CtClear, Action::set(ZONE.field, inside)].into_iter().chain(to_track).collect();
         let ways = [
             (LEAVING.mask, vec![raise(LET_OUT), Action::GotoTable(Table::Output.number())], "out, as it was going"),
-            (ANSWERING.mask, back(Action::resubmit(Table::Route.number())), "in, to be routed"),
-            (0, floating, "in, to its port"),
+            (FROM_PHYSICAL.mask, back().chain(to_track).collect(), "in, to its port"),
+            (0, back().chain([Action::resubmit(Table::Route.number())]).collect(), "in, to be routed"),
         ];
         for (flag, onward, note) in ways {
-            let of_way = |matching: Match| flagged(self.router, matching, flag, LEAVING.mask | ANSWERING.mask);
+            let of_way = |matching: Match| flagged(self.router, matching, flag, LEAVING.mask | FROM_PHYSICAL.mask);
             let mut add = |priority, matching, first: Option<Action>, note: String| {
                 let steps = first.into_iter().chain(onward.clone()).collect();
                 part.add_noted(Table::Border, priority, of_way(matching), steps, (self.cookie, note));

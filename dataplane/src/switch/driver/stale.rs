@@ -31,7 +31,7 @@ pub(super) struct Stale {
 enum Which {
     /// All of a zone.
     Zone(u16),
-    /// Those of one member.
+    /// Those of one member, or of one protocol behind a firewall.
     Balanced(CtFlush),
 }
 
