@@ -39,6 +39,16 @@ pub struct Report {
     pub problems: Vec<Problem>,
 }
 
+impl Report {
+    /// Whether it says anything but what the report before said. Why a member is as it is, is no news: a machine could make it another at each check.
+    #[must_use]
+    pub fn is_news_after(&self, before: &Self) -> bool {
+        let verdicts = |report: &Self| report.members.iter().map(|it| (it.member, it.online)).collect::<Vec<_>>();
+        let rest = |report: &Self| Self { members: Vec::new(), ..report.clone() };
+        self != before && (verdicts(self) != verdicts(before) || rest(self) != rest(before))
+    }
+}
+
 /// One object as seen.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

@@ -221,11 +221,10 @@ impl<D: Drivers> Reconciler<D> {
             let resources = resources::sample(&self.config, self.snapshot.seen.as_deref());
             let report = Arc::new(crate::report::report(host, &self.snapshot, resources));
             self.outlets.report.send_if_modified(|now| {
-                let differs = now.as_ref() != Some(&report);
-                if differs {
-                    *now = Some(report);
-                }
-                differs
+                // What is no news goes with the next heartbeat.
+                let is_news = now.as_ref().is_none_or(|before| report.is_news_after(before));
+                *now = Some(report);
+                is_news
             });
         }
         self.outlets.snapshot.send_replace(Arc::new(self.snapshot.clone()));

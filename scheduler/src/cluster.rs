@@ -89,13 +89,13 @@ impl Reports {
         Self { started: now, last: BTreeMap::new() }
     }
 
-    /// Takes a report in; says whether it differs from the one before.
+    /// Takes a report in; says whether it is news after the one before.
     pub(crate) fn hear(&mut self, report: Report, now: Instant) -> bool {
         let host = report.host;
         let report = Arc::new(report);
         let before = self.last.insert(host, (Arc::clone(&report), now));
         let limit = Duration::from_secs(HOST_DOWN_AFTER_SECONDS);
-        before.is_none_or(|(before, at)| before != report || now.saturating_duration_since(at) >= limit)
+        before.is_none_or(|(before, at)| report.is_news_after(&before) || now.saturating_duration_since(at) >= limit)
     }
 
     /// Forgets a host.
@@ -147,6 +147,23 @@ mod tests {
         assert_eq!(reports.look(start).sight(other).life, Life::Unheard);
         assert!(reports.hear(report(host), start));
         assert!(!reports.hear(report(host), start), "the same report is no news");
+        let of_member = |online: bool, reason: &str| {
+            let member = model::balancer::MemberRef {
+                balancer: model::BalancerId::from_uuid(uuid::Uuid::from_u128(3)),
+                protocol: model::balancer::Transport::Tcp,
+                listener: 80,
+                address: std::net::Ipv4Addr::LOCALHOST.into(),
+                port: 8080,
+            };
+            let found = model::balancer::MemberHealth { member, online, reason: reason.to_owned() };
+            Report { members: vec![found], ..report(host) }
+        };
+        assert!(reports.hear(of_member(false, "HTTP 500"), start));
+        assert!(!reports.hear(of_member(false, "HTTP 503"), start), "the reason is no news");
+        let kept = reports.look(start).report(host).unwrap().members[0].reason.clone();
+        assert_eq!(kept, "HTTP 503", "and kept all the same");
+        assert!(reports.hear(of_member(true, "HTTP 503"), start), "a verdict is");
+        assert!(reports.hear(report(host), start));
         let limit = Duration::from_secs(HOST_DOWN_AFTER_SECONDS);
         assert_eq!(reports.look(start + limit / 2).sight(host).life, Life::Up);
         assert_eq!(reports.look(start + limit).sight(host).life, Life::Down);

@@ -31,6 +31,8 @@ pub struct Engine {
     seed: u64,
     /// The port that was asked from last.
     port: u16,
+    /// Whether verdicts, or their reasons, are others than those that were taken last.
+    has_news: bool,
 }
 
 /// A member with what is known of it.
@@ -51,12 +53,14 @@ impl Engine {
     /// Checks nobody yet. Ports and sequence numbers follow from `seed`.
     #[must_use]
     pub const fn new(seed: u64) -> Self {
-        Self { members: BTreeMap::new(), seed, port: 0 }
+        Self { members: BTreeMap::new(), seed, port: 0, has_news: true }
     }
 
     /// Takes note of who is to be checked. What is known of those who were holds.
     pub fn update(&mut self, targets: BTreeMap<MemberRef, Target>, now: Duration) {
+        let count = self.members.len();
         self.members.retain(|member, _| targets.contains_key(member));
+        self.has_news |= self.members.len() != count;
         for (member, target) in targets {
             if let Some(watched) = self.members.get_mut(&member) {
                 watched.follow(target);
@@ -91,7 +95,7 @@ impl Engine {
         for watched in self.members.values_mut().filter(|watched| watched.target.port == port) {
             let Some(flight) = &mut watched.flight else { continue };
             if let Some(step) = flight.receive(&watched.target, frame, now) {
-                return watched.take(step);
+                return watched.take(step, &mut self.has_news);
             }
         }
         Vec::new()
@@ -104,7 +108,7 @@ impl Engine {
             let Some(flight) = &mut watched.flight else { continue };
             if flight.due(&watched.target, now) <= now {
                 let step = flight.tick(&watched.target, now);
-                sent.extend(watched.take(step));
+                sent.extend(watched.take(step, &mut self.has_news));
             }
         }
         let mut waiting = if may_begin { self.waiting(now) } else { Vec::new() };
@@ -118,7 +122,7 @@ impl Engine {
             // From one check to the next it is as long as was asked for, unless one had to wait longer than that.
             let delay = delay(&watched.target);
             watched.due = if now < due + delay { due + delay } else { now + delay };
-            sent.extend(watched.take(step));
+            sent.extend(watched.take(step, &mut self.has_news));
         }
         sent
     }
@@ -141,6 +145,17 @@ impl Engine {
             Some(MemberHealth { member: *member, online: watched.is_online, reason })
         };
         self.members.iter().filter_map(verdict).collect()
+    }
+
+    /// Whether there is another answer to [`Engine::verdicts`] than when this was told last; it counts as told then.
+    pub const fn take_news(&mut self) -> bool {
+        std::mem::replace(&mut self.has_news, false)
+    }
+
+    /// The same, without taking note.
+    #[must_use]
+    pub const fn has_news(&self) -> bool {
+        self.has_news
     }
 
     fn waiting(&self, now: Duration) -> Vec<(Duration, MemberRef)> {
@@ -187,24 +202,26 @@ impl Watched {
         self.target = target;
     }
 
-    fn take(&mut self, step: Step) -> Vec<Sent> {
+    fn take(&mut self, step: Step, has_news: &mut bool) -> Vec<Sent> {
         if let Some(found) = step.found {
             self.flight = None;
-            self.judge(found);
+            *has_news |= self.judge(found);
         }
         let port = self.target.port;
         step.frames.into_iter().map(|frame| Sent { port, frame }).collect()
     }
 
-    fn judge(&mut self, found: Finding) {
+    /// Says whether there is another verdict, or another reason for it.
+    fn judge(&mut self, found: Finding) -> bool {
         let (is_well, monitor) = (found.is_ok(), &self.target.monitor);
         let reason = found.err().unwrap_or_else(|| format!("answers checks by {}", monitor.check.name()));
         let wanted = if is_well { monitor.max_retries } else { monitor.max_retries_down };
         self.contrary = if is_well == self.is_online { 0 } else { self.contrary.saturating_add(1) };
-        if self.contrary == 0 {
-            self.reason = Some(reason);
-        } else if self.contrary >= wanted {
-            (self.is_online, self.contrary, self.reason) = (is_well, 0, Some(reason));
+        if self.contrary > 0 && self.contrary < wanted {
+            return false;
         }
+        let before = (self.is_online, self.reason.replace(reason));
+        (self.is_online, self.contrary) = (is_well, 0);
+        before != (self.is_online, self.reason.clone())
     }
 }

@@ -136,6 +136,22 @@ fn verdicts_turn_after_checks_in_a_row() {
     }
 }
 
+/// What was found is new once for each verdict and each reason, not for each check, and when a member goes.
+#[test]
+fn only_what_is_new_is_news() {
+    let mut engine = engine(&[target(Check::Ping, false, 80)]);
+    let mut now = Duration::ZERO;
+    assert!(engine.take_news() && !engine.take_news());
+    let mut news = Vec::new();
+    for guest in [Guest::Open, Guest::Open, Guest::Silent, Guest::Silent, Guest::Silent, Guest::Silent, Guest::Open] {
+        round(&mut engine, &mut now, guest);
+        news.push(engine.take_news());
+    }
+    assert_eq!(news, [true, false, false, false, true, false, false]);
+    engine.update(BTreeMap::new(), now);
+    assert!(engine.take_news());
+}
+
 /// A closed port of UDP says so; silence is an open one.
 #[test]
 fn a_closed_port_is_told_from_an_open_one() {

@@ -29,7 +29,10 @@ const LOOK: Duration = Duration::from_millis(500);
 /// The least time between two looks at the clock's account.
 const TICK_MIN: Duration = Duration::from_millis(10);
 
-/// What was found out of the members of this host.
+/// The least time between two words on what was found: the agent looks at all of its host for each.
+const TELL_GAP: Duration = Duration::from_secs(1);
+
+/// What was found out of the members of this host. It changes for verdicts; the reasons for them are there, and nobody is woken for them.
 pub(super) type Verdicts = watch::Receiver<Arc<Vec<MemberHealth>>>;
 
 /// Says how the driver is, once there is one.
@@ -52,6 +55,8 @@ struct Checker {
     /// Connections to the switch that there had been when it was looked at last; none while there is none.
     connection: Option<u64>,
     start: Instant,
+    /// When it may say again what was found.
+    tell: Instant,
 }
 
 impl Checks {
@@ -65,7 +70,9 @@ impl Checks {
             // Without a driver there is nobody to send anything.
             let Ok(driver) = followed.await else { return };
             let (engine, start) = (fresh_engine(), Instant::now());
-            Checker { host, engine, questions: sender, found, driver, connection: None, start }.run(frames).await;
+            let checker =
+                Checker { host, engine, questions: sender, found, driver, connection: None, start, tell: start };
+            checker.run(frames).await;
         });
         (Self { answers, questions, task }, known, follow)
     }
@@ -98,21 +105,25 @@ fn fresh_engine() -> Engine {
 
 impl Checker {
     async fn run(mut self, mut frames: mpsc::Receiver<(u32, Vec<u8>)>) {
-        let mut look = self.start;
+        let (mut look, mut ticked) = (self.start, self.start);
         loop {
             let now = self.start.elapsed();
-            let due = self.engine.next_tick(now).map(|due| self.start + due.max(now + TICK_MIN));
+            // Never put off by what comes in meanwhile.
+            let due = self.engine.next_tick(now).map(|due| (self.start + due).max(ticked + TICK_MIN));
+            let tell = self.engine.has_news().then_some(self.tell);
+            let due = [due, tell, Some(look)].into_iter().flatten().min();
             tokio::select! {
                 frame = frames.recv() => match frame {
                     Some((port, frame)) => self.work(|engine, now| engine.receive(port, &frame, now)),
                     None => return,
                 },
-                () = sleep_until(due.map_or(look, |due| due.min(look))) => {
+                () = sleep_until(due.unwrap_or(look)) => {
                     if Instant::now() >= look {
                         look = Instant::now() + LOOK;
                         let targets = self.host.read_numbers(targets);
                         self.engine.update(targets, self.start.elapsed());
                     }
+                    ticked = Instant::now();
                     let may_begin = self.is_ready();
                     self.work(|engine, now| engine.tick(now, may_begin));
                 }
@@ -157,13 +168,17 @@ impl Checker {
         }
     }
 
-    fn tell(&self) {
+    fn tell(&mut self) {
+        let now = Instant::now();
+        if now < self.tell || !self.engine.take_news() {
+            return;
+        }
+        self.tell = now + TELL_GAP;
         let known = self.engine.verdicts();
         self.found.send_if_modified(|before| {
-            let is_other = **before != known;
-            if is_other {
-                *before = Arc::new(known);
-            }
+            let verdicts = |of: &[MemberHealth]| of.iter().map(|it| (it.member, it.online)).collect::<Vec<_>>();
+            let is_other = verdicts(before) != verdicts(&known);
+            *before = Arc::new(known);
             is_other
         });
     }
