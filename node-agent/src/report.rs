@@ -1,6 +1,7 @@
 //! What the scheduler is told: the last look, in its words.
 
 use model::HostId;
+use model::balancer::{MemberHealth, MemberRef};
 use model::machine::Power;
 use model::observed::{ImageState, MachineState, Observed, PortState, Problem, Report, Resources, VolumeState};
 use model::spec::{Generation, NodeSpec};
@@ -35,7 +36,7 @@ pub fn report(host: HostId, snapshot: &Snapshot, resources: Resources) -> Report
     report.ports = ports(spec, seen, snapshot);
     report.volumes = volumes(spec, seen, snapshot);
     report.images = images(spec, seen, snapshot);
-    report.members.clone_from(&seen.health);
+    report.members = members(spec, seen);
     report.problems = host_problems(seen, snapshot);
     report
 }
@@ -162,6 +163,18 @@ fn images(spec: &NodeSpec, seen: &Seen, snapshot: &Snapshot) -> Vec<Observed<Ima
         Observed { id: *id, state, problem: problem(snapshot, &lane) }
     });
     states.collect()
+}
+
+/// What was found out of members that the specification has checked: what was found before it came is of no use with the generation that is said.
+fn members(spec: &NodeSpec, seen: &Seen) -> Vec<MemberHealth> {
+    let is_checked = |about: &MemberRef| {
+        let balancer = spec.network().balancers.get(&about.balancer);
+        let mut listeners = balancer.into_iter().flat_map(|it| &it.listeners);
+        let listener = listeners.find(|it| (it.protocol, it.port) == (about.protocol, about.listener));
+        let members = listener.filter(|it| it.checks().is_some()).map(|it| &it.members);
+        members.into_iter().flatten().any(|it| (it.address, it.port) == (about.address, about.port))
+    };
+    seen.health.iter().filter(|health| is_checked(&health.member)).cloned().collect()
 }
 
 fn host_problems(seen: &Seen, snapshot: &Snapshot) -> Vec<Problem> {

@@ -24,6 +24,7 @@ mod metrics;
 mod place;
 mod reconcile;
 mod refusal;
+mod seat;
 mod server;
 mod store;
 mod token;

@@ -6,9 +6,9 @@
 //! What is freed is freed on evidence alone: the host is up, it has accepted a specification without the object, and it does not see it any more.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
 use std::sync::Arc;
 
+use model::balancer::{MemberHealth, MemberRef};
 use model::network::Binding;
 use model::observed::{MachineState, Report, VolumeState};
 use model::spec::{Generation, NodeSpec};
@@ -22,6 +22,7 @@ use crate::intent::Intent;
 use crate::intent::host::Assigned;
 use crate::intent::machine::MachineIntent;
 use crate::place::{Candidate, MACHINE_OVERHEAD_MIB, Overcommit, Promised, Request, place};
+use crate::seat::Seats;
 
 /// A host whose specification contradicts itself: a fault of ours. The host keeps the one that it has.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -228,17 +229,25 @@ fn candidates(intent: &Intent, cluster: &Cluster) -> Vec<Candidate> {
     intent.hosts.values().map(candidate).collect()
 }
 
-/// Believes what hosts report of the members of load balancers on them. What nobody reports of stays as it was: a host that is away, or has just
-/// started, has nobody go or come back.
+/// Believes what a host reports of members of load balancers that are plugged into it, once it knows what it was given last: a verdict from before
+/// the monitor is none of it. What nobody reports of stays as it was: a host that is away, or has just started, has nobody go or come back.
 fn note_health(intent: &mut Intent, cluster: &Cluster, bindings: &BTreeMap<PortId, Binding>) {
-    let hosts: Vec<HostId> = intent.hosts.keys().copied().collect();
-    for host in hosts {
-        let Some(report) = cluster.fresh(host).filter(|report| !report.members.is_empty()) else { continue };
-        let here = intent.ports.values().filter(|it| bindings.get(&it.port.id).is_some_and(|at| at.host == host));
-        let here: BTreeSet<IpAddr> = here.flat_map(|it| &it.port.addresses).map(|fixed| fixed.address).collect();
-        for health in report.members.iter().filter(|health| here.contains(&health.member.address)) {
-            intent.note_health(health);
-        }
+    let told = |host: &HostId| Some((*host, caught_up(intent, cluster, *host)?));
+    let told = intent.hosts.keys().filter_map(told).filter(|(_, report)| !report.members.is_empty());
+    let told: Vec<(HostId, Arc<Report>)> = told.collect();
+    if told.is_empty() {
+        return;
+    }
+    let seats = Seats::of(intent, bindings);
+    let is_there = |host: HostId, about: &MemberRef| {
+        let balancer = intent.balancers.get(&about.balancer);
+        balancer.and_then(|it| seats.of_member(it, about.address)).is_some_and(|at| at.host == host)
+    };
+    let found = told.iter().flat_map(|(host, report)| report.members.iter().map(move |health| (*host, health)));
+    let believed: Vec<&MemberHealth> =
+        found.filter(|(host, health)| is_there(*host, &health.member)).map(|(_, health)| health).collect();
+    for health in believed {
+        intent.note_health(health);
     }
 }
 

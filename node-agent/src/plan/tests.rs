@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 
+use model::balancer::monitor::{Check, Monitor};
 use model::balancer::{MemberHealth, MemberRef, Transport};
 use model::image::{Image, ImageKind, Sha256};
 use model::machine::{Boot, Disk, Machine, Power};
@@ -69,6 +70,10 @@ fn volume(wish: &Wish) -> Volume {
 
 /// A spec of these wishes; the volumes of `before` that are not wished for any more are retired.
 fn spec(generation: u64, wishes: &[Wish], before: &[Wish]) -> NodeSpec {
+    NodeSpec::check(parts(generation, wishes, before)).unwrap()
+}
+
+fn parts(generation: u64, wishes: &[Wish], before: &[Wish]) -> SpecParts {
     let host = HostId::from_uuid(id(9, 1));
     let tunnel = Ipv4Addr::new(10, 0, 0, 1);
     let network = NetworkId::from_uuid(id(5, 1));
@@ -144,7 +149,7 @@ fn spec(generation: u64, wishes: &[Wish], before: &[Wish]) -> NodeSpec {
         let list = if wish.keep_volume { &mut parts.volumes } else { &mut parts.retired_volumes };
         list.push(volume(wish));
     }
-    NodeSpec::check(parts).unwrap()
+    parts
 }
 
 /// An agent on a simulated host. Dropping it and making another over the same host and ledger is a restart.
@@ -346,6 +351,18 @@ fn what_cannot_be_seen_is_left_alone_and_the_rest_goes_on() {
     });
 }
 
+/// The parts of a specification, with this member of a load balancer, which is checked.
+fn with_member(mut parts: SpecParts, about: MemberRef) -> NodeSpec {
+    let subnet = serde_json::json!({"id": id(6, 1), "name": "s", "network": id(5, 1), "cidr": "10.0.0.0/24", "gateway": null, "dhcp": false});
+    let member = serde_json::json!({"address": about.address, "port": about.port, "weight": 1});
+    let balancer = serde_json::json!({"id": about.balancer, "name": "front", "key": 1, "subnet": id(6, 1),
+        "address": "10.0.0.100", "mac": "02:04:00:00:00:01", "listeners": [{"protocol": about.protocol,
+            "port": about.listener, "persistence": "none", "monitor": Monitor::new(Check::Tcp), "members": [member]}]});
+    parts.subnets.push(serde_json::from_value(subnet).unwrap());
+    parts.balancers.push(serde_json::from_value(balancer).unwrap());
+    NodeSpec::check(parts).unwrap()
+}
+
 /// The scheduler is told what health checks found, also while other parts of the host can not be seen.
 #[test]
 fn what_health_checks_found_is_reported() {
@@ -353,13 +370,13 @@ fn what_health_checks_found_is_reported() {
         let (_directory, mut agent) = Agent::new();
         let spec = spec(1, &[wish(1)], &[]);
         agent.settle(&spec).await;
-        let report = |seen| {
+        let report = |spec: &NodeSpec, seen| {
             let snapshot =
                 Snapshot { spec: Some(Arc::new(spec.clone())), seen: Some(Arc::new(seen)), ..Snapshot::default() };
             crate::report::report(spec.host(), &snapshot, Resources::default())
         };
         let seen = look(&agent.sim, &agent.ledger, &spec).await;
-        assert_eq!(report(seen).members, []);
+        assert_eq!(report(&spec, seen).members, []);
         let member = MemberRef {
             balancer: BalancerId::from_uuid(id(9, 1)),
             protocol: Transport::Tcp,
@@ -371,7 +388,9 @@ fn what_health_checks_found_is_reported() {
         agent.sim.world().health.push(found.clone());
         agent.sim.world().switch_down = true;
         let seen = look(&agent.sim, &agent.ledger, &spec).await;
-        let report = report(seen);
+        assert_eq!(report(&spec, seen.clone()).members, [], "its specification has nobody checked");
+        let checked = with_member(parts(1, &[wish(1)], &[]), member);
+        let report = report(&checked, seen);
         assert_eq!(report.members, [found]);
         let text = serde_json::to_string(&report).unwrap();
         assert_eq!(serde_json::from_str::<Report>(&text).unwrap(), report);

@@ -637,7 +637,9 @@ fn a_verdict_reaches_every_host() {
         reason: "connection refused".to_owned(),
     };
     let say = |cloud: &mut Cloud, host: HostId, found: Vec<model::balancer::MemberHealth>| {
-        cloud.hosts.get_mut(&host).unwrap().report.as_mut().unwrap().members = found;
+        let accepted = cloud.intent.generation(host);
+        let report = cloud.hosts.get_mut(&host).unwrap().report.as_mut().unwrap();
+        (report.members, report.accepted) = (found, accepted);
         cloud.reconcile();
     };
     say(&mut cloud, hosts[1], vec![verdict(false)]);
@@ -656,6 +658,10 @@ fn a_verdict_reaches_every_host() {
     cloud.reconcile();
     assert_eq!(told(&cloud), [true, true], "as it was known last");
     cloud.appear(hosts[1]);
+    cloud.hosts.get_mut(&hosts[1]).unwrap().report.as_mut().unwrap().members = vec![verdict(true)];
+    cloud.reconcile();
+    assert_eq!(told(&cloud), [true, true], "the host does not know yet what it was given last");
+    cloud.appear(hosts[1]);
     say(&mut cloud, hosts[1], vec![verdict(true)]);
     assert_eq!(told(&cloud), [false, false]);
     say(&mut cloud, hosts[1], vec![verdict(false)]);
@@ -663,6 +669,45 @@ fn a_verdict_reaches_every_host() {
     assert_eq!(told(&cloud), [false, false], "checked no more");
     cloud.change(|intent, _| intent.remove_monitor("front", ("tcp", "80"))).unwrap();
     assert_eq!(told(&cloud), [false, false]);
+}
+
+/// A port of another tenant with the address of a member says nothing for it, and a verdict that was cleared is not taken again from the report on file.
+#[test]
+fn a_verdict_is_believed_of_the_host_of_the_member_alone() {
+    let (mut cloud, hosts) = balanced();
+    cloud.network("twin", "10.0.0.0/24").unwrap();
+    let own = cloud.intent.ports.values().find(|it| cloud.intent.networks[&it.port.network].name == "net0").unwrap();
+    let address = own.port.addresses[0].address;
+    let twin = json!({"name": "twin", "network": "twin", "addresses": [{"address": address}]});
+    cloud.change(|intent, context| intent.create_port(context, read(twin))).unwrap();
+    let vm = json!({"name": "twin", "flavor": "tiny", "image": "debian", "volume_backend": "rbd", "ports": ["twin"], "host": "host1"});
+    cloud.launch(vm).unwrap();
+    add_member(&mut cloud, json!({"address": address, "port": 8080})).unwrap();
+    set(&mut cloud, monitor(json!({}))).unwrap();
+    let balancer = *cloud.intent.balancers.keys().next().unwrap();
+    let found = || model::balancer::MemberHealth {
+        member: model::balancer::MemberRef {
+            balancer,
+            protocol: model::balancer::Transport::Tcp,
+            listener: 80,
+            address,
+            port: 8080,
+        },
+        online: false,
+        reason: "connection refused".to_owned(),
+    };
+    let in_error = |cloud: &Cloud| cloud.intent.balancers.values().next().unwrap().listeners[0].members[0].in_error;
+    for (host, wanted) in [(hosts[1], false), (hosts[0], true)] {
+        let accepted = cloud.intent.generation(host);
+        let report = cloud.hosts.get_mut(&host).unwrap().report.as_mut().unwrap();
+        (report.members, report.accepted) = (vec![found()], accepted);
+        cloud.reconcile();
+        assert_eq!(in_error(&cloud), wanted);
+    }
+    cloud.change(|intent, _| intent.remove_monitor("front", ("tcp", "80"))).unwrap();
+    set(&mut cloud, monitor(json!({}))).unwrap();
+    cloud.reconcile();
+    assert!(!in_error(&cloud), "what was found before it was cleared is over");
 }
 
 /// A monitor for HTTP, but for what is said otherwise.
