@@ -352,6 +352,7 @@ fn host(view: &View<'_>, part: &mut Part) {
     provider::host(view, part);
     floating::host(part);
     quoted::host(part);
+    health::host(part);
     snat::host(part);
     balancer::host(part);
     firewall::host(part);

@@ -232,6 +232,8 @@ pub enum MeterNumber {
     Errors,
     /// Answers of a port to the health checks of a load balancer, by the key of that and the port's place among those that are checked here.
     Checks(u32, u32),
+    /// The same of all ports and load balancers of the host.
+    AllChecks,
 }
 
 impl MeterNumber {
@@ -252,6 +254,7 @@ impl MeterNumber {
             Self::ErrorsIn(key) => 0xd << 28 | key & 0x0fff_ffff,
             Self::ErrorsOut(key) => 0xe << 28 | key & 0x0fff_ffff,
             Self::Errors => 0xf << 28,
+            Self::AllChecks => 0xf << 28 | 1,
             Self::Checks(balancer, place) => 0xa << 28 | (balancer & 0xffff) << 12 | place & 0x0fff,
         }
     }

@@ -4,7 +4,7 @@
 //! network, for its clients come from there or from behind the same router. The answer is met here, before it could go anywhere, with the port that sent it,
 //! so that no other port can speak for a member; anti-spoofing has been asked, security groups are not: they say who may be a client, and the host's own
 //! questions, as those of DHCP, are none of a client's. Ports from [`FIRST_PORT`] on are those that checks come from: nothing that is balanced goes to them.
-//! Each member has a meter. Never asks whether an answer is right: that is [`crate::health`]'s.
+//! Each member has a meter, and all of them together one more. Never asks whether an answer is right: that is [`crate::health`]'s.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -27,6 +27,9 @@ pub(crate) const FIRST_PORT: u16 = 0xfc00;
 const ANSWERED: u16 = 320;
 /// Packets in a second, and at once, for each check of a member in a second: a page of one segment takes about 5.
 const PACKETS: u32 = 20;
+/// The same of all members of the host together: the agent parses each. It takes more than a hundred ports that flood to keep others' answers from it, and
+/// [`CHECKS_MAX`](crate::health::CHECKS_MAX) connections at once are answered with less.
+const ALL_PACKETS: u32 = 2000;
 
 /// What a member may answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -37,6 +40,12 @@ enum Answer {
     Udp(u16),
     /// An ICMP echo reply.
     Echo,
+}
+
+/// What every host has.
+pub(crate) fn host(part: &mut Part) {
+    let all = MeterNumber::AllChecks.to_wire();
+    part.add_meter(Meter::drop_above(all, MeterUnit::Packets, ALL_PACKETS, ALL_PACKETS));
 }
 
 /// A load balancer that has members here which are checked.
@@ -71,7 +80,9 @@ pub(crate) fn balancer(view: &View<'_>, balancer: &Balancer, part: &mut Part) {
         for (address, matching) in answers.into_iter().flat_map(|(address, answer)| {
             matches(&front, &sender, (address, balancer.address), answer).into_iter().map(move |it| (address, it))
         }) {
+            // Open vSwitch takes one meter among a flow's actions, and another one where a packet is handed over.
             let hand_over = Controller::new().with_userdata(Punt::Health { port }.to_user_data());
+            let hand_over = hand_over.metered(MeterNumber::AllChecks.to_wire());
             let steps = vec![Action::Meter(meter), Action::Controller(hand_over)];
             let note = format!("what {address} answers to a health check");
             part.add_noted(Table::Forward, ANSWERED, matching, steps, (front.cookie, note));

@@ -85,6 +85,12 @@ impl Engine {
         self.members.values().filter(|watched| watched.flight.is_some()).count()
     }
 
+    /// The ports that an answer is waited for of.
+    #[must_use]
+    pub fn asked(&self) -> BTreeSet<u32> {
+        self.members.values().filter(|it| it.flight.is_some()).map(|it| it.target.port).collect()
+    }
+
     /// Forgets the checks that wait for an answer, without a verdict: what they sent, or what comes back, is lost.
     pub fn forget(&mut self) {
         self.members.values_mut().for_each(|watched| watched.flight = None);

@@ -77,7 +77,7 @@ impl Responder for Answers {
                 return None;
             }
             Ok(Punt::Health { port }) => {
-                self.checks.take(port, packet.frame.clone());
+                self.checks.take(port, &packet.frame);
                 return None;
             }
             Ok(Punt::TooLarge { network, router }) => return self.tell(packet, network, router),

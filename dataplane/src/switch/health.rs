@@ -4,6 +4,7 @@
 //! a connection to the switch that is lost since has no verdict: a switch that restarts has nobody in error. An answer that comes when there is no room is
 //! lost, as on any wire.
 
+use std::collections::BTreeSet;
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -42,6 +43,8 @@ pub(super) type Follow = oneshot::Sender<watch::Receiver<DriverStatus>>;
 #[derive(Debug)]
 pub(super) struct Checks {
     answers: mpsc::Sender<(u32, Vec<u8>)>,
+    /// Ports that an answer is waited for of.
+    asked: watch::Receiver<BTreeSet<u32>>,
     questions: mpsc::Receiver<Reply>,
     task: JoinHandle<()>,
 }
@@ -50,6 +53,7 @@ struct Checker {
     host: Shared,
     engine: Engine,
     questions: mpsc::Sender<Reply>,
+    asked: watch::Sender<BTreeSet<u32>>,
     found: watch::Sender<Arc<Vec<MemberHealth>>>,
     driver: watch::Receiver<DriverStatus>,
     /// Connections to the switch that there had been when it was looked at last; none while there is none.
@@ -65,21 +69,33 @@ impl Checks {
         let (answers, frames) = mpsc::channel(ANSWERS_MAX);
         let (sender, questions) = mpsc::channel(QUESTIONS_MAX);
         let (found, known) = watch::channel(Arc::default());
+        let (asks, asked) = watch::channel(BTreeSet::new());
         let (follow, followed) = oneshot::channel();
         let task = tokio::spawn(async move {
             // Without a driver there is nobody to send anything.
             let Ok(driver) = followed.await else { return };
             let (engine, start) = (fresh_engine(), Instant::now());
-            let checker =
-                Checker { host, engine, questions: sender, found, driver, connection: None, start, tell: start };
+            let checker = Checker {
+                host,
+                engine,
+                questions: sender,
+                asked: asks,
+                found,
+                driver,
+                connection: None,
+                start,
+                tell: start,
+            };
             checker.run(frames).await;
         });
-        (Self { answers, questions, task }, known, follow)
+        (Self { answers, asked, questions, task }, known, follow)
     }
 
-    /// Takes a frame that a port answered with.
-    pub(super) fn take(&self, port: u32, frame: Vec<u8>) {
-        let _lost = self.answers.try_send((port, frame));
+    /// Takes a frame that a port answered with, if one is waited for: who talks unasked takes nobody's room.
+    pub(super) fn take(&self, port: u32, frame: &[u8]) {
+        if self.asked.borrow().contains(&port) {
+            let _lost = self.answers.try_send((port, frame.to_vec()));
+        }
     }
 
     /// Waits for the next frame to send. Giving up waiting loses none.
@@ -147,7 +163,10 @@ impl Checker {
         let now = self.start.elapsed();
         let engine = &mut self.engine;
         match catch_unwind(AssertUnwindSafe(|| work(engine, now))) {
-            Ok(sent) => self.send(sent),
+            Ok(sent) => {
+                self.note_asked();
+                self.send(sent);
+            }
             Err(_) => {
                 tracing::error!("health checks begin anew: a fault in the reading of an answer, told above");
                 self.engine = fresh_engine();
@@ -166,6 +185,15 @@ impl Checker {
                 let _lost = self.questions.try_send(Reply::Out { port, exit, frame });
             }
         }
+    }
+
+    fn note_asked(&self) {
+        let asked = self.engine.asked();
+        self.asked.send_if_modified(|before| {
+            let is_other = *before != asked;
+            *before = asked;
+            is_other
+        });
     }
 
     fn tell(&mut self) {
