@@ -4,7 +4,7 @@
 //! own before it is tracked and judged, and an answer back after that: rules and connections know the client's and the member's addresses only, and
 //! security groups hold as if the client had asked the member. An established connection stays with its member, whoever comes and goes; a new one
 //! goes to one of those that are plugged in and have a weight, and are not who asks. A member that is taken out has its connections cut; one of weight 0
-//! keeps them, and so does one in error: whether they live, its own machine says.
+//! keeps them, and so does one in error over TCP: whether they live, its own machine says. Over UDP nobody would, and they go to another member.
 //! What comes from a member's port and is of no balanced connection goes on unchanged, at the cost of one pass; what the tracker has taken for no part of
 //! any, and could be a segment of a balanced one with the wrong source, does not.
 //! Invariant: a packet of a balanced connection reaches a member of its load balancer that there is, or nobody.
@@ -353,7 +353,10 @@ impl<'a> Front<'a> {
         for listener in &self.balancer.listeners {
             for member in &listener.members {
                 let Some(seat) = self.seat(view, member.address) else { continue };
-                self.add_way_to(view, (listener, member), &seat, part);
+                // A client of UDP that goes on by the same port would never leave it: nothing resets a connection there is not.
+                if !(member.in_error && listener.protocol == Transport::Udp) {
+                    self.add_way_to(view, (listener, member), &seat, part);
+                }
                 services.insert((listener.protocol, member.address, member.port));
             }
         }
