@@ -17,7 +17,7 @@ pub mod check;
 mod engine;
 mod stream;
 
-pub use engine::{CHECKS_MAX, Engine};
+pub use engine::{CHECKS_MAX, DATAGRAMS_MAX, Engine};
 
 use crate::compile::PortNumbers;
 

@@ -203,6 +203,15 @@ fn who_is_in_error_gets_nothing_new() {
     let left = new(&cloud).0;
     assert!(left.len() == 2 && !left.contains("delivered to port one"), "{left:?}");
     assert_eq!(known(&cloud), before, "a connection that is there goes on");
+    cloud.balancers[0].listeners[UDP].monitor = Some(quick(Check::UdpConnect));
+    let set_before = compile(&cloud.host(0), &cloud.numbers(0));
+    cloud.balancers[0].listeners[UDP].members[0].in_error = true;
+    let after = known(&cloud);
+    let lost: Vec<_> = before.iter().filter(|flow| !after.contains(flow)).collect();
+    assert!(lost.len() == 1 && after.len() + 1 == before.len(), "over UDP it does not: {lost:?}");
+    let set = compile(&cloud.host(0), &cloud.numbers(0));
+    let changes = dataplane::diff::between(&set_before, &set, &set_before.differences(&set));
+    assert_eq!(changes.stale_connections.len(), 1, "and is forgotten");
     cloud.balancers[0].listeners[TCP].members.iter_mut().for_each(|member| member.in_error = true);
     let blame = new(&cloud).1.unwrap();
     let line = "load balancer front: tcp port 80: every member that is plugged in and has a weight is in error, as its health monitor found: \
@@ -239,8 +248,6 @@ impl World {
             let machine = hosts[usize::from(port.is_on(host_id(1)))].plug(port).await?;
             machine.restart_link()?;
             machine.configure_both(cloud.address(number), cloud.address6(number))?;
-            // As many errors as there are datagrams to a closed port.
-            machine.namespace.run(&["sysctl", "-qw", "net.ipv4.icmp_ratelimit=0", "net.ipv6.icmp.ratelimit=0"])?;
             machines.push(machine);
         }
         let world = Self { cloud, hosts, machines, pages: tempfile::tempdir()? };

@@ -14,6 +14,9 @@ use super::Target;
 use super::stream::Stream;
 use crate::line::ETHERNET;
 
+/// The longest time that an answer is waited for, in seconds, whatever a monitor says: what waits takes room from others.
+pub const TIMEOUT_MAX: u16 = 60;
+
 const TTL: u8 = 64;
 const SEQUENCE: u16 = 1;
 /// ICMP types of echo replies, and type and code of a closed port, of both versions.
@@ -124,7 +127,7 @@ impl Flight {
             let (found, packets) = stream.turn(None, now);
             return Step { found, frames: framed(target, packets) };
         }
-        let late = Err(format!("timed out after {} s", target.monitor.timeout_seconds));
+        let late = Err(format!("timed out after {} s", timeout(target)));
         let (found, packets) = match &mut self.question {
             Question::Stream(stream) => (late, stream.abort(now)),
             Question::Echo => (late, Vec::new()),
@@ -144,8 +147,12 @@ impl Flight {
     }
 
     fn deadline(&self, target: &Target) -> Duration {
-        self.began + Duration::from_secs(target.monitor.timeout_seconds.into())
+        self.began + Duration::from_secs(timeout(target).into())
     }
+}
+
+fn timeout(target: &Target) -> u16 {
+    target.monitor.timeout_seconds.min(TIMEOUT_MAX)
 }
 
 /// A question that can not be put.

@@ -24,7 +24,7 @@ use crate::line::Sent;
 
 /// Answers that may wait to be looked at, and questions that may wait to be sent.
 const ANSWERS_MAX: usize = 256;
-const QUESTIONS_MAX: usize = 256;
+const QUESTIONS_MAX: usize = 1024;
 /// The time between two looks at who is to be checked.
 const LOOK: Duration = Duration::from_millis(500);
 /// The least time between two looks at the clock's account.
@@ -32,6 +32,9 @@ const TICK_MIN: Duration = Duration::from_millis(10);
 
 /// The least time between two words on what was found: the agent looks at all of its host for each.
 const TELL_GAP: Duration = Duration::from_secs(1);
+
+/// The least time between two warnings that checks are late.
+const WARN_GAP: Duration = Duration::from_secs(60);
 
 /// What was found out of the members of this host. It changes for verdicts; the reasons for them are there, and nobody is woken for them.
 pub(super) type Verdicts = watch::Receiver<Arc<Vec<MemberHealth>>>;
@@ -61,6 +64,8 @@ struct Checker {
     start: Instant,
     /// When it may say again what was found.
     tell: Instant,
+    /// When it may warn again.
+    warn: Instant,
 }
 
 impl Checks {
@@ -85,6 +90,7 @@ impl Checks {
                 connection: None,
                 start,
                 tell: start,
+                warn: start,
             };
             checker.run(frames).await;
         });
@@ -142,6 +148,9 @@ impl Checker {
                     ticked = Instant::now();
                     let may_begin = self.is_ready();
                     self.work(|engine, now| engine.tick(now, may_begin));
+                    if may_begin {
+                        self.warn();
+                    }
                 }
             }
         }
@@ -175,15 +184,25 @@ impl Checker {
         self.tell();
     }
 
-    fn send(&self, frames: Vec<Sent>) {
+    fn send(&mut self, frames: Vec<Sent>) {
         for Sent { port, frame } in frames {
             let place = self.host.read_numbers(|host, numbers| {
                 let port = host.ports.values().find(|it| it.key == port)?;
                 Some((numbers.of(port)?, Exit::to(host, numbers, port)))
             });
-            if let Some((port, exit)) = place {
-                let _lost = self.questions.try_send(Reply::Out { port, exit, frame });
+            let reply = place.map(|(port, exit)| Reply::Out { port, exit, frame });
+            if reply.is_none_or(|reply| self.questions.try_send(reply).is_err()) {
+                self.engine.unsent(port);
             }
+        }
+    }
+
+    fn warn(&mut self) {
+        let (now, late) = (Instant::now(), self.engine.late(self.start.elapsed()));
+        if let Some((members, longest)) = late.filter(|_| now >= self.warn) {
+            self.warn = now + WARN_GAP;
+            let seconds = longest.as_secs();
+            tracing::warn!(members, seconds, "health checks run late: too many members answer late, or not at all");
         }
     }
 
