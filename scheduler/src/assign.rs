@@ -112,7 +112,8 @@ fn mirrors(intent: &Intent, bindings: &BTreeMap<PortId, Binding>, host: HostId) 
     let target = |id: PortId| {
         let it = intent.ports.get(&id)?;
         // Only the host of who gets copies has to know from where they come.
-        let sources = intent.mirrored_to(id).filter(|_| here(&id)).filter_map(|source| place(&source.port.id));
+        let sources = here(&id).then(|| intent.mirrored_to(id)).into_iter().flatten();
+        let sources = sources.filter_map(|source| place(&source.port.id));
         let senders: BTreeSet<MirrorPlace> = sources.filter(|place| place.host != host).collect();
         let senders = senders.into_iter().collect();
         Some(MirrorTarget { port: id, name: it.port.name.clone(), vni: it.mirror_vni?, place: place(&id), senders })

@@ -154,9 +154,13 @@ const fn sum(one: u64, other: u64) -> u64 {
     }
 }
 
-/// Whether a flow drops; a flow that marks a connection as dead on its way out drops too.
+/// Whether a flow drops; one that marks a connection as dead on its way out drops too, and one that gives somebody a copy and no more.
 fn is_drop(flow: &Flow) -> bool {
-    let leads_on = |action: &Action| !matches!(action, Action::Ct(ct) if ct.table.is_none());
+    let leads_on = |action: &Action| match action {
+        Action::Ct(ct) => ct.table.is_some(),
+        Action::Clone(_) => false,
+        _ => true,
+    };
     !flow.actions.iter().any(leads_on)
 }
 
