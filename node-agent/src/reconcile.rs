@@ -252,6 +252,9 @@ impl<D: Drivers> Reconciler<D> {
             self.outlets.accepted.send_replace(spec.generation());
             self.drivers.network().describe(spec.machines());
             self.spec = Some(Arc::new(spec));
+            // Who is told that it was taken may ask for it at once, before the next look.
+            self.snapshot.spec.clone_from(&self.spec);
+            self.outlets.snapshot.send_replace(Arc::new(self.snapshot.clone()));
             self.lanes.wake();
         }
         Ok(accepted)
