@@ -3,8 +3,9 @@
 //! Owns the list ([`GROUPS`]) and the one place that runs `apt-get install`. Installing is safe to repeat: what is
 //! installed is left alone and an up-to-date machine costs one `dpkg-query`. No service is started: a policy-rc.d
 //! guard stands while apt works and whatever stood there before is put back afterwards, also after a failure.
-//! Never removes a package and never upgrades one that is installed already, with one exception that apt itself must
-//! ask for: a foreign build newer than this release's own that blocks the set is brought back to the release's.
+//! Never upgrades a package that is installed already. A foreign build newer than this release's own that is in the
+//! way of the set is brought back to the release's; what else cannot stand beside the set (`busybox` beside
+//! `busybox-static`) goes only where apt finds no other way, and is named.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -147,48 +148,60 @@ fn installed_names(text: &str) -> BTreeSet<String> {
     text.lines().filter_map(|line| line.strip_prefix("installed ")).map(str::to_owned).collect()
 }
 
-/// Finds arguments that apt accepts, then installs for real; refreshes the package lists at most once.
+/// Finds arguments that apt accepts, then installs for real; each way out of a failure is tried at most once.
 fn install(missing: &BTreeSet<&'static str>, step: &hw_tests::lab::progress::Step<'_>) -> Result<()> {
     let mut refreshed = false;
     let mut arguments: Vec<String> = missing.iter().map(|name| (*name).to_owned()).collect();
     let mut downgraded = false;
+    let mut keep_all = true;
     loop {
-        let output = apt_install(&arguments, true)?;
-        let output = if output.status.success() { apt_install(&arguments, false)? } else { output };
+        let output = apt_install(&arguments, keep_all, true)?;
+        let output = if output.status.success() { apt_install(&arguments, keep_all, false)? } else { output };
         if output.status.success() {
             return Ok(());
         }
-        match AptFailure::read(&output) {
+        let failure = AptFailure::read(&output);
+        let in_the_way = matches!(failure, AptFailure::UnmetDependencies | AptFailure::WouldRemove);
+        let back = if in_the_way && !downgraded { foreign_builds(&debian::release_codename()?)? } else { Vec::new() };
+        match failure {
             AptFailure::StaleLists if !refreshed => {
                 step.note("package lists are missing or old: apt-get update");
                 debian::refresh_lists()?;
                 refreshed = true;
             }
-            AptFailure::UnmetDependencies if !downgraded => {
-                let release = debian::release_codename()?;
-                let back = foreign_builds(&release)?;
-                if back.is_empty() {
-                    bail!("{}", debian::last_lines(&output, 12));
-                }
+            _ if !back.is_empty() => {
                 step.note(&format!("apt refuses because of foreign builds: back to {}", back.join(" ")));
                 arguments.push("--allow-downgrades".to_owned());
                 arguments.extend(back);
                 downgraded = true;
+            }
+            AptFailure::WouldRemove if keep_all => {
+                step.note(&format!("in the way and removed by apt: {}", removals(&output.stdout)));
+                keep_all = false;
             }
             _ => bail!("{}", debian::last_lines(&output, 12)),
         }
     }
 }
 
-/// One run of `apt-get install`, simulated or real.
-fn apt_install(arguments: &[String], simulate: bool) -> Result<Output> {
+/// One run of `apt-get install`, simulated or real; with `keep_all` it fails where another package had to go.
+fn apt_install(arguments: &[String], keep_all: bool, simulate: bool) -> Result<Output> {
     let mut command = debian::apt_get();
     command.args(["install", "--yes", "--no-install-recommends"]);
+    if keep_all {
+        command.arg("--no-remove");
+    }
     if simulate {
         command.arg("--simulate");
     }
     command.args(arguments);
     process::output(&mut command, INSTALL_LIMIT).context("running apt-get install")
+}
+
+/// The names under apt's headline of what it would remove.
+fn removals(text: &str) -> String {
+    let lines = text.lines().skip_while(|line| !line.contains("will be REMOVED")).skip(1);
+    lines.take_while(|line| line.starts_with("  ")).map(str::trim).collect::<Vec<_>>().join(" ")
 }
 
 /// `NAME/RELEASE` for every installed package of [`FOREIGN_BUILDS`] whose version no archive of this release offers.
@@ -299,6 +312,14 @@ mod tests {
     fn only_installed_packages_count() {
         let names = installed_names("installed cpio\nconfig-files kmod\nnot-installed xz-utils\n");
         assert_eq!(names.into_iter().collect::<Vec<_>>(), ["cpio"]);
+    }
+
+    #[test]
+    fn what_apt_would_remove_is_named() {
+        let text = "Reading state information...\nThe following packages will be REMOVED:\n  busybox\n  klibc-utils\n\
+                    The following NEW packages will be installed:\n  busybox-static\n";
+        assert_eq!(removals(text), "busybox klibc-utils");
+        assert_eq!(removals("nothing goes\n"), "");
     }
 
     #[test]

@@ -27,6 +27,8 @@ pub enum AptFailure {
     StaleLists,
     /// The packages do not fit together.
     UnmetDependencies,
+    /// The packages fit only if others go, which apt was told not to do.
+    WouldRemove,
     /// Anything else.
     Other,
 }
@@ -51,6 +53,8 @@ impl AptFailure {
             Self::StaleLists
         } else if UNMET.iter().any(|words| text.contains(words)) {
             Self::UnmetDependencies
+        } else if text.contains("Packages need to be removed but remove is disabled") {
+            Self::WouldRemove
         } else {
             Self::Other
         }
@@ -270,6 +274,8 @@ mod tests {
         assert_eq!(AptFailure::from_text("E: Unable to locate package nope"), AptFailure::StaleLists);
         let unmet = "The following packages have unmet dependencies:\n qemu-block-extra : Depends: qemu-utils";
         assert_eq!(AptFailure::from_text(unmet), AptFailure::UnmetDependencies);
+        let gone = "The following packages will be REMOVED:\n  qemu-utils\nE: Packages need to be removed but remove is disabled.";
+        assert_eq!(AptFailure::from_text(gone), AptFailure::WouldRemove);
         assert_eq!(AptFailure::from_text("E: disk full"), AptFailure::Other);
     }
 
