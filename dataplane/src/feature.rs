@@ -79,6 +79,8 @@ pub enum Feature {
     Firewall,
     /// Copies of the frames of ports, for others.
     Mirror,
+    /// What ports may send and be sent in a second.
+    Qos,
 }
 
 /// What is known of a feature.
@@ -116,6 +118,7 @@ pub const FEATURES: &[FeatureInfo] = &[
     FeatureInfo { feature: Feature::Balancer, number: 26, name: "load balancer" },
     FeatureInfo { feature: Feature::Firewall, number: 27, name: "firewall" },
     FeatureInfo { feature: Feature::Mirror, number: 29, name: "mirror" },
+    FeatureInfo { feature: Feature::Qos, number: 30, name: "qos" },
 ];
 
 impl Feature {

@@ -9,6 +9,8 @@
 //! crosses it once more, too, on the client's host: on its way there before it is routed on or tracked, on its way back out of [`Table::Output`]; both go
 //! on in [`Table::Balance`]. What crosses the border of a router with a firewall crosses it once more, with its address behind the router, before it leaves
 //! out of [`Table::Output`] or once it has come in; both go on in [`Table::Firewall`].
+//! [`Table::Limit`] is on no path: a port with two limits in one direction has it asked for the second one, out of [`Table::Classify`] or
+//! [`Table::Output`], and the packet goes on where it was.
 //!
 //! ```text
 //! classify -> guard (IPv6) -> neighbour -> ask ---\--> punt
@@ -82,6 +84,8 @@ pub enum Table {
     Output,
     /// Answers, back to who asked.
     Reply,
+    /// The second limit in one direction of a port that has two; a packet comes back from here to where it was.
+    Limit,
     /// The version of the pipeline; no packet comes here.
     Canary,
 }
@@ -312,6 +316,14 @@ pub const TABLES: &[TableInfo] = &[
         feature: Feature::Trunk,
         doc: "sends an answer back to who asked, with the tag of a sub-port",
         miss: "no path for answers is installed",
+    },
+    TableInfo {
+        table: Table::Limit,
+        number: 32,
+        name: "limit",
+        feature: Feature::Qos,
+        doc: "holds what a port sends or is sent to its second limit, where it has two, and leads back to where that was asked",
+        miss: "the port has no second limit",
     },
     TableInfo {
         table: Table::Canary,

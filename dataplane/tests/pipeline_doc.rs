@@ -18,6 +18,7 @@ use model::balancer::monitor::{Check, Monitor};
 use model::firewall::{Carried, FirewallAction};
 use model::mirror::MirrorDirection;
 use model::network::ForwardedProtocol;
+use model::qos::{Limit, Limits};
 use openflow::flow::Field;
 use topology::{Cloud, VXLAN, dual_stack, endpoint};
 
@@ -29,7 +30,8 @@ Made from the tables and flows themselves by `UPDATE_GOLDEN=1 cargo test -p data
 One bridge, `br-int`, and these tables. A packet enters at table 0 and moves to higher numbers only, but for one that leaves by a floating IP or the
 address of its router: with its new source it begins again at table 10, on the network outside. A load balancer looks at what goes to it and comes back
 in table 16, before the one goes on to its member and after the other was let in. What crosses the border of a router with a firewall is judged in
-table 18, before it leaves or once its destination is the one behind the router. What no flow of a table matches is dropped there, for the reason said.
+table 18, before it leaves or once its destination is the one behind the router. Table 32 is asked on the way, for the second limit of a port that
+has two in one direction. What no flow of a table matches is dropped there, for the reason said.
 Registers carry what is known so far (`dataplane/src/register.rs`): the network in `metadata`, source and destination port, the identity of the
 sender's and the receiver's groups.
 
@@ -38,7 +40,7 @@ security) on blue and db-1 on green are here, web-2 and db-2 on another host, ca
 and the router an address for everybody else, whose gateway this host is, with TCP port 5433 forwarded to port 5432 of db-1.
 The firewall of the router lets in TCP 80 and, to db-1, TCP 5432, and TCP 8443 from the addresses of the office, and lets out all but mail.
 Load balancer front is 10.0.1.100, whose TCP 8000 is TCP 80 of web-2 and open-1, and TCP 5432 that of db-1, which is checked.
-What open-1 sends and is sent is mirrored to db-2, what web-2 is sent to db-1.
+What open-1 sends and is sent is mirrored to db-2, what web-2 is sent to db-1. What cam-1 sends is held to 20,000 kb/s and 4,000 packets a second.
 Group web lets in TCP 80 and pings, and TCP 8443 from the addresses of office, which are 10.0.3.192/26; group db TCP 5432 from members of web.
 ";
 
@@ -56,7 +58,9 @@ fn cloud() -> Cloud {
     let lot = cloud.network("lot", "10.0.3.0/24");
     cloud.provide(lot, "dc", Some(100));
     let web = 0;
-    cloud.port("cam-1", lot, 0, 31, &[web]);
+    let cam_1 = cloud.port("cam-1", lot, 0, 31, &[web]);
+    let limit = |rate| Limit::new(rate, None).ok();
+    cloud.ports[cam_1].qos.egress = Limits { kbps: limit(20_000), pps: limit(4000) };
     cloud.lead_out(0, lot);
     cloud.addresses("office", &["10.0.3.192/26", "2001:db8::/32"]);
     let office = cloud.within(0);

@@ -31,17 +31,14 @@ pub struct Qos {
     pub dscp_mark: Option<DscpMark>,
 }
 
-/// The limit in one direction: at most one, because a flow of Open vSwitch takes one meter.
+/// The limits in one direction: what passes is within each of them.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(try_from = "LimitsWire", into = "LimitsWire")]
-pub enum Limits {
-    /// There is none.
-    #[default]
-    None,
+#[serde(from = "LimitsWire", into = "LimitsWire")]
+pub struct Limits {
     /// In thousands of bits, whole Ethernet frames.
-    Kbps(Limit),
+    pub kbps: Option<Limit>,
     /// In packets.
-    Pps(Limit),
+    pub pps: Option<Limit>,
 }
 
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]
@@ -93,9 +90,6 @@ pub enum QosError {
     /// A burst that no whole frame fits into.
     #[error("take a burst of {0} kilobits: want {KILOBITS_MIN} and more, the size of one frame")]
     Burst(u32),
-    /// Two limits in one direction.
-    #[error("limit kbps and pps in one direction: want one of them, for a flow of Open vSwitch takes one meter")]
-    Both,
     /// A mark that six bits do not hold.
     #[error("take {0} as a DSCP mark: want 0 to {DSCP_MAX}")]
     Mark(u8),
@@ -105,30 +99,19 @@ impl Limits {
     /// Whether there are none.
     #[must_use]
     pub const fn is_none(&self) -> bool {
-        matches!(self, Self::None)
+        self.kbps.is_none() && self.pps.is_none()
     }
 }
 
-impl TryFrom<LimitsWire> for Limits {
-    type Error = QosError;
-
-    fn try_from(wire: LimitsWire) -> Result<Self, QosError> {
-        match (wire.kbps, wire.pps) {
-            (None, None) => Ok(Self::None),
-            (Some(Kilobits(limit)), None) => Ok(Self::Kbps(limit)),
-            (None, Some(limit)) => Ok(Self::Pps(limit)),
-            (Some(_), Some(_)) => Err(QosError::Both),
-        }
+impl From<LimitsWire> for Limits {
+    fn from(LimitsWire { kbps, pps }: LimitsWire) -> Self {
+        Self { kbps: kbps.map(|Kilobits(limit)| limit), pps }
     }
 }
 
 impl From<Limits> for LimitsWire {
-    fn from(limits: Limits) -> Self {
-        match limits {
-            Limits::None => Self { kbps: None, pps: None },
-            Limits::Kbps(limit) => Self { kbps: Some(Kilobits(limit)), pps: None },
-            Limits::Pps(limit) => Self { kbps: None, pps: Some(limit) },
-        }
+    fn from(Limits { kbps, pps }: Limits) -> Self {
+        Self { kbps: kbps.map(Kilobits), pps }
     }
 }
 
@@ -227,8 +210,8 @@ mod tests {
     #[test]
     fn limits_let_something_by_and_marks_have_six_bits() {
         let qos: Qos = serde_json::from_str(r#"{"egress":{"kbps":{"rate":1000}},"dscp_mark":46}"#).unwrap();
-        let Limits::Kbps(limit) = qos.egress else { panic!("{qos:?}") };
-        assert_eq!((limit.rate(), limit.burst(), qos.ingress), (1000, 800, Limits::None));
+        let limit = qos.egress.kbps.unwrap();
+        assert_eq!((limit.rate(), limit.burst(), qos.ingress), (1000, 800, Limits::default()));
         assert_eq!(
             serde_json::to_string(&qos).unwrap(),
             r#"{"egress":{"kbps":{"rate":1000,"burst":800}},"dscp_mark":46}"#
@@ -242,17 +225,16 @@ mod tests {
         assert!(serde_json::from_str::<Qos>(r#"{"egress":{"kbps":{"rate":0}}}"#).is_err());
         let slow: Qos =
             serde_json::from_str(r#"{"egress":{"kbps":{"rate":10}},"ingress":{"pps":{"rate":10}}}"#).unwrap();
-        assert_eq!(
-            (slow.egress, slow.ingress),
-            (Limits::Kbps(Limit::new(10, Some(80)).unwrap()), Limits::Pps(Limit::new(10, Some(8)).unwrap()),)
-        );
+        let (kbps, pps) = (Limit::new(10, Some(80)).ok(), Limit::new(10, Some(8)).ok());
+        assert_eq!((slow.egress, slow.ingress), (Limits { kbps, pps: None }, Limits { kbps: None, pps }));
         assert_eq!(serde_json::from_value::<Qos>(serde_json::to_value(slow).unwrap()).unwrap(), slow);
         let small = r#"{"egress":{"kbps":{"rate":1000,"burst":12}}}"#;
         let error = serde_json::from_str::<Qos>(small).unwrap_err().to_string();
         assert!(error.starts_with("take a burst of 12 kilobits: want 13 and more"), "{error}");
         assert!(serde_json::from_str::<Qos>(r#"{"egres":{}}"#).is_err());
-        let both = r#"{"ingress":{"kbps":{"rate":9},"pps":{"rate":9}}}"#;
-        let error = serde_json::from_str::<Qos>(both).unwrap_err().to_string();
-        assert!(error.starts_with("limit kbps and pps in one direction"), "{error}");
+        let both = r#"{"ingress":{"kbps":{"rate":100,"burst":80},"pps":{"rate":10,"burst":8}}}"#;
+        let qos: Qos = serde_json::from_str(both).unwrap();
+        assert!(qos.ingress.kbps.is_some() && qos.ingress.pps.is_some(), "{qos:?}");
+        assert_eq!(serde_json::to_string(&qos).unwrap(), both);
     }
 }

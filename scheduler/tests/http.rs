@@ -251,6 +251,9 @@ async fn ports_have_an_address_of_each_version() {
         (StatusCode::OK, &json!({"rate": 1000, "burst": 800})),
         "{port}"
     );
+    let both = json!({"kbps": {"rate": 1000, "burst": 800}, "pps": {"rate": 100, "burst": 80}});
+    let (status, port) = operator.call(Method::PATCH, "/v1/ports/p", Some(json!({"qos": {"ingress": both}}))).await;
+    assert_eq!((status, &port["qos"]["ingress"]), (StatusCode::OK, &both), "{port}");
     let (_, port) = operator.call(Method::PATCH, "/v1/ports/p", Some(json!({"qos": {}}))).await;
     assert_eq!(port["qos"], json!({}), "{port}");
     // Where another has the address that the port would make for itself, and where the subnet is no /64, the lowest that is free.

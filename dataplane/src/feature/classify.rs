@@ -122,7 +122,7 @@ fn add_open(view: &View<'_>, segment: Segment<'_>, port: &Port, number: PortNo, 
 /// What a packet knows of itself from here on.
 pub(crate) fn steps(view: &View<'_>, segment: Segment<'_>, port: &Port, next: Table) -> Vec<Action> {
     let copy = mirror::sent(view, port).filter(|_| next != Table::Guard);
-    let mut steps: Vec<Action> = qos::sending(port).into_iter().chain(trunk::untag(port)).chain(copy).collect();
+    let mut steps: Vec<Action> = qos::sending(port).chain(trunk::untag(port)).chain(copy).collect();
     steps.extend([
         Action::set(NETWORK.field, segment.vni()),
         Action::set(SOURCE.field, port.key),

@@ -28,5 +28,5 @@ pub(crate) fn port(view: &View<'_>, spot: Spot<'_>, part: &mut Part) {
 /// What hands a packet to a port, out of this OpenFlow port.
 pub(crate) fn steps(view: &View<'_>, port: &Port, exit: PortNo) -> Vec<Action> {
     let copy = mirror::received(view, port);
-    qos::receiving(port).into_iter().chain(copy).chain(trunk::tag(port)).chain([Action::output(exit)]).collect()
+    qos::receiving(port).chain(copy).chain(trunk::tag(port)).chain([Action::output(exit)]).collect()
 }

@@ -141,7 +141,7 @@ fn add_silenced(view: &View<'_>, port: &Port, (number, copy): (PortNo, Action), 
     let mac = port.mac.bytes();
     let probe = trunk::frames(port, number).eth_src(mac).arp().with(Field::ArpSpa, Ipv4Addr::UNSPECIFIED);
     let probe = probe.with(Field::ArpOp, ARP_REQUEST).with(Field::ArpSha, mac);
-    let steps = qos::sending(port).into_iter().chain(trunk::untag(port)).chain([copy.clone()]).collect();
+    let steps = qos::sending(port).chain(trunk::untag(port)).chain([copy.clone()]).collect();
     let note = || "it asks whether an address is taken, which the switch knows better".to_owned();
     part.add_noted(Table::Classify, trunk::rank(port, ARP_PROBE), probe, steps, (cookie, note()));
     let solicit = Match::new().icmp6().with(SOURCE.field, port.key).with(Field::Icmpv6Type, SOLICIT);

@@ -1,8 +1,11 @@
 //! Quality of service: meters on what a port sends and is sent, and the DSCP mark.
 //!
-//! Owns no flows: what a port sends is metered and marked by the flow that classifies it, once, before it is copied to anybody; what it is sent by the
-//! flow that delivers it. So a port without limits costs nothing, and one with limits costs its meters. What exceeds a meter is dropped and counted.
-//! Invariant: one meter in a flow, which is what Open vSwitch 3.1 takes from its own tools ("duplicate meter instruction not allowed").
+//! What a port sends is metered and marked by the flow that classifies it, once, before it is copied to anybody; what it is sent by the flow that
+//! delivers it. So a port without limits costs nothing, and one with a limit in a direction costs its meter. What exceeds a meter is dropped and counted.
+//!
+//! Invariant: one meter in a flow, which is what Open vSwitch 3.1 takes from its own tools ("duplicate meter instruction not allowed"). Where a port has
+//! two limits in one direction the flow that has the first meter looks into table limit for the other, and goes on: what either meter drops is dropped
+//! for all that follows, for Open vSwitch puts the actions of both into one list. Those flows are all that this owns.
 //! Source: OpenFlow 1.5.1 §5.8 (meters), RFC 2474 §3 (DSCP).
 
 use model::network::Port;
@@ -10,27 +13,47 @@ use model::qos::{Limit, Limits};
 use openflow::flow::{Action, Field, Match, Meter, MeterUnit, eth_type};
 
 use crate::compile::view::{Spot, View};
+use crate::cookie::{Cookie, Object};
+use crate::feature::{Feature, trunk};
 use crate::flow_set::{MeterNumber, Part};
+use crate::register::TARGET;
+use crate::table::Table;
 
-/// The meters of a port that is plugged in here.
+/// What a port sends is looked at before its destination is known.
+const SENT: u16 = 50;
+/// Above all of those: what is delivered came from a port, too.
+const RECEIVED: u16 = 200;
+
+/// The meters of a port that is plugged in here, and the flows of those that are second in their direction.
 pub(crate) fn port(view: &View<'_>, spot: Spot<'_>, part: &mut Part) {
-    if spot.segment.is_some() && view.number(spot.port).is_some() {
-        let port = spot.port;
-        let both = [limits(port.qos.egress, egress(port)), limits(port.qos.ingress, ingress(port))];
-        for (number, unit, limit) in both.into_iter().flatten() {
-            part.add_meter(Meter::drop_above(number.to_wire(), unit, limit.rate(), limit.burst()));
+    let (Some(_), Some(number), port) = (spot.segment, view.number(spot.port), spot.port) else { return };
+    let sent = (trunk::rank(port, SENT), trunk::frames(port, number));
+    let received = (RECEIVED, Match::new().with(TARGET.field, port.key));
+    for (meters, (priority, matching)) in [(egress(port), sent), (ingress(port), received)] {
+        for (number, unit, limit) in meters.iter().flatten() {
+            part.add_meter(Meter::drop_above(number.to_wire(), *unit, limit.rate(), limit.burst()));
+        }
+        if let [Some(_), Some((second, ..))] = meters {
+            let cookie = Cookie { feature: Feature::Qos, object: Object::Port(port.key) };
+            part.add(Table::Limit, priority, matching, vec![Action::Meter(second.to_wire())], cookie);
         }
     }
 }
 
 /// What holds what the machine sends to its limits.
-pub(crate) fn sending(port: &Port) -> Option<Action> {
-    limits(port.qos.egress, egress(port)).map(|(number, ..)| Action::Meter(number.to_wire()))
+pub(crate) fn sending(port: &Port) -> impl Iterator<Item = Action> + use<> {
+    held(egress(port))
 }
 
 /// What holds what the machine is sent to its limits.
-pub(crate) fn receiving(port: &Port) -> Option<Action> {
-    limits(port.qos.ingress, ingress(port)).map(|(number, ..)| Action::Meter(number.to_wire()))
+pub(crate) fn receiving(port: &Port) -> impl Iterator<Item = Action> + use<> {
+    held(ingress(port))
+}
+
+fn held(meters: Meters) -> impl Iterator<Item = Action> {
+    let [first, second] = meters;
+    let meter = first.map(|(number, ..)| Action::Meter(number.to_wire()));
+    meter.into_iter().chain(second.map(|_| Action::resubmit(Table::Limit.number())))
 }
 
 /// These steps to another table, with the mark where the match lets only packets by that can have one.
@@ -38,7 +61,7 @@ pub(crate) fn marked(port: &Port, matching: &Match, mut steps: Vec<Action>) -> V
     let kinds = [eth_type::IPV4, eth_type::IPV6].map(u128::from);
     let is_ip = matching.exact(Field::EthType).is_some_and(|kind| kinds.contains(&kind));
     if let Some(mark) = mark(port).filter(|_| is_ip) {
-        // Behind a meter, which has to be first, and before the way on.
+        // Behind the meters, which have to be first, and before the way on.
         steps.insert(steps.len().saturating_sub(1), mark);
     }
     steps
@@ -49,18 +72,19 @@ pub(crate) fn mark(port: &Port) -> Option<Action> {
     port.qos.dscp_mark.map(|mark| Action::set(Field::IpDscp, mark.get()))
 }
 
-const fn egress(port: &Port) -> [MeterNumber; 2] {
-    [MeterNumber::EgressBits(port.key), MeterNumber::EgressPackets(port.key)]
+/// The meters of one direction, in their order: none, one or two.
+type Meters = [Option<(MeterNumber, MeterUnit, Limit)>; 2];
+
+fn egress(port: &Port) -> Meters {
+    meters(port.qos.egress, [MeterNumber::EgressBits(port.key), MeterNumber::EgressPackets(port.key)])
 }
 
-const fn ingress(port: &Port) -> [MeterNumber; 2] {
-    [MeterNumber::IngressBits(port.key), MeterNumber::IngressPackets(port.key)]
+fn ingress(port: &Port) -> Meters {
+    meters(port.qos.ingress, [MeterNumber::IngressBits(port.key), MeterNumber::IngressPackets(port.key)])
 }
 
-fn limits(limits: Limits, [bits, packets]: [MeterNumber; 2]) -> Option<(MeterNumber, MeterUnit, Limit)> {
-    match limits {
-        Limits::None => None,
-        Limits::Kbps(limit) => Some((bits, MeterUnit::Kilobits, limit)),
-        Limits::Pps(limit) => Some((packets, MeterUnit::Packets, limit)),
-    }
+fn meters(limits: Limits, [bits, packets]: [MeterNumber; 2]) -> Meters {
+    let of_bits = limits.kbps.map(|limit| (bits, MeterUnit::Kilobits, limit));
+    let of_packets = limits.pps.map(|limit| (packets, MeterUnit::Packets, limit));
+    if of_bits.is_some() { [of_bits, of_packets] } else { [of_packets, None] }
 }

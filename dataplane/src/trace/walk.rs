@@ -3,6 +3,7 @@
 //! ```text
 //! table -> best flow -> actions --goto--> table
 //!                          |--group--> a copy for each bucket, which may resubmit into a table
+//!                          |--resubmit to table limit--> a meter of that table, and back
 //!                          |--clone--> a copy for the port that it is mirrored to
 //!                          |--ct(table)--> the packet goes on there, with its state known
 //!                          \--output, controller--> an outcome
@@ -70,8 +71,15 @@ pub(super) fn walk(set: &FlowSet, packet: &Packet, connection: Connection) -> Pa
 }
 
 impl Walk<'_> {
-    /// Runs the flow of a table that the packet meets.
+    /// Runs the flow of a table that the packet meets; that is where its way ends if it comes to nothing.
     fn enter(&mut self, table: u8, traveller: &mut Traveller) {
+        if let Some((table, why)) = self.visit(table, traveller) {
+            self.drop(traveller, table, why);
+        }
+    }
+
+    /// Runs the flow of a table that the packet meets; unless that comes to an outcome, says which table is to blame for none, and why.
+    fn visit(&mut self, table: u8, traveller: &mut Traveller) -> Option<(u8, String)> {
         self.steps += 1;
         let found = lookup(self.set, table, &traveller.packet);
         let name = Table::by_number(table).map_or_else(|| format!("table {table}"), |table| table.to_string());
@@ -79,7 +87,7 @@ impl Walk<'_> {
             let why = Table::by_number(table).map_or("no flow matches", |table| table.info().miss).to_owned();
             let hop = Hop { copy: traveller.copy, table, name, flow: None, meaning: why.clone(), effects: Vec::new() };
             self.path.hops.push(hop);
-            return self.drop(traveller, table, why);
+            return Some((table, why));
         };
         let mut meaning = self.set.describe(&entry.flow, entry.note.as_deref());
         for clause in clauses {
@@ -101,10 +109,8 @@ impl Walk<'_> {
             traveller.owner = Some(owner);
         }
         let by = traveller.owner.clone().unwrap_or_else(|| "the pipeline".to_owned());
-        if !self.run(&entry.flow.actions, traveller, hop, &by) {
-            let (table, why) = traveller.blame.clone().unwrap_or((table, meaning));
-            self.drop(traveller, table, why);
-        }
+        let is_settled = self.run(&entry.flow.actions, traveller, hop, &by);
+        (!is_settled).then(|| traveller.blame.clone().unwrap_or((table, meaning)))
     }
 
     /// Runs actions; says whether they came to any outcome.
@@ -140,6 +146,10 @@ impl Walk<'_> {
                 Action::GotoTable(table) => {
                     self.enter(*table, traveller);
                     settled = true;
+                }
+                // It goes on here, whatever that table has for it.
+                Action::Resubmit { table: Some(table), .. } if *table == Table::Limit.number() => {
+                    self.visit(*table, traveller);
                 }
                 Action::Resubmit { table: Some(table), .. } => {
                     self.enter(*table, traveller);

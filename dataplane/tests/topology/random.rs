@@ -144,11 +144,9 @@ pub fn cloud(random: &mut Random) -> Cloud {
                     cloud.ports[port].allowed_pairs.push(AllowedPair { addresses, mac });
                 }
                 if random.once_in(4) {
-                    let limit = Limit::new(1000, None).unwrap();
-                    cloud.ports[port].qos.egress =
-                        *random.pick(&[Limits::None, Limits::Kbps(limit), Limits::Pps(limit)]);
-                    cloud.ports[port].qos.ingress =
-                        *random.pick(&[Limits::None, Limits::Kbps(limit), Limits::Pps(limit)]);
+                    let mut limit = || Limit::new(1000, None).ok().filter(|_| random.once_in(2));
+                    cloud.ports[port].qos.egress = Limits { kbps: limit(), pps: limit() };
+                    cloud.ports[port].qos.ingress = Limits { kbps: limit(), pps: limit() };
                     cloud.ports[port].qos.dscp_mark = DscpMark::try_from(46).ok().filter(|_| random.once_in(2));
                 }
                 if random.once_in(6) {

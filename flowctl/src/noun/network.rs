@@ -220,20 +220,20 @@ pub enum PortVerb {
     Common(Common),
 }
 
-/// Quality of service of a port. A burst is four fifths of its rate unless said.
+/// Quality of service of a port. What passes is within each limit of its direction. A burst is four fifths of its rate unless said.
 #[derive(Debug, Args)]
 pub struct QosWords {
     /// Kilobits that it may send in a second, and at once.
     #[arg(long, value_name = "RATE[,BURST]", value_parser = limit)]
     egress_kbps: Option<Value>,
     /// Packets that it may send in a second, and at once.
-    #[arg(long, value_name = "RATE[,BURST]", value_parser = limit, conflicts_with = "egress_kbps")]
+    #[arg(long, value_name = "RATE[,BURST]", value_parser = limit)]
     egress_pps: Option<Value>,
     /// Kilobits that it may be sent in a second, and at once.
     #[arg(long, value_name = "RATE[,BURST]", value_parser = limit)]
     ingress_kbps: Option<Value>,
     /// Packets that it may be sent in a second, and at once.
-    #[arg(long, value_name = "RATE[,BURST]", value_parser = limit, conflicts_with = "ingress_kbps")]
+    #[arg(long, value_name = "RATE[,BURST]", value_parser = limit)]
     ingress_pps: Option<Value>,
     /// The DSCP mark of what it sends, 0 to 63.
     #[arg(long, value_name = "MARK")]

@@ -54,8 +54,8 @@ pub(crate) struct NewPort {
     #[serde(default)]
     #[schema(value_type = Vec<Object>)]
     pub(crate) allowed_pairs: Vec<AllowedPair>,
-    /// What it may send and receive in a second, and how its packets are marked: `egress` and `ingress`, each with `kbps` or `pps`, that
-    /// with `rate` and `burst` (four fifths of the rate unless said); and `dscp_mark`. No limit unless said.
+    /// What it may send and receive in a second, and how its packets are marked: `egress` and `ingress`, each with `kbps`, `pps` or
+    /// both, these with `rate` and `burst` (four fifths of the rate unless said); and `dscp_mark`. No limit unless said.
     #[serde(default)]
     #[schema(value_type = Object)]
     pub(crate) qos: Qos,
