@@ -38,6 +38,10 @@ pub enum Object {
     FirewallRule(u32),
     /// A port that gets copies, by the VNI that they carry: only named, no flow is its own.
     Mirror(u32),
+    /// A listener of TCP, by the key of its load balancer and its port, 16 bits each: on what the switch counts for it.
+    TcpListener(u32),
+    /// The same of UDP.
+    UdpListener(u32),
 }
 
 impl Object {
@@ -53,6 +57,8 @@ impl Object {
             Self::Balancer(key) => (8, key),
             Self::FirewallRule(key) => (9, key),
             Self::Mirror(key) => (11, key),
+            Self::TcpListener(key) => (12, key),
+            Self::UdpListener(key) => (13, key),
         }
     }
 
@@ -68,6 +74,8 @@ impl Object {
             8 => Some(Self::Balancer(key)),
             9 => Some(Self::FirewallRule(key)),
             11 => Some(Self::Mirror(key)),
+            12 => Some(Self::TcpListener(key)),
+            13 => Some(Self::UdpListener(key)),
             _ => None,
         }
     }
@@ -121,6 +129,8 @@ impl fmt::Display for Object {
             Self::Balancer(key) => write!(f, "load balancer {key}"),
             Self::FirewallRule(key) => write!(f, "firewall rule {key}"),
             Self::Mirror(key) => write!(f, "mirror {key}"),
+            Self::TcpListener(key) => write!(f, "tcp port {} of load balancer {}", key & 0xffff, key >> 16),
+            Self::UdpListener(key) => write!(f, "udp port {} of load balancer {}", key & 0xffff, key >> 16),
         }
     }
 }
@@ -142,6 +152,8 @@ mod tests {
             Object::Balancer(4),
             Object::FirewallRule(5),
             Object::Mirror(0xf0_0000),
+            Object::TcpListener(0x4_0050),
+            Object::UdpListener(0x4_0035),
         ];
         for object in objects {
             let cookie = Cookie { feature: Feature::Security, object };

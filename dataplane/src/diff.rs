@@ -3,7 +3,7 @@
 //! Owns [`diff`], [`between`] and [`Changes`]. Pure: what is installed was read by someone else, and someone else applies.
 //! Invariant: applying the changes and looking again leaves nothing to change; a flow that is right is not touched; what is not ours is reported
 //! and not touched unless [`Changes::remove_foreign`] is asked for. Flows are ours by their cookie, groups by their number, and every meter of the
-//! bridge is: nothing but our flows can use one.
+//! bridge is: nothing but our flows can use one. What the switch has learned by flows of ours is the switch's, and not looked at.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Arc;
@@ -13,6 +13,7 @@ use openflow::wire::{CtFlush, Meter};
 
 use crate::balanced;
 use crate::cookie::is_ours;
+use crate::feature::connection_limit::is_learned;
 use crate::feature::firewall;
 use crate::flow_set::{FlowSet, GroupNumber, Touched};
 use crate::table::Table;
@@ -218,7 +219,7 @@ pub fn diff(desired: &FlowSet, installed: &Installed) -> Changes {
     // Flows of a set do not move, so where one stands in memory is its name, and no match is hashed.
     let mut right: HashSet<usize> = HashSet::with_capacity(installed.flows.len());
     let (mut translated, mut has_ours) = (Translated::default(), false);
-    for flow in &installed.flows {
+    for flow in installed.flows.iter().filter(|flow| !is_learned(flow)) {
         has_ours |= is_ours(flow.cookie);
         let key = flow.key();
         match desired.entry(&key) {

@@ -8,6 +8,7 @@ pub(crate) mod arp;
 pub(crate) mod balancer;
 pub mod canary;
 pub(crate) mod classify;
+pub(crate) mod connection_limit;
 pub(crate) mod deliver;
 pub(crate) mod dhcp;
 pub(crate) mod failover;

@@ -43,9 +43,13 @@ pub const ROUTER: Register = Register { field: Field::Reg7, name: "router", doc:
 pub const BALANCER: Register =
     Register { field: Field::Reg8, name: "load balancer", doc: "key of the load balancer that it was sent to" };
 
+/// The listener with a limit that it is for.
+pub const LISTENER: Register =
+    Register { field: Field::Reg9, name: "listener", doc: "load balancer and port of the listener that counts it" };
+
 /// All of them.
 pub const REGISTERS: &[Register] =
-    &[NETWORK, FLAG_BITS, SOURCE, TARGET, ZONE, SOURCE_IDENTITY, TARGET_IDENTITY, ENDPOINT, ROUTER, BALANCER];
+    &[NETWORK, FLAG_BITS, SOURCE, TARGET, ZONE, SOURCE_IDENTITY, TARGET_IDENTITY, ENDPOINT, ROUTER, BALANCER, LISTENER];
 
 /// One bit of the flag register.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -99,6 +103,13 @@ pub const STANDS_BY: Flag = Flag { mask: 1 << 18, name: "standing by" };
 /// The firewall of its router let it out.
 pub const LET_OUT: Flag = Flag { mask: 1 << 19, name: "let out by the firewall" };
 
+/// Whether it is of a connection that its listener counts was looked up.
+pub const LOOKED_UP: Flag = Flag { mask: 1 << 20, name: "looked up" };
+/// Its listener has room for it.
+pub const WITHIN_LIMIT: Flag = Flag { mask: 1 << 21, name: "within the limit" };
+/// Its listener counts it.
+pub const COUNTED: Flag = Flag { mask: 1 << 22, name: "counted" };
+
 /// All flags.
 pub const FLAGS: &[Flag] = &[
     FROM_OUTSIDE,
@@ -118,6 +129,9 @@ pub const FLAGS: &[Flag] = &[
     TAKES_OVER,
     STANDS_BY,
     LET_OUT,
+    LOOKED_UP,
+    WITHIN_LIMIT,
+    COUNTED,
 ];
 
 /// The bit of a connection's mark that says that it was allowed once and is not any more.

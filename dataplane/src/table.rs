@@ -25,6 +25,7 @@
 //! output (leaving by the router's address) -> nat: again from forward        forward (back from there) -> nat -> route
 //! output (leaving) -> firewall -> border: again in output       forward, nat (coming in) -> firewall -> border -> track, or from route again
 //! forward, host (to a load balancer) -> balance -> member -> track, or from route again       output (from a member) -> balance -> output
+//! balance (a listener with a limit) -> open, and balance again
 //! ```
 
 use crate::feature::Feature;
@@ -86,6 +87,8 @@ pub enum Table {
     Reply,
     /// The second limit in one direction of a port that has two; a packet comes back from here to where it was.
     Limit,
+    /// The open connections of listeners with a limit: only looked up, by `resubmit`.
+    Open,
     /// The version of the pipeline; no packet comes here.
     Canary,
 }
@@ -324,6 +327,14 @@ pub const TABLES: &[TableInfo] = &[
         feature: Feature::Qos,
         doc: "holds what a port sends or is sent to its second limit, where it has two, and leads back to where that was asked",
         miss: "the port has no second limit",
+    },
+    TableInfo {
+        table: Table::Open,
+        number: 62,
+        name: "open",
+        feature: Feature::Balancer,
+        doc: "holds what the switch itself has learned: open connections of listeners with a limit, which it counts here",
+        miss: "it is not counted yet",
     },
     TableInfo {
         table: Table::Canary,

@@ -17,12 +17,14 @@ mod blame;
 pub mod ofproto;
 mod packet;
 mod question;
+mod room;
 mod walk;
 mod words;
 
 pub use blame::{Blame, Cause, blame};
 pub use packet::{Packet, PacketError, Payload};
 pub use question::{Origin, Question, explain};
+pub use room::Room;
 
 /// What the connection tracker says of the packet, and of what stands in the connection's mark.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]

@@ -231,7 +231,14 @@ impl World {
         let (protocol, own) = *self.random.pick(&[(Transport::Tcp, 80), (Transport::Udp, 53)]);
         let Some(listener) = front.listeners.iter_mut().find(|it| it.protocol == protocol) else {
             let persistence = *self.random.pick(&[Persistence::None, Persistence::SourceIp]);
-            front.listeners.push(Listener { protocol, port: own, persistence, monitor: None, members: Vec::new() });
+            front.listeners.push(Listener {
+                protocol,
+                port: own,
+                persistence,
+                monitor: None,
+                connection_limit: None,
+                members: Vec::new(),
+            });
             return "a listener more";
         };
         if self.random.once_in(4) {
@@ -240,6 +247,10 @@ impl World {
             let fits = listener.monitor.is_none() && monitor.check_for(protocol).is_ok();
             listener.monitor = fits.then_some(monitor);
             return "a health monitor";
+        }
+        if self.random.once_in(4) {
+            listener.connection_limit = *self.random.pick(&[None, Some(1), Some(3)]);
+            return "a limit of connections";
         }
         if self.random.once_in(4) {
             listener.members.iter_mut().for_each(|member| member.in_error = self.random.once_in(2));

@@ -39,7 +39,8 @@ The examples are of one host with two networks, blue and green, that have both v
 security) on blue and db-1 on green are here, web-2 and db-2 on another host, cam-1 on a VLAN of a physical network, where web-1 has a floating IP
 and the router an address for everybody else, whose gateway this host is, with TCP port 5433 forwarded to port 5432 of db-1.
 The firewall of the router lets in TCP 80 and, to db-1, TCP 5432, and TCP 8443 from the addresses of the office, and lets out all but mail.
-Load balancer front is 10.0.1.100, whose TCP 8000 is TCP 80 of web-2 and open-1, and TCP 5432 that of db-1, which is checked.
+Load balancer front is 10.0.1.100, whose TCP 8000 is TCP 80 of web-2 and open-1, and TCP 5432 that of db-1, which is checked
+and takes no more than 100 connections from a host.
 What open-1 sends and is sent is mirrored to db-2, what web-2 is sent to db-1. What cam-1 sends is held to 20,000 kb/s and 4,000 packets a second.
 Group web lets in TCP 80 and pings, and TCP 8443 from the addresses of office, which are 10.0.3.192/26; group db TCP 5432 from members of web.
 ";
@@ -85,6 +86,7 @@ fn cloud() -> Cloud {
     cloud.listen(front, Transport::Tcp, 8000, &[(web_2, 80, 1), (open_1, 80, 1)]);
     cloud.listen(front, Transport::Tcp, 5432, &[(db_1, 5432, 1)]);
     cloud.balancers[front].listeners[1].monitor = Some(Monitor::new(Check::Tcp));
+    cloud.balancers[front].listeners[1].connection_limit = Some(100);
     cloud.mirror(open_1, port(&cloud, "db-2"), MirrorDirection::Both);
     cloud.mirror(web_2, db_1, MirrorDirection::In);
     cloud
@@ -241,8 +243,13 @@ fn section(page: &mut String, info: &TableInfo, set: &FlowSet, ways: &[(usize, &
     // The flow for whatever is left says least.
     let says_something = |flow: &String| !flow.contains("priority=0 ");
     let told = met.find_map(|hop| hop.flow.clone().filter(says_something));
-    let flow = told.unwrap_or_else(|| set.table(info.number).next().map(|entry| entry.flow.to_string()).unwrap());
-    writeln!(page, "    {flow}\n").unwrap();
+    match told.or_else(|| set.table(info.number).next().map(|entry| entry.flow.to_string())) {
+        Some(flow) => writeln!(page, "    {flow}\n").unwrap(),
+        None => {
+            assert_eq!(info.table, Table::Open);
+            writeln!(page, "No flow is put here: the switch learns its own, by the flows of table 16.\n").unwrap();
+        }
+    }
     assert!(info.table == Table::Canary || !crossing.is_empty(), "no example crosses {}", info.name);
     let numbers: Vec<String> = crossing.iter().map(|(number, ..)| number.to_string()).collect();
     if !numbers.is_empty() {

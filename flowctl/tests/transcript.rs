@@ -199,7 +199,8 @@ fn a_cloud_in_tables() {
         address-group delete office
         load-balancer create front --subnet blue4 --address 10.10.1.100
         load-balancer add-listener front tcp:80
-        load-balancer add-listener front udp:53 --session-persistence source-ip
+        load-balancer add-listener front udp:53 --session-persistence source-ip --connection-limit 500
+        load-balancer set-listener front tcp:80 --connection-limit 20
         load-balancer add-member front tcp:80 --address 10.10.1.20 --port 8080
         load-balancer add-member front tcp:80 --address 10.10.2.40 --weight 2
         load-balancer set-member front tcp:80 --address 10.10.2.40 --weight 0
@@ -209,6 +210,7 @@ fn a_cloud_in_tables() {
         load-balancer list
         load-balancer remove-member front tcp:80 --address 10.10.2.40
         load-balancer remove-monitor front udp:53
+        load-balancer set-listener front tcp:80 --no-connection-limit
         load-balancer remove-listener front udp:53
         load-balancer show front
         load-balancer delete front
@@ -320,6 +322,8 @@ fn failures_and_their_codes() {
         load-balancer add-listener front sctp:80
         load-balancer add-listener front tcp:80
         load-balancer add-listener front tcp:80
+        load-balancer set-listener front tcp:80 --connection-limit 0
+        load-balancer set-listener front tcp:80
         load-balancer add-member front tcp:80 --address fd00::1
         load-balancer add-member front tcp:80 --address 192.0.2.1
         load-balancer add-member front tcp:80 --address 10.10.1.20 --weight 257

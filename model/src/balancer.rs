@@ -25,6 +25,8 @@ pub const MEMBERS_MAX: usize = 256;
 pub const MEMBERS_OF_BALANCER_MAX: usize = 1024;
 /// The most members of all load balancers of one network, for the same reason.
 pub const MEMBERS_OF_NETWORK_MAX: usize = 4096;
+/// The largest limit of connections: for each new one the switch goes through those that are open.
+pub const CONNECTION_LIMIT_MAX: u32 = 10_000;
 /// The largest weight, as Octavia has it.
 pub const WEIGHT_MAX: u16 = 256;
 
@@ -63,6 +65,9 @@ pub struct Listener {
     /// How its members are checked; written only where they are, for agents from before that refuse what they do not know.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub monitor: Option<Monitor>,
+    /// How many of its connections may be open at once from each host, 1 to [`CONNECTION_LIMIT_MAX`]; none: any number. Written only where there is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub connection_limit: Option<u32>,
     /// Who gets the connections.
     #[serde(default)]
     pub members: Vec<Member>,
@@ -181,6 +186,18 @@ pub enum BalancerError {
         /// The port.
         port: u16,
     },
+    /// A limit of connections that can not be.
+    #[error(
+        "its listener on {protocol} port {port} has a limit of {limit} connections, want 1 to {CONNECTION_LIMIT_MAX}, or none for any number"
+    )]
+    ConnectionLimit {
+        /// The protocol.
+        protocol: Transport,
+        /// The port.
+        port: u16,
+        /// The limit.
+        limit: u32,
+    },
     /// A health monitor that can not be.
     #[error("the health monitor of its listener on {protocol} port {port}: {problem}")]
     Monitor {
@@ -284,6 +301,9 @@ impl Listener {
         if self.members.len() > MEMBERS_MAX {
             return Err(BalancerError::TooManyMembers { protocol, port, count: self.members.len() });
         }
+        if let Some(limit) = self.connection_limit.filter(|limit| !(1..=CONNECTION_LIMIT_MAX).contains(limit)) {
+            return Err(BalancerError::ConnectionLimit { protocol, port, limit });
+        }
         let wrong = |problem| BalancerError::Monitor { protocol, port, problem };
         self.monitor.as_ref().map_or(Ok(()), |monitor| monitor.check_for(protocol)).map_err(wrong)?;
         let mut seen = BTreeSet::new();
@@ -343,8 +363,8 @@ mod tests {
             in_error: false,
         };
         let members = members.iter().map(member).collect();
-        let listener =
-            Listener { protocol: Transport::Tcp, port: 80, persistence: Persistence::None, monitor: None, members };
+        let (protocol, persistence) = (Transport::Tcp, Persistence::None);
+        let listener = Listener { protocol, port: 80, persistence, monitor: None, connection_limit: None, members };
         Balancer {
             id: BalancerId::from_uuid(Uuid::from_u128(1)),
             name: "front".to_owned(),
@@ -379,6 +399,19 @@ mod tests {
         let mut front = balancer(&[]);
         front.listeners.push(Listener { protocol: Transport::Udp, ..front.listeners[0].clone() });
         assert_eq!(says(&front), "fits", "another protocol is another listener");
+        for (limit, problem) in [
+            (1, "fits"),
+            (10_000, "fits"),
+            (0, "its listener on udp port 80 has a limit of 0 connections, want 1 to 10000, or none for any number"),
+            (
+                10_001,
+                "its listener on udp port 80 has a limit of 10001 connections, want 1 to 10000, or none for any number",
+            ),
+        ] {
+            front.listeners[1].connection_limit = Some(limit);
+            assert_eq!(says(&front), problem);
+        }
+        front.listeners[1].connection_limit = None;
         front.listeners.push(front.listeners[0].clone());
         assert_eq!(says(&front), "it listens on tcp port 80 twice");
         let listener = |port| Listener { port, ..front.listeners[0].clone() };

@@ -1,13 +1,14 @@
 //! What stops a packet or a machine, in one line with the way out (`flowctl why`).
 //!
-//! A packet is asked about four times: by the model of the flows that should be ([`dataplane::trace::blame`]), by Open vSwitch, which has the flows
-//! that are, by what this host knows of the machine that would take it, and by a question to the host that it would go to. The first that objects is the
+//! A packet is asked about five times: by the model of the flows that should be ([`dataplane::trace::blame`]), by Open vSwitch, which has the flows
+//! that are, by what this host knows of the machine that would take it, by the switch's count where a listener has a limit, and by a question to the host that it would go to. The first that objects is the
 //! answer.
 
 use std::net::Ipv4Addr;
 use std::path::Path;
 
-use dataplane::trace::{Blame, Cause, Connection, Packet, PacketError, Verdict, blame};
+use dataplane::switch::counters;
+use dataplane::trace::{Blame, Cause, Connection, Packet, PacketError, Room, Verdict, blame};
 use model::MachineId;
 use model::network::{Binding, Port};
 use model::observed::{MachineState, Observed, Resources};
@@ -111,6 +112,10 @@ pub async fn packet(
     };
     let traced = ask::traced(flows, &packet, connection, switch).await;
     let found = asked.found(spec, snapshot, flows, (&packet, connection), &traced);
+    let found = match found {
+        None => of_room(&traced, switch).await,
+        found => found,
+    };
     let (blame, heard) = match (found, host_after(&traced)) {
         (None, Some((host, name))) => of_host(&name, host, probe(flows.network.tunnel, host).await),
         (found, _) => (found, None),
@@ -193,6 +198,14 @@ fn of_switch(traced: &Traced) -> Option<Blame> {
         line,
         "flowctl flow diff shows the flows; those that are ours the agent puts right",
     ))
+}
+
+/// A listener gives it to a member; has that listener room?
+async fn of_room(traced: &Traced, (run_dir, bridge): (&Path, &str)) -> Option<Blame> {
+    let room = Room::of(&traced.path).filter(|_| traced.path.connection == Connection::New)?;
+    // A switch that does not answer was blamed before.
+    let open = counters::open_connections(&run_dir.join(format!("{bridge}.mgmt")), room.cookie).await.ok()?;
+    room.blame(open)
 }
 
 /// The switch gives it to a port here; does its machine run?

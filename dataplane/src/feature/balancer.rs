@@ -30,6 +30,7 @@ use crate::balanced;
 use crate::compile::view::{Place, Segment, View};
 use crate::cookie::{Cookie, Object};
 use crate::family::{self, Family};
+use crate::feature::connection_limit::Limited;
 use crate::feature::forward::towards;
 use crate::feature::{Feature, arp, neighbour, router};
 use crate::flow_set::{GroupNumber, Part};
@@ -51,6 +52,8 @@ const INVALID: u16 = 105;
 /// Of a member, who is not to be given its own.
 const NEW_OF_MEMBER: u16 = 102;
 const NEW: u16 = 100;
+/// Above what counts new connections: whoever is not to have one is not counted.
+const NEW_OF_ONLY_MEMBER: u16 = 117;
 const UNHEARD: u16 = 50;
 const MEMBER: u16 = 100;
 const FORMER: u16 = 50;
@@ -58,9 +61,9 @@ const FORMER: u16 = 50;
 const FROM: u16 = 150;
 
 /// Bits of TCP's header (RFC 9293 §3.1).
-const TCP_FIN: u16 = 1;
+pub(super) const TCP_FIN: u16 = 1;
 const TCP_SYN: u16 = 1 << 1;
-const TCP_RST: u16 = 1 << 2;
+pub(super) const TCP_RST: u16 = 1 << 2;
 const TCP_ACK: u16 = 1 << 4;
 /// The bits of a bucket's number that a hash gives.
 const TICKET_BITS: u32 = u32::MAX >> 1;
@@ -111,7 +114,7 @@ pub(crate) fn balancer(view: &View<'_>, balancer: &Balancer, part: &mut Part) {
 
 /// A load balancer and where it is.
 pub(super) struct Front<'a> {
-    balancer: &'a Balancer,
+    pub(super) balancer: &'a Balancer,
     subnet: &'a Subnet,
     pub(super) network: &'a Network,
     /// Its network, when that has a port here.
@@ -209,7 +212,7 @@ impl<'a> Front<'a> {
         self.packets(matching).with(family.target(), family::value(balancer.address))
     }
 
-    fn packets(&self, matching: Match) -> Match {
+    pub(super) fn packets(&self, matching: Match) -> Match {
         match self.family {
             Family::V4 => matching.ip(),
             Family::V6 => matching.ipv6(),
@@ -226,7 +229,7 @@ impl<'a> Front<'a> {
         Ct::track(CtZone::Fixed(self.own_zone), Table::Balance.number())
     }
 
-    fn of_it(&self) -> Match {
+    pub(super) fn of_it(&self) -> Match {
         self.packets(Match::new().with(BALANCER.field, u32::from(self.balancer.key)))
     }
 
@@ -252,6 +255,12 @@ impl<'a> Front<'a> {
             let group = GroupNumber::Members(self.balancer.key, place);
             let (steps, note) = self.share_out(listener, &live, group, part);
             part.add_noted(Table::Balance, NEW, fresh.clone(), steps, (self.cookie, note));
+            if let Some(limited) = Limited::of(self, listener) {
+                limited.add_known(part);
+                if !live.is_empty() {
+                    limited.add_new(&fresh, part);
+                }
+            }
             let mut own = BTreeSet::new();
             for (seat, port) in live.iter().filter(|(_, port)| view.place(port) == Place::Here && own.insert(port.key))
             {
@@ -259,12 +268,15 @@ impl<'a> Front<'a> {
                 let Some(Ok(but)) = but else { continue };
                 let others: Vec<_> = live.iter().filter(|(_, other)| other.key != port.key).copied().collect();
                 let group = GroupNumber::OtherMembers(self.balancer.key, place, but);
-                let (steps, note) = match others.as_slice() {
-                    [] => (Vec::new(), format!("port {}: {ITSELF}", port.name)),
-                    others => self.share_out(listener, others, group, part),
+                let (priority, (steps, note)) = match others.as_slice() {
+                    [] if listener.connection_limit.is_some() => {
+                        (NEW_OF_ONLY_MEMBER, (Vec::new(), format!("port {}: {ITSELF}", port.name)))
+                    }
+                    [] => (NEW_OF_MEMBER, (Vec::new(), format!("port {}: {ITSELF}", port.name))),
+                    others => (NEW_OF_MEMBER, self.share_out(listener, others, group, part)),
                 };
                 let of_member = fresh.clone().with(SOURCE.field, port.key);
-                part.add_noted(Table::Balance, NEW_OF_MEMBER, of_member, steps, (self.cookie, note));
+                part.add_noted(Table::Balance, priority, of_member, steps, (self.cookie, note));
             }
         }
         let unheard = (self.cookie, NO_LISTENER.to_owned());
@@ -470,21 +482,21 @@ fn onward(view: &View<'_>, seat: &Seat<'_>) -> Vec<Action> {
     }
 }
 
-const fn number(protocol: Transport) -> u8 {
+pub(super) const fn number(protocol: Transport) -> u8 {
     match protocol {
         Transport::Tcp => ip_proto::TCP,
         Transport::Udp => ip_proto::UDP,
     }
 }
 
-const fn target(protocol: Transport) -> Field {
+pub(super) const fn target(protocol: Transport) -> Field {
     match protocol {
         Transport::Tcp => Field::TcpDst,
         Transport::Udp => Field::UdpDst,
     }
 }
 
-const fn source(protocol: Transport) -> Field {
+pub(super) const fn source(protocol: Transport) -> Field {
     match protocol {
         Transport::Tcp => Field::TcpSrc,
         Transport::Udp => Field::UdpSrc,

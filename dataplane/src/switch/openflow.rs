@@ -14,6 +14,8 @@ use tracing::{debug, warn};
 
 use super::channel::{Channel, ChannelError, Connector, Paused, Punted, Reply};
 use crate::diff::{Changes, Counts, Installed};
+use crate::feature::connection_limit::is_learned;
+use crate::table::Table;
 
 /// Connects to one bridge.
 #[derive(Debug, Clone)]
@@ -58,10 +60,16 @@ impl Channel for OpenFlowChannel {
 
     async fn count(&mut self) -> Result<Counts, ChannelError> {
         let all = FlowFilter::default();
+        // What the switch learns comes and goes between two questions.
+        let had_learned = self.has_learned().await?;
         let flows = self.connection.aggregate(all).await.map_err(|error| failed("count flows", error))?.flows;
         let groups = self.connection.dump_groups().await.map_err(|error| failed("count groups", error))?.len();
         let meters = self.connection.dump_meters().await.map_err(|error| failed("count meters", error))?.len();
-        let flows = flows.and_then(|flows| usize::try_from(flows).ok()).unwrap_or(usize::MAX);
+        let mut flows = flows.and_then(|flows| usize::try_from(flows).ok()).unwrap_or(usize::MAX);
+        if had_learned || self.has_learned().await? {
+            let all = self.connection.dump_flows().await.map_err(|error| failed("count flows", error))?;
+            flows = all.iter().filter(|flow| !is_learned(flow)).count();
+        }
         Ok(Counts { flows, groups, meters })
     }
 
@@ -125,6 +133,13 @@ impl Channel for OpenFlowChannel {
 }
 
 impl OpenFlowChannel {
+    /// Whether the switch has learned anything by itself.
+    async fn has_learned(&mut self) -> Result<bool, ChannelError> {
+        let open = FlowFilter { table: Table::Open.number(), ..FlowFilter::default() };
+        let learned = self.connection.aggregate(open).await.map_err(|error| failed("count flows", error))?;
+        Ok(learned.flows != Some(0))
+    }
+
     /// Changes meters, and says how many.
     async fn change_meters(&self, changes: Vec<MeterMod>) -> Result<usize, ChannelError> {
         let count = changes.len();

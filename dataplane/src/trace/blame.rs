@@ -76,6 +76,8 @@ pub enum Cause {
     NoListener,
     /// The load balancer has nobody to give it to.
     NoMember,
+    /// As many connections of its listener are open from this host as may be.
+    ConnectionLimit,
     /// The connection tracker knows no connection that it could be of.
     InvalidConnection,
     /// It is larger than what its network carries.

@@ -24,6 +24,7 @@ use super::{Connection, Hop, Mirrored, Outcome, Packet, Path, Verdict};
 use crate::family::Family;
 use crate::flow_set::{Entry, FlowSet};
 use crate::punt::Punt;
+use crate::register::{FLAG_BITS, LOOKED_UP, WITHIN_LIMIT};
 use crate::table::Table;
 
 /// How many flows and buckets one packet may meet; more means that flows chase each other.
@@ -147,8 +148,10 @@ impl Walk<'_> {
                     self.enter(*table, traveller);
                     settled = true;
                 }
-                // It goes on here, whatever that table has for it.
-                Action::Resubmit { table: Some(table), .. } if *table == Table::Limit.number() => {
+                // It goes on here, whatever that table has for it; what the switch has learned is not among our flows.
+                Action::Resubmit { table: Some(table), .. }
+                    if [Table::Limit, Table::Open].map(Table::number).contains(table) =>
+                {
                     self.visit(*table, traveller);
                 }
                 Action::Resubmit { table: Some(table), .. } => {
@@ -170,7 +173,7 @@ impl Walk<'_> {
                     }
                 }
                 // A walk is of one packet: no rate is exceeded.
-                Action::Note(_) | Action::Conjunction { .. } | Action::Meter(_) => {}
+                Action::Note(_) | Action::Learn(_) | Action::Conjunction { .. } | Action::Meter(_) => {}
                 other => self.path.hops[hop].effects.push(format!("{other}: not followed")),
             }
         }
@@ -298,6 +301,8 @@ impl Walk<'_> {
         };
         let mut first = tracked.packet.clone();
         first.set_masked(Field::CtState, (TRACKED | NEW).into(), Field::CtState.full_mask());
+        let counted = LOOKED_UP.mask | WITHIN_LIMIT.mask;
+        first.set_masked(FLAG_BITS.field, counted.into(), counted.into());
         let Some((entry, _)) = lookup(self.set, table, &first) else { return Vec::new() };
         let given = |actions: &[Action]| match actions {
             [Action::Ct(ct)] if ct.commit => Some((**ct).clone()),

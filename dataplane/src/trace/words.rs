@@ -227,6 +227,9 @@ fn register_value(set: &FlowSet, register: &Register, value: u32) -> String {
         field if field == register::SOURCE_IDENTITY.field || field == register::TARGET_IDENTITY.field => {
             Object::Identity(value)
         }
+        field if field == register::LISTENER.field => {
+            return format!("port {} of {}", value & 0xffff, name(set, Object::Balancer(value >> 16)));
+        }
         field if field == register::ENDPOINT.field => return Ipv4Addr::from_bits(value).to_string(),
         _ => return value.to_string(),
     };

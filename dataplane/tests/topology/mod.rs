@@ -359,7 +359,14 @@ impl Cloud {
         };
         let members = members.iter().map(member).collect();
         let persistence = Persistence::None;
-        self.balancers[balancer].listeners.push(Listener { protocol, port, persistence, monitor: None, members });
+        self.balancers[balancer].listeners.push(Listener {
+            protocol,
+            port,
+            persistence,
+            monitor: None,
+            connection_limit: None,
+            members,
+        });
     }
 
     /// Makes a port a sub-port of another one, in a VLAN: it is where that one is.

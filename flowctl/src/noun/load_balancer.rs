@@ -60,6 +60,21 @@ pub enum LoadBalancerVerb {
         /// Which connections keep to one member.
         #[arg(long, value_enum)]
         session_persistence: Option<SessionPersistence>,
+        /// How many of its connections may be open at once from each host that has clients, 1 to 10000; any number unless said.
+        #[arg(long)]
+        connection_limit: Option<u32>,
+    },
+    /// Give a listener another limit of connections; those that are open stay.
+    SetListener {
+        /// Which.
+        #[command(flatten)]
+        at: At,
+        /// How many of its connections may be open at once from each host that has clients, 1 to 10000.
+        #[arg(long, required_unless_present = "no_connection_limit")]
+        connection_limit: Option<u32>,
+        /// Any number of them.
+        #[arg(long, conflicts_with = "connection_limit")]
+        no_connection_limit: bool,
     },
     /// Have it listen no more: connections of the listener are cut.
     RemoveListener {
@@ -257,7 +272,7 @@ impl Session<'_> {
                 let new = [("name", json!(name)), ("subnet", json!(subnet)), ("address", json!(address))];
                 self.create(LOAD_BALANCERS, body(new)).await
             }
-            LoadBalancerVerb::AddListener { load_balancer, listener, session_persistence } => {
+            LoadBalancerVerb::AddListener { load_balancer, listener, session_persistence, connection_limit } => {
                 let persistence = session_persistence.map(|persistence| match persistence {
                     SessionPersistence::None => "none",
                     SessionPersistence::SourceIp => "source_ip",
@@ -266,9 +281,14 @@ impl Session<'_> {
                     ("protocol", json!(listener.protocol)),
                     ("port", json!(listener.port)),
                     ("session_persistence", json!(persistence)),
+                    ("connection_limit", json!(connection_limit)),
                 ];
                 let path = format!("{}/listeners", LOAD_BALANCERS.of(load_balancer));
                 self.show(&self.scheduler.post(&path, &body(new)).await?)
+            }
+            LoadBalancerVerb::SetListener { at, connection_limit, no_connection_limit: _ } => {
+                let change = json!({"connection_limit": connection_limit});
+                self.show(&self.scheduler.patch(&at.listener.path(&at.load_balancer), &change).await?)
             }
             LoadBalancerVerb::RemoveListener { load_balancer, listener } => {
                 self.show(&self.scheduler.delete(&listener.path(load_balancer)).await?)

@@ -403,7 +403,14 @@ fn the_address_of_a_load_balancer_is_its_own() {
     let member =
         |port, weight| crate::balancer::Member { address: "10.0.0.9".parse().unwrap(), port, weight, in_error: false };
     let (protocol, persistence) = (crate::balancer::Transport::Tcp, crate::balancer::Persistence::None);
-    let listener = |port, members| crate::balancer::Listener { protocol, port, persistence, monitor: None, members };
+    let listener = |port, members| crate::balancer::Listener {
+        protocol,
+        port,
+        persistence,
+        monitor: None,
+        connection_limit: None,
+        members,
+    };
     let heavy =
         |parts: &mut SpecParts| with(parts, &|balancer| balancer.listeners.push(listener(80, vec![member(80, 300)])));
     let weight = refused(heavy);

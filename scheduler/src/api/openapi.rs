@@ -27,6 +27,7 @@ use crate::{evacuate, place};
         address::Pool,
         address_group::AddressGroupChange,
         address_group::NewAddressGroup,
+        balancer::ListenerChange,
         balancer::MemberChange,
         balancer::NewListener,
         balancer::NewLoadBalancer,

@@ -15,7 +15,7 @@ use super::view::{
 use super::{Answer, App, Read};
 use crate::evacuate::Evacuation;
 use crate::intent::address_group::{AddressGroupChange, NewAddressGroup};
-use crate::intent::balancer::{MemberChange, NewListener, NewLoadBalancer, NewMember};
+use crate::intent::balancer::{ListenerChange, MemberChange, NewListener, NewLoadBalancer, NewMember};
 use crate::intent::find;
 use crate::intent::firewall::{FirewallRuleChange, NewFirewall, NewFirewallPolicy, NewFirewallRule};
 use crate::intent::flavor::NewFlavor;
@@ -125,6 +125,14 @@ pub(crate) async fn delete_balancer(State(app): Here, Path(name): Path<String>) 
 
 pub(crate) async fn add_listener(State(app): Here, Path(name): Path<String>, Read(new): Read<NewListener>) -> Answer {
     app.create::<LoadBalancerKind>(|intent, _| intent.add_listener(&name, &new))
+}
+
+pub(crate) async fn change_listener(
+    State(app): Here,
+    Path((name, protocol, port)): Path<(String, String, String)>,
+    Read(change): Read<ListenerChange>,
+) -> Answer {
+    app.update::<LoadBalancerKind>(|intent, _| intent.change_listener(&name, (&protocol, &port), &change))
 }
 
 pub(crate) async fn remove_listener(

@@ -183,6 +183,7 @@ pub(crate) const ROUTES: &[Route] = &[
     show("/v1/load-balancers/{load_balancer}", "One load balancer.", "LoadBalancerView", handler!(op::show::<LoadBalancerKind>)),
     delete("/v1/load-balancers/{load_balancer}", "Delete a load balancer; its connections are cut.", handler!(op::delete_balancer)),
     make("/v1/load-balancers/{load_balancer}/listeners", "Have a load balancer listen.", ["NewListener", "LoadBalancerView"], handler!(op::add_listener)),
+    Route::new(Patch, "/v1/load-balancers/{load_balancer}/listeners/{protocol}/{port}", "Give a listener another limit of connections.", handler!(op::change_listener)).takes(One("ListenerChange")).gives(200, One("LoadBalancerView")),
     Route::new(Delete, "/v1/load-balancers/{load_balancer}/listeners/{protocol}/{port}", "Have it listen no more; connections of the listener are cut.", handler!(op::remove_listener)).gives(200, One("LoadBalancerView")),
     Route::new(Put, "/v1/load-balancers/{load_balancer}/listeners/{protocol}/{port}/health-monitor", "Have the members of a listener checked, each by its own host.", handler!(op::set_monitor)).takes(One("NewHealthMonitor")).gives(200, One("LoadBalancerView")),
     Route::new(Delete, "/v1/load-balancers/{load_balancer}/listeners/{protocol}/{port}/health-monitor", "Check the members of a listener no more.", handler!(op::remove_monitor)).gives(200, One("LoadBalancerView")),

@@ -39,6 +39,17 @@ pub(crate) struct NewListener {
     /// Which connections keep to one member.
     #[serde(default)]
     session_persistence: SessionPersistence,
+    /// How many of its connections may be open at once from each host that has clients, 1 to 10000; any number unless said.
+    connection_limit: Option<u32>,
+}
+
+/// A change of a listener.
+#[derive(Debug, Clone, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct ListenerChange {
+    /// How many of its connections may be open at once from each host that has clients, 1 to 10000; null: any number.
+    #[serde(deserialize_with = "Option::deserialize")]
+    connection_limit: Option<u32>,
 }
 
 /// Which connections keep to one member.
@@ -147,8 +158,26 @@ impl Intent {
         }
         let mut balancer = (*balancer).clone();
         let persistence = new.session_persistence.into();
-        balancer.listeners.push(Listener { protocol, port: new.port, persistence, monitor: None, members: Vec::new() });
-        self.put_balancer(balancer, "port")?;
+        let connection_limit = new.connection_limit;
+        let field = if connection_limit.is_some() && new.port != 0 { "connection_limit" } else { "port" };
+        let (port, members) = (new.port, Vec::new());
+        balancer.listeners.push(Listener { protocol, port, persistence, monitor: None, connection_limit, members });
+        self.put_balancer(balancer, field)?;
+        Ok(id)
+    }
+
+    /// Gives a listener another limit of connections, or none; those that are open stay.
+    pub(crate) fn change_listener(
+        &mut self,
+        name: &str,
+        listener: (&str, &str),
+        change: &ListenerChange,
+    ) -> Result<BalancerId, Refusal> {
+        let (id, balancer) = find(&self.balancers, name, None)?;
+        let at = place(&balancer, listener)?;
+        let mut balancer = (*balancer).clone();
+        balancer.listeners[at].connection_limit = change.connection_limit;
+        self.put_balancer(balancer, "connection_limit")?;
         Ok(id)
     }
 

@@ -606,6 +606,36 @@ fn a_load_balancer_is_known_where_it_can_be_reached() {
     assert_eq!(told(&cloud), [0, 0]);
 }
 
+/// A limit of connections is told to the hosts that have clients, one that can not be is refused in its own words, and without one nothing is written.
+#[test]
+fn a_limit_of_connections_reaches_hosts() {
+    let (mut cloud, hosts) = balanced();
+    let told = |cloud: &Cloud| {
+        let spec = &cloud.intent.assigned[&hosts[0]].spec;
+        let balancers = serde_json::to_value(&spec.network().balancers).unwrap();
+        balancers.as_object().unwrap().values().next().unwrap()["listeners"][0].get("connection_limit").cloned()
+    };
+    assert_eq!(told(&cloud), None, "as agents from before have it");
+    let set = |cloud: &mut Cloud, limit: serde_json::Value| {
+        let change = json!({"connection_limit": limit});
+        let changed = cloud.change(|intent, _| intent.change_listener("front", ("tcp", "80"), &read(change)));
+        changed.map(drop).map_err(|refused| refused.to_string())
+    };
+    set(&mut cloud, json!(100)).unwrap();
+    assert_eq!(told(&cloud), Some(json!(100)));
+    let refused = set(&mut cloud, json!(0)).unwrap_err();
+    let problem = "load balancer front: its listener on tcp port 80 has a limit of 0 connections, want 1 to 10000, or none for any number";
+    assert!(refused.ends_with(problem), "{refused}");
+    assert_eq!(told(&cloud), Some(json!(100)));
+    set(&mut cloud, json!(null)).unwrap();
+    assert_eq!(told(&cloud), None);
+    let listener = json!({"protocol": "udp", "port": 53, "connection_limit": 10_001});
+    let refused = cloud.change(|intent, _| intent.add_listener("front", &read(listener))).unwrap_err().to_string();
+    assert!(refused.contains("connection_limit") && refused.contains("limit of 10001"), "{refused}");
+    let missing = serde_json::from_value::<crate::intent::balancer::ListenerChange>(json!({}));
+    assert!(missing.is_err(), "no change is none to no limit");
+}
+
 /// What the host of a member finds out of it reaches the specification of every host with clients, stays when that host is silent or the scheduler starts again,
 /// and is believed of no other host; without a monitor nobody is in error.
 #[test]

@@ -38,6 +38,8 @@ pub(crate) struct ListenerView {
     protocol: String,
     port: u16,
     session_persistence: SessionPersistence,
+    /// How many of its connections may be open at once from each host; null: any number.
+    connection_limit: Option<u32>,
     /// How its members are checked.
     health_monitor: Option<HealthMonitorView>,
     members: Vec<MemberView>,
@@ -98,6 +100,7 @@ impl ListenerView {
             protocol: listener.protocol.to_string(),
             port: listener.port,
             session_persistence: listener.persistence.into(),
+            connection_limit: listener.connection_limit,
             health_monitor: listener.monitor.as_ref().map(HealthMonitorView::of),
             members: listener
                 .members
