@@ -237,6 +237,15 @@ pub enum BalancerError {
     },
 }
 
+impl MemberRef {
+    /// This member of this listener.
+    #[must_use]
+    pub const fn of(balancer: &Balancer, listener: &Listener, member: &Member) -> Self {
+        let Listener { protocol, port, .. } = *listener;
+        Self { balancer: balancer.id, protocol, listener: port, address: member.address, port: member.port }
+    }
+}
+
 impl Balancer {
     /// Whether what it holds fits together.
     ///

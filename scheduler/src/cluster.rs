@@ -4,11 +4,12 @@
 //! not heard is [`Life::Unheard`], not down: nothing is moved away from it.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use model::HostId;
 use model::agent::HOST_DOWN_AFTER_SECONDS;
+use model::balancer::{MemberHealth, MemberRef};
 use model::observed::{Report, Resources};
 
 /// Whether a host answers.
@@ -36,6 +37,8 @@ pub(crate) struct Sight {
 pub(crate) struct Cluster {
     sights: BTreeMap<HostId, Sight>,
     blind: bool,
+    /// What reports say of members of load balancers, by member: gathered when it is asked for.
+    found: OnceLock<BTreeMap<MemberRef, Vec<MemberHealth>>>,
 }
 
 impl Cluster {
@@ -56,6 +59,18 @@ impl Cluster {
         self.sights.get(&host)?.report.as_deref()
     }
 
+    /// What hosts last said of a member of a load balancer.
+    pub(crate) fn found(&self, about: &MemberRef) -> &[MemberHealth] {
+        let gather = || {
+            let mut found = BTreeMap::<_, Vec<_>>::new();
+            for health in self.sights.values().filter_map(|sight| sight.report.as_ref()).flat_map(|it| &it.members) {
+                found.entry(health.member).or_default().push(health.clone());
+            }
+            found
+        };
+        self.found.get_or_init(gather).get(about).map_or(&[], Vec::as_slice)
+    }
+
     /// A host's report, if the host is up.
     pub(crate) fn fresh(&self, host: HostId) -> Option<Arc<Report>> {
         let sight = self.sight(host);
@@ -72,7 +87,8 @@ impl Cluster {
     pub(crate) fn of(reports: impl IntoIterator<Item = Report>) -> Self {
         let sight =
             |report: Report| Sight { life: Life::Up, report: Some(Arc::new(report)), silent: Some(Duration::ZERO) };
-        Self { sights: reports.into_iter().map(|report| (report.host, sight(report))).collect(), blind: false }
+        let sights = reports.into_iter().map(|report| (report.host, sight(report))).collect();
+        Self { sights, ..Self::default() }
     }
 }
 
@@ -114,6 +130,7 @@ impl Reports {
         Cluster {
             sights: self.last.iter().map(|(host, heard)| (*host, sight(heard))).collect(),
             blind: now.saturating_duration_since(self.started) < limit,
+            found: OnceLock::new(),
         }
     }
 }

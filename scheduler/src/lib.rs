@@ -26,5 +26,6 @@ mod reconcile;
 mod refusal;
 mod seat;
 mod server;
+mod standing;
 mod store;
 mod token;

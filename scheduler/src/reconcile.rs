@@ -8,7 +8,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use model::balancer::{MemberHealth, MemberRef};
+use model::balancer::{Balancer, MemberHealth, MemberRef};
 use model::network::Binding;
 use model::observed::{MachineState, Report, VolumeState};
 use model::spec::{Generation, NodeSpec};
@@ -23,6 +23,7 @@ use crate::intent::host::Assigned;
 use crate::intent::machine::MachineIntent;
 use crate::place::{Candidate, MACHINE_OVERHEAD_MIB, Overcommit, Promised, Request, place};
 use crate::seat::Seats;
+use crate::standing::{Standing, Unable};
 
 /// A host whose specification contradicts itself: a fault of ours. The host keeps the one that it has.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -230,25 +231,50 @@ fn candidates(intent: &Intent, cluster: &Cluster) -> Vec<Candidate> {
 }
 
 /// Believes what a host reports of members of load balancers that are plugged into it, once it knows what it was given last: a verdict from before
-/// the monitor is none of it. What nobody reports of stays as it was: a host that is away, or has just started, has nobody go or come back.
+/// the monitor is none of it. Who can not serve is in error, and stays it until its host has found otherwise. What nobody knows of stays as it was: a host
+/// that has just started has nobody go or come back.
 fn note_health(intent: &mut Intent, cluster: &Cluster, bindings: &BTreeMap<PortId, Binding>) {
-    let told = |host: &HostId| Some((*host, caught_up(intent, cluster, *host)?));
-    let told = intent.hosts.keys().filter_map(told).filter(|(_, report)| !report.members.is_empty());
-    let told: Vec<(HostId, Arc<Report>)> = told.collect();
-    if told.is_empty() {
+    if !intent.balancers.values().any(|it| it.listeners.iter().any(|listener| listener.checks().is_some())) {
         return;
     }
-    let seats = Seats::of(intent, bindings);
+    let (seats, standing) = (Seats::of(intent, bindings), Standing::of(intent, cluster));
+    let told = |host: &HostId| Some((*host, caught_up(intent, cluster, *host)?));
+    let told: Vec<(HostId, Arc<Report>)> = intent.hosts.keys().filter_map(told).collect();
     let is_there = |host: HostId, about: &MemberRef| {
         let balancer = intent.balancers.get(&about.balancer);
-        balancer.and_then(|it| seats.of_member(it, about.address)).is_some_and(|at| at.host == host)
+        let seat = balancer.and_then(|it| seats.of_member(it, about.address));
+        seat.is_some_and(|at| at.host == host && standing.unable(at).is_none())
     };
     let found = told.iter().flat_map(|(host, report)| report.members.iter().map(move |health| (*host, health)));
     let believed: Vec<&MemberHealth> =
         found.filter(|(host, health)| is_there(*host, &health.member)).map(|(_, health)| health).collect();
+    let unable = unable(intent, &seats, &standing);
     for health in believed {
         intent.note_health(health);
     }
+    let (still, silent): (Vec<_>, Vec<_>) = unable.into_iter().partition(|(_, why)| *why == Unable::MachineDown);
+    for (member, _) in &still {
+        intent.note_verdict(member, false);
+    }
+    // A silent host is no proof: it takes nobody out where nobody else is left.
+    let gone: BTreeSet<MemberRef> = silent.into_iter().map(|(member, _)| member).collect();
+    let spared: Vec<MemberRef> = gone.iter().filter(|about| intent.others_serve(about, &gone)).copied().collect();
+    for member in &spared {
+        intent.note_verdict(member, false);
+    }
+}
+
+/// The members that are checked and can not serve.
+fn unable(intent: &Intent, seats: &Seats<'_>, standing: &Standing<'_>) -> Vec<(MemberRef, Unable)> {
+    let listeners = intent.balancers.values().flat_map(|it| it.listeners.iter().map(move |listener| (it, listener)));
+    let checked = listeners.filter(|(_, listener)| listener.checks().is_some());
+    let members = checked.flat_map(|(balancer, listener)| {
+        listener.members.iter().map(move |member| (balancer, MemberRef::of(balancer, listener, member)))
+    });
+    let why = |(balancer, member): (&Arc<Balancer>, MemberRef)| {
+        Some((member, standing.unable(seats.of_member(balancer, member.address)?)?))
+    };
+    members.filter_map(why).collect()
 }
 
 fn assign_all(intent: &mut Intent, bindings: &BTreeMap<PortId, Binding>) -> Vec<Contradiction> {

@@ -8,14 +8,11 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use etherparse::{LaxNetSlice, LaxSlicedPacket, NetSlice, PacketBuilder, SlicedPacket, TransportSlice};
-use model::balancer::monitor::Check;
+use model::balancer::monitor::{Check, TIMEOUT_MAX};
 
 use super::Target;
 use super::stream::Stream;
 use crate::line::ETHERNET;
-
-/// The longest time that an answer is waited for, in seconds, whatever a monitor says: what waits takes room from others.
-pub const TIMEOUT_MAX: u16 = 60;
 
 const TTL: u8 = 64;
 const SEQUENCE: u16 = 1;

@@ -447,6 +447,7 @@ impl<R: Responder> Worker<R> {
             }
             status.wanted = version;
             status.applied = version;
+            status.settled = status.connections;
             status.flows = known.flows.flows().len();
             status.groups = known.flows.groups().len();
             status.foreign_count = known.foreign.len();

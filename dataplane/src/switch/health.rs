@@ -164,7 +164,7 @@ impl Checker {
             self.engine.forget();
             self.connection = connection;
         }
-        connection.is_some() && status.wanted > 0 && status.applied == status.wanted
+        status.is_in_place()
     }
 
     /// Does something with the checks. They are read from what guests send: should that ever make them stumble, checks begin anew.

@@ -148,7 +148,7 @@ pub struct Monitor {
     /// From one check to the next, in seconds, 1 to 3600; 5 unless said.
     #[arg(long)]
     delay: Option<u16>,
-    /// How long an answer may take, in seconds, 1 to the delay; 3 unless said.
+    /// How long an answer may take, in seconds, 1 to the delay, 60 at most; 3 unless said.
     #[arg(long)]
     timeout: Option<u16>,
     /// Checks in a row that must go well before a member in error is online, 1 to 10; 3 unless said.

@@ -12,6 +12,8 @@ use super::Transport;
 
 /// The longest time between two checks, in seconds.
 pub const DELAY_MAX: u16 = 3600;
+/// The longest time that an answer is waited for, in seconds, whatever a monitor from before says: what waits takes room from others.
+pub const TIMEOUT_MAX: u16 = 60;
 /// The most checks in a row that a verdict may want.
 pub const RETRIES_MAX: u8 = 10;
 /// The longest path of a request, in octets.

@@ -3,11 +3,12 @@
 //! Owns the requests that set and remove a monitor, and the one bit of a member that a verdict changes: it is kept with the member, so that a scheduler that
 //! restarts gives out what was known last. Never checks anybody. Invariant: nobody is in error whom nobody checks.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use model::BalancerId;
-use model::balancer::MemberHealth;
-use model::balancer::monitor::{Check, Monitor, MonitorError};
+use model::balancer::monitor::{Check, Monitor, MonitorError, TIMEOUT_MAX};
+use model::balancer::{MemberHealth, MemberRef};
 use serde::Deserialize;
 use utoipa::ToSchema;
 
@@ -25,7 +26,7 @@ pub(crate) struct NewHealthMonitor {
     kind: String,
     /// From one check to the next, in seconds: 1 to 3600; 5 unless said.
     delay: Option<u16>,
-    /// How long an answer may take, in seconds, 1 to the delay; 3, or the delay if that is less, unless said.
+    /// How long an answer may take, in seconds, 1 to the delay, 60 at most; 3, or the delay if that is less, unless said.
     timeout: Option<u16>,
     /// Checks in a row that must go well before a member in error is online: 1 to 10; 3 unless said.
     max_retries: Option<u8>,
@@ -67,6 +68,10 @@ impl NewHealthMonitor {
         }
         let usual = Monitor::new(check);
         let delay_seconds = self.delay.unwrap_or(usual.delay_seconds);
+        // Monitors from before may have more: their hosts wait for no longer than this.
+        if let Some(timeout) = self.timeout.filter(|timeout| *timeout > TIMEOUT_MAX) {
+            return Err(Refusal::invalid("timeout", format!("its timeout is {timeout} s, want {TIMEOUT_MAX} at most")));
+        }
         Ok(Monitor {
             delay_seconds,
             timeout_seconds: self.timeout.unwrap_or(usual.timeout_seconds.min(delay_seconds)),
@@ -124,7 +129,19 @@ impl Intent {
 
     /// Keeps a verdict, where somebody is checked whom it is about.
     pub(crate) fn note_health(&mut self, health: &MemberHealth) {
-        let about = health.member;
+        self.note_verdict(&health.member, health.online);
+    }
+
+    /// Whether others than these have a share of the listener that a member is of, and serve.
+    pub(crate) fn others_serve(&self, about: &MemberRef, than: &BTreeSet<MemberRef>) -> bool {
+        let Some(balancer) = self.balancers.get(&about.balancer) else { return false };
+        let Some(listener) = balancer.listener(about.protocol, about.listener) else { return false };
+        let mut serving = listener.members.iter().filter(|it| it.weight > 0 && !it.in_error);
+        serving.any(|it| !than.contains(&MemberRef::of(balancer, listener, it)))
+    }
+
+    /// The same, of whomever it is.
+    pub(crate) fn note_verdict(&mut self, about: &MemberRef, online: bool) {
         let Some(balancer) = self.balancers.get_mut(&about.balancer) else { return };
         let listens = |it: &model::balancer::Listener| {
             (it.protocol, it.port) == (about.protocol, about.listener) && it.checks().is_some()
@@ -132,8 +149,8 @@ impl Intent {
         let Some(at) = balancer.listeners.iter().position(listens) else { return };
         let is_it = |it: &model::balancer::Member| (it.address, it.port) == (about.address, about.port);
         let Some(seat) = balancer.listeners[at].members.iter().position(is_it) else { return };
-        if balancer.listeners[at].members[seat].in_error == health.online {
-            Arc::make_mut(balancer).listeners[at].members[seat].in_error = !health.online;
+        if balancer.listeners[at].members[seat].in_error == online {
+            Arc::make_mut(balancer).listeners[at].members[seat].in_error = !online;
         }
     }
 }

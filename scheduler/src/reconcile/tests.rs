@@ -740,6 +740,81 @@ fn a_verdict_is_believed_of_the_host_of_the_member_alone() {
     assert!(!in_error(&cloud), "what was found before it was cleared is over");
 }
 
+/// A member whose machine does not run is in error, whatever its host said of it before, and back when its host has found it well; so is one on a host that is
+/// silent, while another serves. Where nobody is checked nothing is known of anybody.
+#[test]
+fn who_can_not_serve_is_in_error() {
+    let (mut cloud, hosts) = balanced();
+    cloud.change(|intent, context| intent.create_router(context, read(json!({"name": "main"})))).unwrap();
+    for subnet in ["net0-a", "net1-a"] {
+        cloud.change(|intent, _| intent.add_interface("main", &read(json!({"subnet": subnet})))).unwrap();
+    }
+    let address = |cloud: &Cloud, network: &str| {
+        let mut ports = cloud.intent.ports.values();
+        let own = ports.find(|it| cloud.intent.networks[&it.port.network].name == network).unwrap();
+        own.port.addresses[0].address
+    };
+    let addresses = ["net0", "net1"].map(|network| address(&cloud, network));
+    for address in addresses {
+        add_member(&mut cloud, json!({"address": address, "port": 8080})).unwrap();
+    }
+    let told = |cloud: &Cloud| {
+        let of = |host: HostId| cloud.intent.assigned[&host].spec.network().balancers.values().next().unwrap().clone();
+        let members = hosts.map(|host| of(host).listeners[0].members.iter().map(|it| it.in_error).collect::<Vec<_>>());
+        assert_eq!(members[0], members[1], "all hosts are told the same");
+        [members[0][0], members[0][1]]
+    };
+    let balancer = *cloud.intent.balancers.keys().next().unwrap();
+    let well = |at: usize| {
+        let (protocol, address) = (model::balancer::Transport::Tcp, addresses[at]);
+        let member = model::balancer::MemberRef { balancer, protocol, listener: 80, address, port: 8080 };
+        vec![model::balancer::MemberHealth { member, online: true, reason: "answers".to_owned() }]
+    };
+    let say = |cloud: &mut Cloud, at: usize, state: MachineState, found: Vec<model::balancer::MemberHealth>| {
+        cloud.settle(hosts[at]);
+        let report = cloud.hosts.get_mut(&hosts[at]).unwrap().report.as_mut().unwrap();
+        (report.members, report.machines[0].state) = (found, state);
+        cloud.reconcile();
+    };
+    let running = |cloud: &mut Cloud| {
+        for at in [0, 1] {
+            say(cloud, at, MachineState::Running, well(at));
+            // And as one that was given the last generation.
+            say(cloud, at, MachineState::Running, well(at));
+        }
+    };
+    running(&mut cloud);
+    say(&mut cloud, 0, MachineState::Stopped, Vec::new());
+    assert_eq!(told(&cloud), [false, false], "nobody is checked");
+    running(&mut cloud);
+    set(&mut cloud, monitor(json!({}))).unwrap();
+    running(&mut cloud);
+    for state in [MachineState::Stopped, MachineState::Crashed, MachineState::Starting, MachineState::Absent] {
+        say(&mut cloud, 0, state, well(0));
+        assert_eq!(told(&cloud), [true, false], "it was well before");
+        say(&mut cloud, 0, MachineState::Running, Vec::new());
+        assert_eq!(told(&cloud), [true, false], "it runs, and has not been asked");
+        running(&mut cloud);
+        assert_eq!(told(&cloud), [false, false]);
+    }
+    say(&mut cloud, 0, MachineState::Unknown, Vec::new());
+    assert_eq!(told(&cloud), [false, false], "what can not be seen says nothing");
+    cloud.change(|intent, _| intent.stop_machine("vm1")).unwrap();
+    assert_eq!(told(&cloud), [false, true], "it is to be shut down");
+    cloud.change(|intent, _| intent.start_machine("vm1")).unwrap();
+    running(&mut cloud);
+    cloud.hosts.get_mut(&hosts[1]).unwrap().report = None;
+    cloud.reconcile();
+    assert_eq!(told(&cloud), [false, true], "a host is silent, and another member serves");
+    running(&mut cloud);
+    assert_eq!(told(&cloud), [false, false]);
+    for host in hosts {
+        cloud.hosts.get_mut(&host).unwrap().report = None;
+    }
+    cloud.reconcile();
+    assert_eq!(told(&cloud), [false, false], "all hosts are silent: that is no proof of anything");
+}
+
 /// A monitor for HTTP, but for what is said otherwise.
 fn monitor(more: serde_json::Value) -> crate::intent::health::NewHealthMonitor {
     let mut monitor = json!({"type": "HTTP", "expected_codes": "200-299"});
@@ -763,6 +838,7 @@ fn what_a_health_monitor_can_not_be_is_refused() {
             "type: a member that is given connections of tcp can not be checked by UDP-CONNECT",
         ),
         (json!({"delay": 2, "timeout": 3}), "timeout: its timeout is 3 s, want 1 to the delay of 2 s"),
+        (json!({"delay": 100, "timeout": 61}), "timeout: its timeout is 61 s, want 60 at most"),
         (json!({"delay": 0}), "delay: its delay is 0 s, want 1 to 3600"),
         (json!({"max_retries_down": 11}), "max_retries_down: its max_retries_down is 11, want 1 to 10"),
         (json!({"url_path": "index"}), "url_path: \"index\" is no path of a request"),

@@ -40,6 +40,8 @@ pub struct DriverStatus {
     pub groups: usize,
     /// Connections made. All but the first began with a restart of the switch, or of its network.
     pub connections: u64,
+    /// The one of these on which all that is wanted was found or put in place last; 0 before the first.
+    pub settled: u64,
     /// Rounds that found flows of ours missing or changed that had been installed: a switch restart, or somebody else.
     pub repairs: u64,
     /// The last round.
@@ -50,4 +52,34 @@ pub struct DriverStatus {
     pub foreign_count: usize,
     /// What keeps the flows from being as they should, with all causes.
     pub problem: Option<String>,
+}
+
+impl DriverStatus {
+    /// Whether all that is wanted is installed, as far as is known: what was installed over a connection from before, a switch that was started again may not
+    /// have.
+    #[must_use]
+    pub const fn is_in_place(&self) -> bool {
+        self.connected && self.settled == self.connections && self.wanted > 0 && self.applied == self.wanted
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_new_connection_proves_nothing_before_it_was_looked_at() {
+        let at = |connections, settled| DriverStatus {
+            connected: true,
+            wanted: 7,
+            applied: 7,
+            connections,
+            settled,
+            ..DriverStatus::default()
+        };
+        assert!(at(2, 2).is_in_place() && !at(2, 1).is_in_place());
+        assert!(!DriverStatus { connected: false, ..at(2, 2) }.is_in_place());
+        assert!(!DriverStatus { wanted: 8, ..at(2, 2) }.is_in_place());
+        assert!(!DriverStatus::default().is_in_place());
+    }
 }

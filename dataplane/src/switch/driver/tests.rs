@@ -188,6 +188,7 @@ async fn a_restarted_switch_gets_its_flows_back() {
     driver.applied(driver.set(flows(3)), LIMIT).await.unwrap();
     memory.with(|state| *state = State::default());
     let mut status = driver.status();
+    assert!(status.borrow().is_in_place());
     status.wait_for(|status| !status.connected).await.unwrap();
     assert!(matches!(driver.installed().await, Err(DriverError::NotConnected(_))));
     let late = driver.applied(driver.set(flows(4)), Duration::from_secs(30)).await.unwrap_err().to_string();
@@ -195,7 +196,7 @@ async fn a_restarted_switch_gets_its_flows_back() {
     memory.with(|state| state.up = true);
     status.wait_for(|status| status.applied == 2).await.unwrap();
     memory.with(|state| assert_eq!(state.installed.flows.len(), flows(4).flows().len()));
-    assert_eq!(status.borrow().connections, 2);
+    assert_eq!((status.borrow().connections, status.borrow().settled), (2, 2));
     assert_eq!(status.borrow().problem, None);
 }
 

@@ -1,5 +1,8 @@
 //! What load balancers look like to an operator: their address, what they listen for, who gets it, and whether those serve.
 
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
 use model::balancer::monitor::{Check, Monitor};
 use model::balancer::{Balancer, Listener, Member, MemberRef};
 use model::network::Port;
@@ -7,8 +10,11 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::{NamedRef, named};
+use crate::assign::bindings;
 use crate::centre::World;
 use crate::intent::balancer::SessionPersistence;
+use crate::seat::Seats;
+use crate::standing::{Standing, Unable};
 
 /// Operating statuses, as Octavia has them.
 const ONLINE: &str = "ONLINE";
@@ -73,7 +79,7 @@ pub(crate) struct MemberView {
     weight: u16,
     /// ONLINE, ERROR, or NO_MONITOR when it is not checked.
     operating_status: &'static str,
-    /// What its host found out last.
+    /// What its host found out last, or what keeps it from serving.
     status_reason: Option<String>,
     /// The port on a network that has the address.
     network_port: Option<NamedRef>,
@@ -81,6 +87,8 @@ pub(crate) struct MemberView {
 
 impl LoadBalancerView {
     pub(super) fn of(world: &World, balancer: &Balancer) -> Self {
+        let unable = unable(world, balancer);
+        let listener = |listener| ListenerView::of(world, (balancer, listener), &unable);
         Self {
             id: balancer.id.to_string(),
             name: balancer.name.clone(),
@@ -89,24 +97,22 @@ impl LoadBalancerView {
             address: balancer.address.to_string(),
             mac: balancer.mac.to_string(),
             operating_status: operating_status(balancer),
-            listeners: balancer.listeners.iter().map(|listener| ListenerView::of(world, balancer, listener)).collect(),
+            listeners: balancer.listeners.iter().map(listener).collect(),
         }
     }
 }
 
 impl ListenerView {
-    fn of(world: &World, balancer: &Balancer, listener: &Listener) -> Self {
+    fn of(world: &World, of: (&Balancer, &Listener), unable: &BTreeMap<IpAddr, Unable>) -> Self {
+        let (_, listener) = of;
+        let why = |member: &Member| unable.get(&member.address).copied().filter(|_| member.in_error);
         Self {
             protocol: listener.protocol.to_string(),
             port: listener.port,
             session_persistence: listener.persistence.into(),
             connection_limit: listener.connection_limit,
             health_monitor: listener.monitor.as_ref().map(HealthMonitorView::of),
-            members: listener
-                .members
-                .iter()
-                .map(|member| MemberView::of(world, (balancer, listener), member))
-                .collect(),
+            members: listener.members.iter().map(|member| MemberView::of(world, of, (member, why(member)))).collect(),
         }
     }
 }
@@ -144,24 +150,33 @@ fn operating_status(balancer: &Balancer) -> &'static str {
     }
 }
 
+/// Why members of a load balancer can not serve, by their addresses.
+fn unable(world: &World, balancer: &Balancer) -> BTreeMap<IpAddr, Unable> {
+    let down: BTreeSet<IpAddr> =
+        balancer.listeners.iter().flat_map(|it| &it.members).filter(|it| it.in_error).map(|it| it.address).collect();
+    if down.is_empty() {
+        return BTreeMap::new();
+    }
+    let (bindings, standing) = (bindings(&world.intent), Standing::of(&world.intent, &world.cluster));
+    let seats = Seats::of(&world.intent, &bindings);
+    let why = |address: IpAddr| Some((address, standing.unable(seats.of_member(balancer, address)?)?));
+    down.into_iter().filter_map(why).collect()
+}
+
 /// What a host found out of a member, as far as it agrees with what is known.
 fn reason(world: &World, (balancer, listener): (&Balancer, &Listener), member: &Member) -> String {
-    let about = MemberRef {
-        balancer: balancer.id,
-        protocol: listener.protocol,
-        listener: listener.port,
-        address: member.address,
-        port: member.port,
-    };
-    let reports = world.intent.hosts.keys().filter_map(|host| world.cluster.report(*host));
-    let mut found = reports.flat_map(|report| &report.members);
-    let found = found.find(|found| found.member == about && found.online != member.in_error);
+    let found = world.cluster.found(&MemberRef::of(balancer, listener, member));
+    let found = found.iter().find(|found| found.online != member.in_error);
     let unsaid = if member.in_error { "as its host found before" } else { "not checked yet" };
     found.map_or_else(|| unsaid.to_owned(), |found| found.reason.clone())
 }
 
 impl MemberView {
-    fn of(world: &World, (balancer, listener): (&Balancer, &Listener), member: &Member) -> Self {
+    fn of(
+        world: &World,
+        (balancer, listener): (&Balancer, &Listener),
+        (member, unable): (&Member, Option<Unable>),
+    ) -> Self {
         let intent = &world.intent;
         let own = intent.network_of(balancer);
         let stands = |router: &&std::sync::Arc<model::network::Router>| {
@@ -184,7 +199,10 @@ impl MemberView {
                 Some(_) if member.in_error => ERROR,
                 Some(_) => ONLINE,
             },
-            status_reason: listener.checks().map(|_| reason(world, (balancer, listener), member)),
+            status_reason: listener.checks().map(|_| match unable {
+                Some(unable) => unable.reason().to_owned(),
+                None => reason(world, (balancer, listener), member),
+            }),
             network_port: port.map(|(id, _)| named(&intent.ports, id)),
         }
     }
