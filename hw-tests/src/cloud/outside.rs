@@ -5,13 +5,14 @@
 //! ```
 //! Open vSwitch takes the tags off, for not every kernel has VLAN devices. All of it ends with the value.
 
+use std::io::Read;
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
 use basalt_tests::ovs::Switch;
-use basalt_tests::process;
+use basalt_tests::process::{self, Daemon};
 
 use crate::lab::network::{Network, PHYSICAL};
 
@@ -21,16 +22,26 @@ pub const VLAN: u16 = 100;
 pub const ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 79, 0, 1);
 /// The subnet on that VLAN.
 pub const SUBNET: &str = "10.79.0.0/24";
+/// What it says to those who connect to its port 80.
+pub const WORD: &str = "outside";
+/// Its port that says [`WORD`].
+pub const PORT: u16 = 80;
 /// The end of the cable in the lab's network, and the one at the switch.
 const CABLE: [&str; 2] = ["outside-w", "wire"];
 const BRIDGE: &str = "outside";
 const STATION: &str = "station";
 const COMMAND_LIMIT: Duration = Duration::from_secs(20);
 const CONNECT_LIMIT: Duration = Duration::from_secs(5);
+/// Connections that show a service, one after the other.
+const TURNS: u32 = 4;
+/// The longest word of a service that is read.
+const WORD_LIMIT: u64 = 1024;
 
 /// The machine and its switch.
 #[derive(Debug)]
 pub struct Outside {
+    // Before the switch, whose namespace it runs in.
+    service: Option<Daemon>,
     switch: Switch,
     network: Network,
 }
@@ -41,7 +52,7 @@ impl Outside {
     /// # Errors
     /// Open vSwitch does not start, or `ip` refuses.
     pub fn start(network: &Network) -> Result<Self> {
-        let outside = Self { switch: Switch::start()?, network: network.clone() };
+        let mut outside = Self { service: None, switch: Switch::start()?, network: network.clone() };
         let [ours, theirs] = CABLE;
         let place = outside.switch.namespace().name().to_owned();
         outside.ip(&["link", "add", ours, "type", "veth", "peer", "name", theirs, "netns", &place])?;
@@ -65,6 +76,9 @@ impl Outside {
         let namespace = outside.switch.namespace();
         namespace.add_address(STATION, &format!("{ADDRESS}/24"))?;
         namespace.up(STATION)?;
+        let log = outside.switch.dir().join("service.log");
+        let words = ["busybox", "nc", "-ll", "-p", &PORT.to_string(), "-e", "echo", WORD];
+        outside.service = Some(namespace.start("nc", &words, &log)?);
         Ok(outside)
     }
 
@@ -80,13 +94,35 @@ impl Outside {
         Ok(())
     }
 
-    /// Whether a TCP connection to `address` comes about.
+    /// What the service at `address` says in a TCP connection until that ends or falls silent; nothing where no connection comes about.
     ///
     /// # Errors
     /// The address is none, or the machine is gone.
-    pub fn connects(&self, address: &str, port: u16) -> Result<bool> {
+    pub fn hears(&self, address: &str, port: u16) -> Result<Option<String>> {
         let target = SocketAddr::new(address.parse().with_context(|| format!("read the address {address}"))?, port);
-        self.switch.namespace().enter(|| TcpStream::connect_timeout(&target, CONNECT_LIMIT).is_ok())
+        self.switch.namespace().enter(|| -> Result<Option<String>> {
+            let Ok(stream) = TcpStream::connect_timeout(&target, CONNECT_LIMIT) else { return Ok(None) };
+            stream.set_read_timeout(Some(CONNECT_LIMIT))?;
+            let mut word = Vec::new();
+            // A connection that is cut halfway has said what it has said.
+            stream.take(WORD_LIMIT).read_to_end(&mut word).ok();
+            Ok(Some(String::from_utf8_lossy(&word).trim_end().to_owned()))
+        })?
+    }
+
+    /// Shows that the service at `address` says `word`, and says it again: the first packets of a flow go another way through switches than later ones.
+    ///
+    /// # Errors
+    /// It does not.
+    pub fn hears_often(&self, address: &str, port: u16, word: &str) -> Result<()> {
+        for turn in 1..=TURNS {
+            let heard = self.hears(address, port)?;
+            anyhow::ensure!(
+                heard.as_deref() == Some(word),
+                "connection {turn} from outside to port {port} of {address} hears {heard:?}, not {word:?}"
+            );
+        }
+        Ok(())
     }
 
     fn ip(&self, words: &[&str]) -> Result<()> {
