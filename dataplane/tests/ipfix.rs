@@ -5,12 +5,12 @@ mod hosts;
 #[cfg(test)]
 mod topology;
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
 use std::num::NonZeroU32;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
+use basalt_tests::ipfix::Told;
 use basalt_tests::require;
 use basalt_tests::skip::Need;
 use dataplane::switch::bridge::{Bridge, FlowExport, Settings};
@@ -22,106 +22,6 @@ use topology::{Cloud, PING, endpoint, host_id};
 const LIMIT: Duration = Duration::from_secs(20);
 /// How long records may take: flows are counted for a second before they are sent.
 const RECORDS_TIMEOUT: Duration = Duration::from_secs(20);
-
-/// Information elements (IANA registry "IPFIX Information Elements").
-const PACKETS: u16 = 2;
-const SOURCE_IPV4: u16 = 8;
-const TARGET_IPV4: u16 = 12;
-const INTERFACE_NAME: u16 = 82;
-/// What marks an element as somebody's own, whose number follows; the length of an element that says its own; and the sets that are no data
-/// (RFC 7011 §3.2, §7 and §3.3.2).
-const ENTERPRISE: u16 = 0x8000;
-const VARIABLE: u16 = 0xffff;
-const TEMPLATES: u16 = 2;
-const DATA: u16 = 256;
-
-/// What a collector was told.
-#[derive(Debug, Default)]
-struct Told {
-    /// Of each template the elements with their lengths; those of enterprises have no number here.
-    templates: BTreeMap<u16, Vec<(Option<u16>, u16)>>,
-    /// Packets by source and destination.
-    packets: BTreeMap<(Ipv4Addr, Ipv4Addr), u64>,
-    /// Where they came in or went out.
-    interfaces: BTreeSet<String>,
-    /// Who tells of flows.
-    domains: BTreeSet<u32>,
-}
-
-fn number(octets: &[u8]) -> u64 {
-    octets.iter().fold(0, |number, octet| number << 8 | u64::from(*octet))
-}
-
-/// Takes the first octets off.
-fn cut<'a>(from: &mut &'a [u8], length: usize) -> Result<&'a [u8]> {
-    let (head, tail) = from.split_at_checked(length).with_context(|| format!("{length} octets of {}", from.len()))?;
-    *from = tail;
-    Ok(head)
-}
-
-fn word(from: &mut &[u8]) -> Result<u16> {
-    Ok(u16::try_from(number(cut(from, 2)?))?)
-}
-
-impl Told {
-    /// A message: its header and the sets behind it (RFC 7011 §3.1).
-    fn take(&mut self, mut from: &[u8]) -> Result<()> {
-        assert_eq!((word(&mut from)?, usize::from(word(&mut from)?)), (10, from.len() + 4), "version and length");
-        cut(&mut from, 8)?;
-        let domain = u32::try_from(number(cut(&mut from, 4)?))?;
-        while !from.is_empty() {
-            let (set, length) = (word(&mut from)?, usize::from(word(&mut from)?));
-            let body = cut(&mut from, length - 4)?;
-            match set {
-                TEMPLATES => self.template(body)?,
-                DATA.. if self.templates.contains_key(&set) => {
-                    self.domains.insert(domain);
-                    self.records(set, body)?;
-                }
-                // Options say nothing of flows.
-                _ => {}
-            }
-        }
-        Ok(())
-    }
-
-    fn template(&mut self, mut from: &[u8]) -> Result<()> {
-        while !from.is_empty() {
-            let (id, count) = (word(&mut from)?, word(&mut from)?);
-            let mut elements = Vec::new();
-            for _ in 0..count {
-                let (element, length) = (word(&mut from)?, word(&mut from)?);
-                let is_own = element & ENTERPRISE != 0;
-                elements.push(((!is_own).then_some(element), length));
-                cut(&mut from, if is_own { 4 } else { 0 })?;
-            }
-            self.templates.insert(id, elements);
-        }
-        Ok(())
-    }
-
-    fn records(&mut self, template: u16, mut from: &[u8]) -> Result<()> {
-        let elements = self.templates.get(&template).context("template")?;
-        while !from.is_empty() {
-            let (mut ends, mut packets) = ([None; 2], 0);
-            for (element, length) in elements {
-                let length = if *length == VARIABLE { number(cut(&mut from, 1)?) } else { u64::from(*length) };
-                let value = cut(&mut from, usize::try_from(length)?)?;
-                match *element {
-                    Some(SOURCE_IPV4) => ends[0] = Some(Ipv4Addr::from_bits(u32::try_from(number(value))?)),
-                    Some(TARGET_IPV4) => ends[1] = Some(Ipv4Addr::from_bits(u32::try_from(number(value))?)),
-                    Some(PACKETS) => packets = number(value),
-                    Some(INTERFACE_NAME) => drop(self.interfaces.insert(String::from_utf8_lossy(value).into_owned())),
-                    _ => {}
-                }
-            }
-            if let [Some(source), Some(target)] = ends {
-                *self.packets.entry((source, target)).or_default() += packets;
-            }
-        }
-        Ok(())
-    }
-}
 
 /// Every packet is looked at: the pings of one machine to another and their answers are in the records, under the host's domain; and when no export is
 /// wanted any more, none comes.
@@ -159,7 +59,7 @@ async fn a_collector_sees_what_is_forwarded() -> Result<()> {
     assert_eq!(bridge.ensure().await?, Vec::<String>::new());
     host.switch.settle()?;
 
-    let (mine, other) = (cloud.address(0), cloud.address(1));
+    let (mine, other) = (IpAddr::V4(cloud.address(0)), IpAddr::V4(cloud.address(1)));
     assert_eq!(machines[0].pings(other)?, 3);
     let (mut told, mut octets) = (Told::default(), [0; 65_536]);
     let wanted = [(mine, other), (other, mine)];

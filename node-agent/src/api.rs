@@ -43,7 +43,7 @@ mod body;
 mod counted;
 
 pub use body::{FlowsBody, FlowsDiff, Status, WhyQuestion};
-pub use counted::{CountersBody, FlowCounted};
+pub use counted::{CountersBody, Drops, FlowCounted, PortCounted, RuleCounted};
 
 /// The longest request body: a spec.
 const BODY_MAX: usize = model::agent::SPEC_BYTES_MAX;
@@ -166,6 +166,19 @@ impl Api {
         })?;
         let set = self.spec().and_then(|spec| self.flows(&spec)).map(|(set, _)| set).unwrap_or_default();
         Ok((counters, set))
+    }
+
+    async fn sums(&self) -> Result<CountersBody, ApiError> {
+        let (counters, set) = self.counted().await?;
+        Ok(CountersBody::new(&counters, &set, &body::ports(&self.snapshot())))
+    }
+
+    /// What ports, rules and reasons for drops counted on this host, summed up.
+    ///
+    /// # Errors
+    /// The switch does not answer; the text says why, and the way out.
+    pub async fn counters(&self) -> Result<CountersBody, String> {
+        self.sums().await.map_err(|error| error.message)
     }
 }
 
@@ -368,8 +381,7 @@ async fn flows_counted(State(api): Shared) -> Result<Json<Vec<FlowCounted>>, Api
 /// Packets of each port of this host, and packets dropped, by reason.
 #[utoipa::path(get, path = "/v1/counters", responses((status = 200, body = CountersBody), (status = 503, description = "the switch does not answer")))]
 async fn counters(State(api): Shared) -> Result<Json<CountersBody>, ApiError> {
-    let (counters, set) = api.counted().await?;
-    Ok(Json(CountersBody::new(&counters, &set, &body::ports(&api.snapshot()))))
+    Ok(Json(api.sums().await?))
 }
 
 /// Which way a packet goes.

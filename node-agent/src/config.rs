@@ -516,6 +516,7 @@ mod tests {
             ("[ipfix]\ncollectors = []", "ipfix.collectors"),
             ("[ipfix]\ncollectors = [\"192.0.2.9:0\"]", "ipfix.collectors"),
             ("[ipfix]\ncollectors = [\"192.0.2.9:4739\"]\nactive_seconds = 4201", "ipfix.active_seconds"),
+            ("[ipfix]\ncollectors = [\"192.0.2.9:4739\"]\ncounters_seconds = 4", "ipfix.counters_seconds"),
             ("[[physical]]\nname = \"dc\"\ninterface = \"\"", "physical.interface"),
             ("[[physical]]\nname = \"dc\"\ninterface = \"br-int\"", "physical.interface"),
             (

@@ -17,6 +17,7 @@ use tokio::sync::{Notify, mpsc, oneshot, watch};
 use crate::api::{self, Api};
 use crate::apply::Drivers;
 use crate::config::{Config, LogFormat, SpecSource};
+use crate::counter_records;
 use crate::driver::bridge::HostNetworking;
 use crate::driver::images::ImageCache;
 use crate::driver::machines::VmmProcesses;
@@ -146,6 +147,7 @@ async fn serve(config: Arc<Config>) -> Result<()> {
         volumes: volumes.clone(),
         started: tokio::time::Instant::now(),
     });
+    tokio::spawn(counter_records::keep(Arc::clone(&shared)));
     tokio::spawn(async move { axum::serve(listener, api::router(shared)).await });
     tokio::spawn(upstream::follow(config.dns.upstream.clone(), Arc::clone(&network)));
     tokio::spawn(follow_switch(network, Arc::clone(&changed)));

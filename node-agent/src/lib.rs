@@ -12,6 +12,7 @@ pub mod ask;
 pub mod cli;
 pub mod clock;
 pub mod config;
+pub mod counter_records;
 pub mod daemon;
 pub mod doctor;
 pub mod driver;

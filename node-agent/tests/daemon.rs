@@ -9,9 +9,11 @@
 )]
 mod agent;
 
+use std::net::UdpSocket;
 use std::time::Duration;
 
 use agent::{Agent, spec};
+use basalt_tests::ipfix::Told;
 use basalt_tests::netns::Namespace;
 use basalt_tests::ovs::Switch;
 use basalt_tests::process::wait_for;
@@ -68,6 +70,52 @@ fn questions_are_answered_from_the_model_and_from_the_switch() {
     let ovs = doctor["checks"].as_array().unwrap().iter().find(|check| check["name"] == "open vswitch").unwrap();
     assert_eq!(ovs["ok"], true, "{ovs}");
     assert!(agent.text("/metrics").unwrap().ends_with("# EOF\n"));
+}
+
+/// An Ethernet frame of vm1: UDP from 10.9.0.11 to port 53 of 10.9.0.12, which is vm2.
+const QUESTION: &str = "fa163e000002fa163e00000108004500001c00004000401126a90a09000b0a09000c0fa0003500080000";
+
+/// A collector hears what ports and rules counted, and why packets were dropped, in the words of `flowctl top`.
+#[test]
+fn a_collector_hears_what_ports_and_rules_counted() {
+    require!(Need::Root, Need::OpenVswitch, Need::File("/dev/net/tun"));
+    let switch = Switch::start().unwrap();
+    let collector = switch.namespace().enter(|| UdpSocket::bind("127.0.0.1:0")).unwrap().unwrap();
+    collector.set_read_timeout(Some(Duration::from_millis(100))).unwrap();
+    let mut agent = Agent::new(Some(&switch));
+    let address = collector.local_addr().unwrap();
+    agent.add_config(&format!("[ipfix]\ncollectors = [\"{address}\"]\ncounters_seconds = 5\ndomain = 3\n"));
+    agent.start();
+    let mut spec = agent::spec_value(1, 2, false);
+    let group = agent::uuid(7, 1);
+    let rule = serde_json::json!({ "id": agent::uuid(8, 1), "direction": "egress", "ethertype": "IPv4", "protocol": {"udp": [53, 53]}, "remote": "any" });
+    spec["groups"] = serde_json::json!([{ "id": group, "name": "askers", "key": 1, "rules": [rule] }]);
+    spec["ports"][0]["groups"] = serde_json::json!([group]);
+    agent.put(&spec.to_string()).unwrap();
+    agent.wait("generation 1 to settle", SETTLE, |status| status["settled"] == true);
+    // The first two are allowed out, and not in, for vm2 has no rules; the third is spoofed.
+    let spoofed = QUESTION.replacen("0a09000b", "0a090063", 1);
+    for frame in [QUESTION, QUESTION, &spoofed] {
+        switch.ofctl(&["packet-out", "br-int", &format!("in_port=tap1,packet={frame},actions=table")]).unwrap();
+    }
+    let mut told = Told::default();
+    let mut octets = [0; 65_536];
+    let allowed = || "security group askers: allow udp port 53 to anyone (rule 00000008)".to_owned();
+    let hears = || {
+        while let Ok(length) = collector.recv(&mut octets) {
+            told.take(&octets[..length])?;
+        }
+        Ok((told.selectors.get(&allowed()) == Some(&2)).then_some(()))
+    };
+    let seen = wait_for("the rule's count at the collector", SETTLE, hears);
+    seen.unwrap_or_else(|error| panic!("{error:#}: {told:#?}"));
+    assert_eq!(told.domains, [3].into());
+    for (port, direction) in [("p1", 0), ("p1", 1), ("p2", 0), ("p2", 1)] {
+        assert!(told.ports.contains_key(&(port.to_owned(), direction)), "{:?}", told.ports);
+    }
+    let dropped =
+        |table: &str| told.selectors.iter().any(|(reason, packets)| reason.starts_with(table) && *packets > 0);
+    assert!(dropped("deny: ") && dropped("classify: "), "{:#?}", told.selectors);
 }
 
 /// What the model of the flows cannot know: a machine that does not run, flows that somebody else put in, a switch that is gone.

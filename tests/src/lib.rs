@@ -7,6 +7,7 @@
 //! The library is blocking and knows no async runtime, so that plain tests, `hw-tests` and `xtask` can all use it.
 
 pub mod ceph;
+pub mod ipfix;
 pub mod loopback;
 pub mod netns;
 pub mod ovs;
