@@ -7,7 +7,7 @@
 use std::ffi::OsStr;
 use std::fs::File;
 use std::io::Write;
-use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr, TcpStream, UdpSocket};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -118,14 +118,26 @@ impl Network {
     /// # Errors
     /// The namespace is gone or nobody answers within `limit`.
     pub fn connect(&self, address: SocketAddr, limit: Duration) -> Result<TcpStream> {
+        self.inside(move || Ok(TcpStream::connect_timeout(&address, limit)?))
+    }
+
+    /// Listens inside the namespace for what is sent by UDP.
+    ///
+    /// # Errors
+    /// The namespace is gone, or the address is taken or none of its own.
+    pub fn listen_udp(&self, address: SocketAddr) -> Result<UdpSocket> {
+        self.inside(move || UdpSocket::bind(address).with_context(|| format!("listen at {address}")))
+    }
+
+    /// Runs `body` on a thread inside: the sockets that it opens stay there.
+    fn inside<T: Send + 'static>(&self, body: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
         let handle = File::open(self.path()).with_context(|| format!("the lab {} is not running", self.name))?;
-        let inside = move || -> Result<TcpStream> {
+        let inside = move || {
             setns(&handle, CloneFlags::CLONE_NEWNET).context("entering the lab's network namespace")?;
-            Ok(TcpStream::connect_timeout(&address, limit)?)
+            body()
         };
-        // Only this thread changes its namespace; the socket keeps it.
-        let thread = thread::Builder::new().name("lab-connect".to_owned()).spawn(inside)?;
-        thread.join().map_err(|_| anyhow!("the connecting thread panicked"))?
+        let thread = thread::Builder::new().name("lab-inside".to_owned()).spawn(inside)?;
+        thread.join().map_err(|_| anyhow!("the thread inside the lab's namespace panicked"))?
     }
 
     /// Every process in the namespace.

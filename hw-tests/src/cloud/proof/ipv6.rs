@@ -5,7 +5,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use basalt_tests::process;
 
-use super::{Machines, Occupied};
+use super::{Machines, Occupied, network};
 use crate::cloud::evidence::Examiner;
 
 /// Guests ask for routers three times, four seconds apart (RFC 4861 §10), and then wait for what is announced.
@@ -66,5 +66,5 @@ fn ping(from: &Occupied, to: &Occupied) -> Result<String> {
 }
 
 fn connects(from: &Occupied, to: &Occupied, port: u16) -> Result<bool> {
-    from.succeeds(&format!("timeout 8 nc -w 4 {} {port} | grep -q port-{port}", to.vm.address6))
+    network::hears(from, &to.vm.address6, port)
 }

@@ -91,9 +91,19 @@ fn listen(machine: &Occupied, port: u16) -> Result<()> {
 }
 
 /// Whether `from` gets what the listener on `port` of `to` says.
-fn connects(from: &Occupied, to: &Occupied, port: u16) -> Result<bool> {
+pub(super) fn connects(from: &Occupied, to: &Occupied, port: u16) -> Result<bool> {
+    hears(from, &to.vm.address, port)
+}
+
+/// The same by IPv4 and by IPv6.
+pub(super) fn connects_both(from: &Occupied, to: &Occupied, port: u16) -> Result<[bool; 2]> {
+    Ok([hears(from, &to.vm.address, port)?, hears(from, &to.vm.address6, port)?])
+}
+
+/// Whether `from` gets what the listener on `port` of `address` says.
+pub(super) fn hears(from: &Occupied, address: &str, port: u16) -> Result<bool> {
     // nc's own limit ends with the handshake; a connection that a changed rule cuts after that would be waited for without end.
-    from.succeeds(&format!("timeout 8 nc -w 4 {} {port} | grep -q port-{port}", to.vm.address))
+    from.succeeds(&format!("timeout 8 nc -w 4 {address} {port} | grep -q port-{port}"))
 }
 
 fn ports(machines: &Machines) -> Result<String> {

@@ -38,13 +38,14 @@ pub(super) fn examine(cloud: &Cloud, machines: &Machines, examiner: &mut Examine
 }
 
 /// What a machine has to know of a sub-port.
-struct SubPort {
+pub(super) struct SubPort {
     mac: String,
     address: String,
 }
 
 impl SubPort {
-    fn of(port: &Value) -> Result<Self> {
+    /// Reads the scheduler's view of a sub-port.
+    pub(super) fn of(port: &Value) -> Result<Self> {
         let fixed = port.pointer("/addresses").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
         let mut addresses = fixed.iter().filter_map(|fixed| fixed.pointer("/address")?.as_str()?.parse().ok());
         let address = addresses.find_map(|address: IpAddr| address.is_ipv4().then(|| address.to_string()));
@@ -52,26 +53,42 @@ impl SubPort {
         let found = mac.zip(address).map(|(mac, address)| Self { mac, address });
         found.with_context(|| format!("no MAC or no IPv4 address in {port}"))
     }
+
+    /// Gives the machine an interface for it, `eth0.VLAN`, with the address that DHCP grants there.
+    ///
+    /// # Errors
+    /// DHCP grants it none within `limit`.
+    pub(super) fn wire(&self, machine: &Occupied, vlan: u16, limit: Duration) -> Result<()> {
+        let address = &self.address;
+        add_link(machine, vlan, &self.mac)?;
+        let granted = || {
+            let said = machine.succeeds(&format!("{} | grep -q 'lease of {address} obtained'", ask(vlan)))?;
+            Ok(said.then_some(()))
+        };
+        process::wait_for("DHCP on the VLAN", limit, granted).with_context(|| format!("a lease of {address}"))?;
+        machine.ok(&format!("ip addr add {address}/24 dev eth0.{vlan}")).map(drop)
+    }
 }
 
-/// Asks DHCP on the VLAN, takes what it grants, and pings from there.
+/// Takes its address on the VLAN, and pings from there.
 fn by_vlan(machine: &Occupied, port: &SubPort, peer: &str) -> Result<String> {
-    let SubPort { mac, address } = port;
-    for vlan in [VLAN, OTHER] {
-        let (link, add) = (format!("eth0.{vlan}"), "ip link add link eth0 name");
-        machine.ok(&format!("{add} {link} type vlan id {vlan} && ip link set {link} address {mac} up"))?;
-    }
-    let ask = |vlan: u16| format!("udhcpc -i eth0.{vlan} -n -q -t 3 -T 1 -s /bin/true 2>&1");
-    let granted = || {
-        let said = machine.succeeds(&format!("{} | grep -q 'lease of {address} obtained'", ask(VLAN)))?;
-        Ok(said.then_some(()))
-    };
-    process::wait_for("DHCP on the VLAN", CHANGE_LIMIT, granted).with_context(|| format!("a lease of {address}"))?;
+    let address = &port.address;
+    add_link(machine, OTHER, &port.mac)?;
+    port.wire(machine, VLAN, CHANGE_LIMIT)?;
     ensure!(!machine.succeeds(&ask(OTHER))?, "DHCP answers on VLAN {OTHER}, which no sub-port has");
-    machine.ok(&format!("ip addr add {address}/24 dev eth0.{VLAN}"))?;
     machine.ok(&format!("ping -c 3 -W 10 -I eth0.{VLAN} {peer}"))?;
     Ok(format!(
         "{} is {address} on VLAN {VLAN}, by DHCP, and pings {peer} from there; VLAN {OTHER} is silent",
         machine.vm.name
     ))
+}
+
+fn add_link(machine: &Occupied, vlan: u16, mac: &str) -> Result<()> {
+    let (link, add) = (format!("eth0.{vlan}"), "ip link add link eth0 name");
+    machine.ok(&format!("{add} {link} type vlan id {vlan} && ip link set {link} address {mac} up")).map(drop)
+}
+
+/// Asks DHCP on a VLAN, once.
+fn ask(vlan: u16) -> String {
+    format!("udhcpc -i eth0.{vlan} -n -q -t 3 -T 1 -s /bin/true 2>&1")
 }
