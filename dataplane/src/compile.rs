@@ -24,8 +24,8 @@ use openflow::flow::PortNo;
 
 use crate::cookie::Object;
 use crate::feature::{
-    arp, balancer, canary, classify, deliver, dhcp, firewall, floating, forward, health, identity, mirror, neighbour,
-    path_mtu, provider, qos, quoted, router, security, service, snat, static_route, trunk, tunnel, way_out,
+    arp, arrival, balancer, canary, classify, deliver, dhcp, firewall, floating, forward, health, identity, mirror,
+    neighbour, path_mtu, provider, qos, quoted, router, security, service, snat, static_route, trunk, tunnel, way_out,
 };
 use crate::flow_set::{Assembly, FlowSet, Part, Touched};
 use crate::identity::{Groups, NOBODY};
@@ -56,6 +56,8 @@ pub struct PortNumbers {
     pub physical: BTreeMap<PhysicalNetwork, PortNo>,
     /// The MAC addresses of stations outside, as the agent found out.
     pub stations: Stations,
+    /// The ports that came here from another host a while ago at most: their connections go on though this host's tracker does not know them.
+    pub settling: BTreeSet<PortId>,
 }
 
 impl PortNumbers {
@@ -160,9 +162,11 @@ impl Compiler {
         let peers = (self.numbers.peers != numbers.peers).then(|| Edit::Peers(numbers.peers.clone()));
         let is_same = self.numbers.physical == numbers.physical;
         let physical = (!is_same).then(|| Edit::PlugPhysical(numbers.physical.clone()));
+        let is_same = self.numbers.settling == numbers.settling;
+        let settling = (!is_same).then(|| Edit::Settling(numbers.settling.clone()));
         let is_same = self.numbers.stations == numbers.stations;
         let stations = (!is_same).then(|| Edit::Stations(numbers.stations.clone()));
-        gone.chain(others).chain(tunnel).chain(peers).chain(physical).chain(stations).collect()
+        gone.chain(others).chain(tunnel).chain(peers).chain(physical).chain(stations).chain(settling).collect()
     }
 
     /// The tunnel endpoints of the hosts whose life matters here: of routers with several gateways the gateways, where the router is used or this host is
@@ -356,6 +360,7 @@ fn host(view: &View<'_>, part: &mut Part) {
     snat::host(part);
     balancer::host(part);
     firewall::host(part);
+    arrival::host(part);
 }
 
 fn port(view: &View<'_>, id: PortId, part: &mut Part) -> Option<()> {
@@ -372,6 +377,7 @@ fn port(view: &View<'_>, id: PortId, part: &mut Part) -> Option<()> {
         trunk::port(view, spot, part);
         mirror::port(view, spot, part);
     }
+    arrival::port(view, spot, part);
     identity::port(view, spot, part);
     arp::port(view, spot, part);
     neighbour::port(spot, part);

@@ -5,6 +5,7 @@
 //! registers (see [`register`](crate::register)).
 
 pub(crate) mod arp;
+pub(crate) mod arrival;
 pub(crate) mod balancer;
 pub mod canary;
 pub(crate) mod classify;
@@ -82,6 +83,8 @@ pub enum Feature {
     Mirror,
     /// What ports may send and be sent in a second.
     Qos,
+    /// Ports that are awaited on another host.
+    Arrival,
 }
 
 /// What is known of a feature.
@@ -120,6 +123,7 @@ pub const FEATURES: &[FeatureInfo] = &[
     FeatureInfo { feature: Feature::Firewall, number: 27, name: "firewall" },
     FeatureInfo { feature: Feature::Mirror, number: 29, name: "mirror" },
     FeatureInfo { feature: Feature::Qos, number: 30, name: "qos" },
+    FeatureInfo { feature: Feature::Arrival, number: 31, name: "arrival" },
 ];
 
 impl Feature {

@@ -234,6 +234,10 @@ pub enum MeterNumber {
     Checks(u32, u32),
     /// The same of all ports and load balancers of the host.
     AllChecks,
+    /// Frames of a port that is awaited here, by its key.
+    Arrivals(u32),
+    /// The same of all ports of the host.
+    AllArrivals,
 }
 
 impl MeterNumber {
@@ -255,6 +259,8 @@ impl MeterNumber {
             Self::ErrorsOut(key) => 0xe << 28 | key & 0x0fff_ffff,
             Self::Errors => 0xf << 28,
             Self::AllChecks => 0xf << 28 | 1,
+            Self::AllArrivals => 0xf << 28 | 2,
+            Self::Arrivals(key) => 0xb << 28 | key & 0x0fff_ffff,
             Self::Checks(balancer, place) => 0xa << 28 | (balancer & 0xffff) << 12 | place & 0x0fff,
         }
     }

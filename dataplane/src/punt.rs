@@ -4,7 +4,7 @@
 //!
 //! ```text
 //! octet 0: kind (1 = a question of a port, 2 = of a station, 3 = a packet that is too large, 4 and 5 = an error that quotes the source, the target,
-//!          6 = an answer of a port to a health check)
+//!          6 = an answer of a port to a health check, 7 = a frame of a port that is awaited here)
 //! octets 1 to 4: key of the port, or VNI of the network, big-endian; of an error the address that is quoted
 //! octets 5 and 6, of a packet that is too large only: key of the router, big-endian
 //! octets 5 to 8, of an error only: the address to put in its place
@@ -43,6 +43,11 @@ pub enum Punt {
         /// The one to put in its place.
         to: Ipv4Addr,
     },
+    /// A port that is awaited here sends: its machine has come.
+    Arrival {
+        /// The key of the port.
+        port: u32,
+    },
     /// A station outside is looked for, or tells who it is.
     Station {
         /// The VNI of the network.
@@ -61,6 +66,7 @@ const TOO_LARGE: u8 = 3;
 const QUOTED_SOURCE: u8 = 4;
 const QUOTED_TARGET: u8 = 5;
 const HEALTH: u8 = 6;
+const ARRIVAL: u8 = 7;
 
 impl Punt {
     /// The user data that the controller action carries.
@@ -70,6 +76,7 @@ impl Punt {
             Self::Question { port } => (QUESTION, port, Vec::new()),
             Self::Station { network } => (STATION, network, Vec::new()),
             Self::Health { port } => (HEALTH, port, Vec::new()),
+            Self::Arrival { port } => (ARRIVAL, port, Vec::new()),
             Self::TooLarge { network, router } => (TOO_LARGE, network, router.to_be_bytes().to_vec()),
             Self::Quoted { end, from, to } => {
                 let kind = if end == End::Source { QUOTED_SOURCE } else { QUOTED_TARGET };
@@ -90,6 +97,7 @@ impl Punt {
         match (*kind, more) {
             (QUESTION, []) => Ok(Self::Question { port: number }),
             (HEALTH, []) => Ok(Self::Health { port: number }),
+            (ARRIVAL, []) => Ok(Self::Arrival { port: number }),
             (STATION, []) => Ok(Self::Station { network: number }),
             (TOO_LARGE, [high, low]) => {
                 Ok(Self::TooLarge { network: number, router: u16::from_be_bytes([*high, *low]) })
@@ -116,8 +124,10 @@ mod tests {
         let (from, to) = (Ipv4Addr::new(203, 0, 113, 50), Ipv4Addr::new(10, 0, 1, 11));
         let [source, target] = [End::Source, End::Target].map(|end| Punt::Quoted { end, from, to });
         assert_eq!(target.to_user_data(), [5, 203, 0, 113, 50, 10, 0, 1, 11]);
-        for punt in [punt, too_large, source, target, Punt::Health { port: 7 }, Punt::Station { network: 0x00ff_ffff }]
-        {
+        let arrival = Punt::Arrival { port: 7 };
+        assert_eq!(arrival.to_user_data(), [7, 0, 0, 0, 7]);
+        let more = [arrival, Punt::Health { port: 7 }, Punt::Station { network: 0x00ff_ffff }];
+        for punt in [punt, too_large, source, target].into_iter().chain(more) {
             assert_eq!(Punt::from_user_data(&punt.to_user_data()), Ok(punt));
         }
         for data in [&[][..], &[2], &[1, 2, 3], &[1, 0, 0, 0, 0, 0], &[3, 0, 0, 0, 0]] {

@@ -36,6 +36,7 @@ struct World {
     stations: Stations,
     /// What is known of hosts that others watch.
     peers: Peers,
+    settling: BTreeSet<PortId>,
 }
 
 impl World {
@@ -46,8 +47,19 @@ impl World {
         cloud.provide(outer, "dc", Some(300));
         cloud.port("outer-1", outer, 0, 60, &[]);
         let (unplugged, stations) = (BTreeSet::new(), Stations::new());
-        let peers = Peers::new();
-        Self { cloud, random, added: 0, is_tunnelled: true, is_wired: true, unplugged, outer, stations, peers }
+        let (peers, settling) = (Peers::new(), BTreeSet::new());
+        Self {
+            cloud,
+            random,
+            added: 0,
+            is_tunnelled: true,
+            is_wired: true,
+            unplugged,
+            outer,
+            stations,
+            peers,
+            settling,
+        }
     }
 
     fn numbers(&self, host: usize) -> PortNumbers {
@@ -58,6 +70,7 @@ impl World {
         numbers.stations = self.stations.clone();
         numbers.peers = self.peers.clone();
         numbers.peers.remove(&endpoint(host));
+        numbers.settling = self.settling.clone();
         numbers
     }
 
@@ -125,6 +138,7 @@ impl World {
             }
             21 | 22 => self.share(port),
             33 | 34 => self.forward(port),
+            26..=28 => self.roam(port),
             39..=41 => self.live(),
             29..=32 => self.join(port),
             42..=46 => self.wall(),
@@ -149,6 +163,34 @@ impl World {
             self.peers.insert(endpoint(host), Peer { number, is_heard, is_alive });
         }
         "the life of a host"
+    }
+
+    /// A port awaited on a host, come there, or awaited no more.
+    fn roam(&mut self, port: usize) -> &'static str {
+        let (host, id) = (self.random.below(HOSTS), self.cloud.ports[port].id);
+        if self.random.once_in(4) {
+            if !self.settling.remove(&id) {
+                self.settling.insert(id);
+            }
+            return "a port that has come lately";
+        }
+        if self.random.once_in(3) {
+            self.cloud.arrive(host);
+            return "ports that came";
+        }
+        match self.cloud.ports[port].arriving {
+            Some(_) => self.cloud.ports[port].arriving = None,
+            None => self.cloud.await_on(port, host, 1),
+        }
+        "a port that is awaited"
+    }
+
+    /// Nothing is awaited that is nowhere, or where it is.
+    fn tidy_arrivals(&mut self) {
+        for port in &mut self.cloud.ports {
+            let home = port.binding.as_ref().map(|binding| binding.host);
+            port.arriving = port.arriving.filter(|arrival| home.is_some_and(|home| home != arrival.host));
+        }
     }
 
     /// A floating IP for a port, or none any more.
@@ -350,7 +392,10 @@ impl World {
             let Some(trunk) = port.trunk else { continue };
             let parent = before.iter().find(|other| other.id == trunk.parent && other.trunk.is_none());
             match parent.filter(|_| tags.insert(trunk)) {
-                Some(parent) => port.binding.clone_from(&parent.binding),
+                Some(parent) => {
+                    port.binding.clone_from(&parent.binding);
+                    port.arriving = parent.arriving;
+                }
                 None => port.trunk = None,
             }
         }
@@ -360,6 +405,7 @@ impl World {
     fn tidy(&mut self) {
         self.tidy_trunks();
         self.tidy_mirrors();
+        self.tidy_arrivals();
         let Cloud { networks, subnets, subnets6, ports, routers, balancers, .. } = &mut self.cloud;
         balancers.retain(|balancer| {
             let mut subnet = subnets.iter().chain(&*subnets6).filter(|subnet| subnet.id == balancer.subnet);

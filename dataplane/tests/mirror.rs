@@ -321,7 +321,11 @@ fn receivers(world: &World, host: usize, packet: &Packet, connection: Connection
     let path = trace(&world.sets[host], packet, connection);
     for outcome in &path.outcomes {
         match &outcome.verdict {
-            Verdict::Delivered { port, .. } if outcome.larger_than.is_none() => delivered.push(*port),
+            // Where a port is awaited only, nothing of it is copied.
+            Verdict::Delivered { port, .. } if outcome.larger_than.is_none() => {
+                let port = world.cloud.ports.iter().find(|it| it.key == *port).unwrap();
+                delivered.extend(port.is_on(topology::host_id(host)).then_some(port.key));
+            }
             Verdict::Answered { .. } => {
                 let number = outcome.leaving.get(Field::InPort);
                 let number = openflow::flow::PortNo(u32::try_from(number).unwrap_or_default());

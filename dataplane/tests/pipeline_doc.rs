@@ -42,6 +42,7 @@ The firewall of the router lets in TCP 80 and, to db-1, TCP 5432, and TCP 8443 f
 Load balancer front is 10.0.1.100, whose TCP 8000 is TCP 80 of web-2 and open-1, and TCP 5432 that of db-1, which is checked
 and takes no more than 100 connections from a host.
 What open-1 sends and is sent is mirrored to db-2, what web-2 is sent to db-1. What cam-1 sends is held to 20,000 kb/s and 4,000 packets a second.
+app-1, of group web, is on the other host, and awaited on this one.
 Group web lets in TCP 80 and pings, and TCP 8443 from the addresses of office, which are 10.0.3.192/26; group db TCP 5432 from members of web.
 ";
 
@@ -89,6 +90,8 @@ fn cloud() -> Cloud {
     cloud.balancers[front].listeners[1].connection_limit = Some(100);
     cloud.mirror(open_1, port(&cloud, "db-2"), MirrorDirection::Both);
     cloud.mirror(web_2, db_1, MirrorDirection::In);
+    let app = cloud.port("app-1", 0, 1, 14, &[web]);
+    cloud.await_on(app, 0, 1);
     cloud
 }
 
@@ -222,6 +225,24 @@ fn copied(cloud: &Cloud) -> Example {
     Example { name: "what web-2 was sent arrives for db-1, as a copy", packet, connection: Connection::New }
 }
 
+/// A packet to a port that is awaited here.
+fn awaited(cloud: &Cloud) -> Example {
+    let (host, numbers) = (cloud.host(0), cloud.numbers(0));
+    let (sender, to) = (&cloud.ports[port(cloud, "web-1")], cloud.address(port(cloud, "app-1")));
+    let packet = Packet::from_port(&host, &numbers, sender, to, Payload::Tcp { source: 40_000, target: 80 }).unwrap();
+    Example { name: "web-1 connects to app-1, which is awaited here", packet, connection: Connection::New }
+}
+
+/// The first frame of a port that is awaited here.
+fn arriving(cloud: &Cloud) -> Example {
+    let (away, plugged, here) = (cloud.host(1), cloud.numbers(1), cloud.numbers(0));
+    let port_of = |name: &str| &cloud.ports[port(cloud, name)];
+    let (app, to) = (port_of("app-1"), cloud.address(port(cloud, "web-1")));
+    let packet = Packet::from_port(&away, &plugged, app, to, Payload::Tcp { source: 80, target: 40_000 }).unwrap();
+    let packet = packet.with(Field::InPort, here.of(app).unwrap().0);
+    Example { name: "the machine of app-1 has come, and speaks", packet, connection: Connection::New }
+}
+
 /// What a member of a load balancer says to a client.
 fn balanced(cloud: &Cloud) -> Example {
     let (host, numbers) = (cloud.host(0), cloud.numbers(0));
@@ -262,7 +283,8 @@ fn the_page_is_what_the_tables_say() {
     let cloud = cloud();
     let set = compile(&cloud.host(0), &cloud.numbers(0));
     let mut ways = Vec::new();
-    for (index, example) in examples(&cloud).into_iter().enumerate() {
+    let examples = examples(&cloud).into_iter().chain([awaited(&cloud), arriving(&cloud)]);
+    for (index, example) in examples.enumerate() {
         ways.push((index + 1, example.name, trace::trace(&set, &example.packet, example.connection)));
     }
     let mut page = HEAD.to_owned();

@@ -295,6 +295,12 @@ fn failures_and_their_codes() {
         port create p3 --network blue --trunk p1
         port create p3 --network blue --mirror-to p1
         port create p3 --network blue --mirror-to none
+        port bind none --host none
+        port bind p1 --host none
+        port bind p1-7 --host none
+        port bind p1
+        port unbind p1
+        port unbind p1-7
         port set eye --mirror-to p2
         port set p2 --mirror-to p2
         port set p2 --mirror-direction in

@@ -9,6 +9,7 @@
 pub mod address;
 pub mod address_group;
 pub mod agent;
+pub mod arrival;
 pub mod balancer;
 pub mod domain;
 pub mod firewall;

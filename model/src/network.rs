@@ -9,6 +9,7 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use crate::address::{Mac, Vni};
+use crate::arrival::Arrival;
 use crate::domain::Domain;
 use crate::firewall::Firewall;
 use crate::id::{HostId, MachineId, NetworkId, PortId, RouterId, SecurityGroupId, SubnetId};
@@ -235,6 +236,9 @@ pub struct Port {
     /// Who gets copies of its frames; none: nobody. In a specification only of ports on its host.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mirror: Option<Mirror>,
+    /// The other host that it is awaited on; none: it stays where it is. Written only where it is so: agents from before it refuse what they do not know.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub arriving: Option<Arrival>,
 }
 
 /// What makes a port a part of another one's trunk: it has no tap, its frames come and go on that of its parent with the tag of a VLAN. The parent
@@ -363,6 +367,12 @@ impl Port {
     #[must_use]
     pub fn is_on(&self, host: HostId) -> bool {
         self.binding.as_ref().is_some_and(|binding| binding.host == host)
+    }
+
+    /// Whether this port is awaited on `host`, and has not come yet.
+    #[must_use]
+    pub fn is_awaited_on(&self, host: HostId) -> bool {
+        self.arriving.is_some_and(|arrival| arrival.host == host) && !self.is_on(host)
     }
 
     /// The port at whose tap this one is plugged in: its parent, or itself.

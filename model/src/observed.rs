@@ -6,6 +6,7 @@ use std::collections::BTreeSet;
 
 use serde::{Deserialize, Serialize};
 
+use crate::arrival::Arrived;
 use crate::balancer::MemberHealth;
 use crate::id::{HostId, ImageId, MachineId, PortId, VolumeId};
 use crate::provider::PhysicalNetwork;
@@ -35,6 +36,9 @@ pub struct Report {
     /// them refuses what it does not know.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub members: Vec<MemberHealth>,
+    /// Every port that was awaited here and whose machine spoke here, until a specification has it here. Written only where there are some, as members.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub arrived: Vec<Arrived>,
     /// What keeps the host as a whole from being what it should.
     pub problems: Vec<Problem>,
 }

@@ -24,6 +24,7 @@ use crate::network::{Network, Port, Router, Subnet};
 use crate::security::{Remote, SecurityGroup};
 use crate::volume::{Volume, VolumeSource};
 
+mod arrival;
 mod balancer;
 pub mod external;
 mod firewall;
@@ -316,7 +317,9 @@ impl NodeSpec {
             }
             for id in &machine.ports {
                 let port = refer(&self.network.ports, &object, *id)?;
-                if !port.is_on(self.network.host) {
+                // One that has gone ahead of its machine is another host's.
+                let has_left = port.binding.as_ref().is_some_and(|binding| binding.machine == machine.id);
+                if !port.is_on(self.network.host) && !has_left {
                     return Err(SpecError::Unfit {
                         object,
                         problem: format!("its {id:?} is not plugged in on this host"),
@@ -348,6 +351,7 @@ impl HostNetwork {
         trunk::check(self)?;
         balancer::check(self)?;
         mirror::check(self)?;
+        arrival::check(self)?;
         external::check(self)
     }
 

@@ -6,6 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
 
+use model::arrival::Arrived;
 use model::balancer::MemberHealth;
 use model::image::Image;
 use model::machine::Machine;
@@ -223,6 +224,12 @@ pub trait Network: Send + Sync + 'static {
     fn unplug(&self, tap: &str) -> impl Future<Output = Result<(), Failure>> + Send;
     /// What health checks found out of the members of load balancers here.
     fn health(&self) -> Vec<MemberHealth>;
+
+    /// Ports that were awaited here and whose machine spoke here, until what is programmed has them here.
+    fn arrived(&self) -> Vec<Arrived>;
+
+    /// Goes on with such ports of before, ahead of the first that is programmed.
+    fn resume_arrivals(&self, arrived: Vec<Arrived>);
     /// Takes note of what the machines of this host are, for the metadata service to tell them.
     fn describe(&self, machines: &BTreeMap<MachineId, Machine>);
     /// Brings the installed flows to what `network` wants, at once or not at all.

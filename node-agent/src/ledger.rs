@@ -1,4 +1,4 @@
-//! What the agent must not forget: the accepted spec and a record of each machine, as files under `<state>/ledger`.
+//! What the agent must not forget: the accepted spec, the ports that came from other hosts and a record of each machine, as files under `<state>/ledger`.
 //!
 //! A file is replaced whole: written beside, synced, renamed, directory synced. A crash or a full disk leaves the old one. A file that cannot
 //! be read is never deleted and never taken for absent: the caller gets an error that names the file and the way out.
@@ -10,8 +10,11 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use model::MachineId;
+use model::arrival::Arrived;
 use model::spec::NodeSpec;
 use model::spec::wire::{self, DecodeError};
+
+use serde::{Deserialize, Serialize};
 
 use crate::record::{MachineRecord, RecordEnvelope};
 
@@ -54,6 +57,15 @@ pub enum LedgerError {
         #[source]
         source: serde_json::Error,
     },
+    /// The note of ports that came is damaged.
+    #[error("read the ports that came from {path}: the file is damaged")]
+    ArrivalsDamaged {
+        /// The file.
+        path: PathBuf,
+        /// Where and why.
+        #[source]
+        source: serde_json::Error,
+    },
     /// A value could not be turned into text.
     #[error("encode {path}")]
     Encode {
@@ -78,6 +90,10 @@ impl LedgerError {
                 "the machine, if it runs, goes on; compare {} with `node-agent status`, mend it or move it away once the machine has no process",
                 path.display()
             ),
+            Self::ArrivalsDamaged { path, .. } => format!(
+                "move {} away and start the agent again: ports that it named are switched by the next frame of their machines",
+                path.display()
+            ),
             Self::Write { source, path } if is_full(source) => {
                 format!("free space on the file system of {}: nothing new is taken in before", path.display())
             }
@@ -90,6 +106,23 @@ impl LedgerError {
 
 fn is_full(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+}
+
+/// The ports that came, as they are stored, under their version.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(tag = "version")]
+enum Arrivals {
+    /// The first version.
+    #[serde(rename = "1")]
+    V1(Noted),
+}
+
+/// Ports that came, and the boot of the host that they came in.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Noted {
+    boot_id: String,
+    arrived: Vec<Arrived>,
 }
 
 /// The ledger's directory.
@@ -121,6 +154,10 @@ impl Ledger {
         self.directory.join("spec.json")
     }
 
+    fn arrivals_path(&self) -> PathBuf {
+        self.directory.join("arrivals.json")
+    }
+
     fn record_path(&self, id: MachineId) -> PathBuf {
         self.directory.join("machines").join(format!("{id}.json"))
     }
@@ -146,6 +183,40 @@ impl Ledger {
     pub fn keep_spec(&self, spec: &NodeSpec) -> Result<(), LedgerError> {
         let path = self.spec_path();
         let bytes = wire::encode(spec).map_err(|source| LedgerError::Encode { path: path.clone(), source })?;
+        replace(&path, &bytes, 0o600)
+    }
+
+    /// The ports that were awaited here and came, in this boot of the host: after another none has a machine here any more.
+    ///
+    /// # Errors
+    /// [`LedgerError::ArrivalsDamaged`] when the file is something else, [`LedgerError::Read`] when it cannot be read.
+    pub fn arrivals(&self, boot_id: &str) -> Result<Vec<Arrived>, LedgerError> {
+        let path = self.arrivals_path();
+        let bytes = match fs::read(&path) {
+            Ok(bytes) => bytes,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(source) => return Err(LedgerError::Read { path, source }),
+        };
+        let Arrivals::V1(noted) =
+            serde_json::from_slice(&bytes).map_err(|source| LedgerError::ArrivalsDamaged { path, source })?;
+        Ok(if noted.boot_id == boot_id { noted.arrived } else { Vec::new() })
+    }
+
+    /// Keeps them in place of those before; nothing is written when they are the same.
+    ///
+    /// # Errors
+    /// [`LedgerError::Write`]; those before are kept then.
+    pub fn keep_arrivals(&self, boot_id: &str, arrived: &[Arrived]) -> Result<(), LedgerError> {
+        let path = self.arrivals_path();
+        if self.arrivals(boot_id).is_ok_and(|before| before == arrived) {
+            return Ok(());
+        }
+        if arrived.is_empty() {
+            return fs::remove_file(&path).map_err(|source| LedgerError::Write { path, source });
+        }
+        let noted = Arrivals::V1(Noted { boot_id: boot_id.to_owned(), arrived: arrived.to_vec() });
+        let bytes =
+            serde_json::to_vec_pretty(&noted).map_err(|source| LedgerError::Encode { path: path.clone(), source })?;
         replace(&path, &bytes, 0o600)
     }
 
@@ -276,6 +347,32 @@ mod tests {
         ledger.forget(record.id).unwrap();
         ledger.forget(record.id).unwrap();
         assert!(ledger.records().unwrap().is_empty());
+    }
+
+    /// What came is known after a restart of the agent, and not after one of the host.
+    #[test]
+    fn ports_that_came_are_noted_until_the_host_is_restarted() {
+        let state = tempfile::tempdir().unwrap();
+        let open = || Ledger::open(state.path()).unwrap();
+        let port = |number| model::PortId::from_uuid(uuid::Uuid::from_u128(number));
+        let came = [Arrived { port: port(1), serial: 3 }, Arrived { port: port(2), serial: 1 }];
+        assert_eq!(open().arrivals("boot 1").unwrap(), []);
+        open().keep_arrivals("boot 1", &[]).unwrap();
+        open().keep_arrivals("boot 1", &came).unwrap();
+        assert_eq!(open().arrivals("boot 1").unwrap(), came);
+        assert_eq!(open().arrivals("boot 2").unwrap(), [], "the host was restarted");
+        open().keep_arrivals("boot 2", &came[1..]).unwrap();
+        assert_eq!(open().arrivals("boot 2").unwrap(), came[1..]);
+        open().keep_arrivals("boot 2", &[]).unwrap();
+        assert!(!state.path().join("ledger/arrivals.json").exists(), "nothing is left of them");
+        for text in ["", "{}", r#"{"version":"2"}"#, r#"{"version":"1","boot_id":"b","arrived":[{"port":"x"}]}"#] {
+            std::fs::write(state.path().join("ledger/arrivals.json"), text).unwrap();
+            let error = open().arrivals("boot 1").unwrap_err();
+            assert!(
+                matches!(error, LedgerError::ArrivalsDamaged { .. }) && error.remedy().contains("move"),
+                "{text:?}"
+            );
+        }
     }
 
     #[test]

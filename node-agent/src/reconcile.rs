@@ -125,6 +125,8 @@ impl<D: Drivers> Reconciler<D> {
         outlets: Outlets,
     ) -> Result<Self, LedgerError> {
         let spec = ledger.spec()?.map(Arc::new);
+        let boot_id = boot_id();
+        drivers.network().resume_arrivals(ledger.arrivals(&boot_id)?);
         if let Some(spec) = &spec {
             tracing::info!(generation = spec.generation().0, "going on from the ledger");
             outlets.accepted.send_replace(spec.generation());
@@ -140,7 +142,7 @@ impl<D: Drivers> Reconciler<D> {
             spec,
             lanes: Lanes::default(),
             steps: JoinSet::new(),
-            boot_id: boot_id(),
+            boot_id,
             snapshot,
             outlets,
         })
@@ -177,6 +179,7 @@ impl<D: Drivers> Reconciler<D> {
         let seen = look(&*self.drivers, &self.ledger, &spec).await;
         self.snapshot.look_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
         self.snapshot.looks += 1;
+        self.keep_arrivals(&seen);
         let plan = plan::plan(&spec, &seen, &self.context());
         let now = now_ms();
         let settled = plan.is_settled() && self.lanes.busy().is_empty();
@@ -192,6 +195,14 @@ impl<D: Drivers> Reconciler<D> {
         }
         self.snapshot.plan = Arc::new(plan);
         self.publish(Some(Arc::new(seen)));
+    }
+
+    /// Notes which ports have come before the scheduler is told: a restart does not await them again, and their machines need not speak first.
+    fn keep_arrivals(&self, seen: &Seen) {
+        if let Err(error) = self.ledger.keep_arrivals(&self.boot_id, &seen.arrived) {
+            let remedy = error.remedy();
+            tracing::warn!(error = crate::driver::chain(&error), remedy, "ports that came are not noted");
+        }
     }
 
     /// Looks and tells what the host can give; plans nothing, for nothing is known to be unwanted.
@@ -294,8 +305,8 @@ pub async fn look<D: Drivers>(drivers: &D, ledger: &Ledger, spec: &NodeSpec) -> 
     );
     // A volume without an entry waits to be looked at.
     let volumes = volumes.unwrap_or_default();
-    let health = drivers.network().health();
-    Seen { images, bases: volumes.bases, volumes: volumes.volumes, taps, switch, health, machines }
+    let (health, arrived) = (drivers.network().health(), drivers.network().arrived());
+    Seen { images, bases: volumes.bases, volumes: volumes.volumes, taps, switch, health, arrived, machines }
 }
 
 async fn in_time<T>(what: &str, look: impl Future<Output = Result<T, crate::driver::Failure>>) -> Look<T> {

@@ -25,6 +25,7 @@ pub fn report(host: HostId, snapshot: &Snapshot, resources: Resources) -> Report
         volumes: Vec::new(),
         images: Vec::new(),
         members: Vec::new(),
+        arrived: Vec::new(),
         problems: Vec::new(),
     };
     let (Some(spec), Some(seen)) = (&snapshot.spec, &snapshot.seen) else {
@@ -37,6 +38,7 @@ pub fn report(host: HostId, snapshot: &Snapshot, resources: Resources) -> Report
     report.volumes = volumes(spec, seen, snapshot);
     report.images = images(spec, seen, snapshot);
     report.members = members(spec, seen);
+    report.arrived = seen.arrived.iter().copied().filter(|arrived| spec.network().awaits(*arrived)).collect();
     report.problems = host_problems(seen, snapshot);
     report
 }
@@ -107,7 +109,8 @@ fn crash(machine: &MachineSeen) -> Option<Problem> {
 }
 
 fn ports(spec: &NodeSpec, seen: &Seen, snapshot: &Snapshot) -> Vec<Observed<PortId, PortState>> {
-    let states = spec.network().local_ports().map(|port| {
+    let wired = spec.network().local_ports().chain(spec.network().awaited_ports());
+    let states = wired.map(|port| {
         let tap = spec.network().tap_of(port).tap_name();
         let lane = Lane::Tap(tap.clone());
         let state = match (&seen.taps, &seen.switch) {

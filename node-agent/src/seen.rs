@@ -4,6 +4,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use model::arrival::Arrived;
 use model::balancer::MemberHealth;
 use model::observed::Problem;
 use model::provider::PhysicalNetwork;
@@ -74,6 +75,9 @@ pub struct Seen {
     /// What health checks found out of the members of load balancers here.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub health: Vec<MemberHealth>,
+    /// Ports that were awaited here and whose machine spoke here.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub arrived: Vec<Arrived>,
     /// Machines with a record, wanted or not.
     pub machines: Look<BTreeMap<MachineId, Look<MachineSeen>>>,
 }

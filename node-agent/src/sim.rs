@@ -6,6 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard};
 
+use model::arrival::Arrived;
 use model::balancer::MemberHealth;
 use model::image::Image;
 use model::machine::Machine;
@@ -44,6 +45,8 @@ pub(crate) struct World {
     pub(crate) described: BTreeSet<MachineId>,
     /// What health checks found out.
     pub(crate) health: Vec<MemberHealth>,
+    /// Ports that were awaited and came.
+    pub(crate) arrived: Vec<Arrived>,
     pub(crate) processes: BTreeMap<MachineId, SimProcess>,
     /// How often each machine was started.
     pub(crate) starts: BTreeMap<MachineId, u32>,
@@ -372,6 +375,14 @@ impl Network for Sim {
 
     fn health(&self) -> Vec<MemberHealth> {
         self.world().health.clone()
+    }
+
+    fn arrived(&self) -> Vec<Arrived> {
+        self.world().arrived.clone()
+    }
+
+    fn resume_arrivals(&self, arrived: Vec<Arrived>) {
+        self.world().arrived = arrived;
     }
 
     fn describe(&self, machines: &BTreeMap<MachineId, Machine>) {

@@ -2,12 +2,13 @@
 //!
 //! A host gets its machines with their volumes and images; the networks of its ports and, through the routers that stand in them, the networks
 //! one hop further, outside as well, because routing is done where a packet is sent, and the same of routers whose gateway it is; every port of those
-//! networks with where it is plugged in; the ports that get copies of those on the host; load balancers; the firewall policies of those routers; and the
+//! networks with where it is plugged in and where it is awaited, which counts as a port there; the ports that get copies of those on the host; load balancers; the firewall policies of those routers; and the
 //! security groups of those ports with the groups and address groups that their rules name. Pure: the same intent gives the same parts.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 
+use model::arrival::Arrival;
 use model::mirror::{MirrorPlace, MirrorTarget};
 use model::network::Binding;
 use model::security::Remote;
@@ -23,6 +24,8 @@ pub(crate) fn bindings(intent: &Intent) -> BTreeMap<PortId, Binding> {
     for vm in intent.machines.values().filter(|vm| !vm.deleting) {
         let Some(host) = vm.host.and_then(|host| intent.hosts.get(&host)) else { continue };
         for port in &vm.machine.ports {
+            let away = intent.away(*port).and_then(|host| intent.hosts.get(&host));
+            let host = away.unwrap_or(host);
             let binding = Binding {
                 machine: vm.machine.id,
                 hostname: vm.machine.name.clone(),
@@ -58,7 +61,8 @@ pub(crate) fn assign(intent: &Intent, bindings: &BTreeMap<PortId, Binding>, host
     });
     let boots = machines.iter().flat_map(|machine| [Some(machine.boot.kernel), machine.boot.initrd]).flatten();
     let images: BTreeSet<ImageId> = sources.chain(boots).collect();
-    let reach = Reach::of(intent, bindings, host);
+    let arrivals = intent.arrivals();
+    let reach = Reach::of(intent, (bindings, &arrivals), host);
     SpecParts {
         generation: Generation(0),
         host,
@@ -90,7 +94,7 @@ pub(crate) fn assign(intent: &Intent, bindings: &BTreeMap<PortId, Binding>, host
             .filter(|it| intent.network_of(it).is_some_and(|network| reach.networks.contains(&network)))
             .map(|it| (**it).clone())
             .collect(),
-        mirrors: mirrors(intent, bindings, host),
+        mirrors: mirrors(intent, (bindings, &arrivals), host),
         ports: reach.ports,
         images: images.iter().filter_map(|id| intent.images.get(id)).filter_map(|image| image.image()).collect(),
         volumes,
@@ -100,8 +104,8 @@ pub(crate) fn assign(intent: &Intent, bindings: &BTreeMap<PortId, Binding>, host
 }
 
 /// The ports that get copies: those that a port on `host` is mirrored to, and those there.
-fn mirrors(intent: &Intent, bindings: &BTreeMap<PortId, Binding>, host: HostId) -> Vec<MirrorTarget> {
-    let here = |id: &PortId| bindings.get(id).is_some_and(|binding| binding.host == host);
+fn mirrors(intent: &Intent, (bindings, arrivals): Seating<'_>, host: HostId) -> Vec<MirrorTarget> {
+    let here = |id: &PortId| is_wired((bindings, arrivals), id, host);
     let mirrored = intent.ports.values().filter_map(|it| Some((it.port.id, it.port.mirror?.to)));
     let wanted: BTreeSet<PortId> =
         mirrored.filter(|(source, target)| here(source) || here(target)).map(|(_, target)| target).collect();
@@ -121,6 +125,15 @@ fn mirrors(intent: &Intent, bindings: &BTreeMap<PortId, Binding>, host: HostId) 
     wanted.into_iter().filter_map(target).collect()
 }
 
+/// Where ports are plugged in, and where they are awaited.
+type Seating<'a> = (&'a BTreeMap<PortId, Binding>, &'a BTreeMap<PortId, Arrival>);
+
+/// Whether a port is plugged in on a host, or awaited there.
+fn is_wired((bindings, arrivals): Seating<'_>, id: &PortId, host: HostId) -> bool {
+    bindings.get(id).is_some_and(|binding| binding.host == host)
+        || arrivals.get(id).is_some_and(|arrival| arrival.host == host)
+}
+
 /// What a host's ports can reach.
 struct Reach {
     networks: BTreeSet<NetworkId>,
@@ -132,10 +145,13 @@ struct Reach {
 }
 
 impl Reach {
-    fn of(intent: &Intent, bindings: &BTreeMap<PortId, Binding>, host: HostId) -> Self {
-        let here = |id: &PortId| bindings.get(id).is_some_and(|binding| binding.host == host);
-        let near: BTreeSet<NetworkId> =
-            intent.ports.values().filter(|port| here(&port.port.id)).map(|port| port.port.network).collect();
+    fn of(intent: &Intent, (bindings, arrivals): Seating<'_>, host: HostId) -> Self {
+        let here = |id: &PortId| is_wired((bindings, arrivals), id, host);
+        // Those that have gone ahead of their machine are named by it.
+        let own = intent.machines.values().filter(|vm| vm.host == Some(host) && !vm.deleting);
+        let own: BTreeSet<PortId> = own.flat_map(|vm| vm.machine.ports.iter().copied()).collect();
+        let near = intent.ports.values().filter(|port| here(&port.port.id) || own.contains(&port.port.id));
+        let near: BTreeSet<NetworkId> = near.map(|port| port.port.network).collect();
         let network_of = |foot: &model::network::RouterInterface| {
             intent.subnets.get(&foot.subnet).map(|subnet| subnet.subnet.network)
         };
@@ -157,6 +173,7 @@ impl Reach {
             .map(|it| model::network::Port {
                 binding: bindings.get(&it.port.id).cloned(),
                 mirror: it.port.mirror.filter(|_| here(&it.port.id)),
+                arriving: arrivals.get(&it.port.id).copied().filter(|_| bindings.contains_key(&it.port.id)),
                 ..it.port.clone()
             })
             .collect();

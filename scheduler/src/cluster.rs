@@ -151,6 +151,7 @@ mod tests {
             volumes: Vec::new(),
             images: Vec::new(),
             members: Vec::new(),
+            arrived: Vec::new(),
             problems: Vec::new(),
         }
     }

@@ -24,6 +24,7 @@ use crate::refusal::Refusal;
 pub(crate) mod address;
 pub(crate) mod address_group;
 pub(crate) mod balancer;
+pub(crate) mod binding;
 pub(crate) mod firewall;
 pub(crate) mod flavor;
 pub(crate) mod floating;

@@ -39,6 +39,7 @@ pub(crate) fn reconcile(intent: &mut Intent, cluster: &Cluster, overcommit: Over
     keep_volumes(intent, cluster);
     place_machines(intent, cluster, overcommit);
     keep_volumes(intent, cluster);
+    intent.note_arrivals(cluster);
     gateway::choose(intent, cluster);
     let bindings = bindings(intent);
     note_health(intent, cluster, &bindings);

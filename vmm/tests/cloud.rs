@@ -55,6 +55,7 @@ fn port(number: usize) -> Port {
         port_security: true,
         trunk: None,
         mirror: None,
+        arriving: None,
         binding: Some(Binding {
             machine: MachineId::from_uuid(id(7, number)),
             hostname: format!("machine-{number}"),

@@ -40,6 +40,8 @@ pub enum Edit {
     PlugPhysical(BTreeMap<PhysicalNetwork, PortNo>),
     /// Says which MAC addresses stations outside have.
     Stations(Stations),
+    /// Says which ports came here a while ago at most.
+    Settling(BTreeSet<PortId>),
     /// Adds a security group, or puts it in the place of the one with its identity.
     PutGroup(Box<SecurityGroup>),
     /// Takes a security group away.
@@ -61,6 +63,7 @@ pub(super) enum Before {
     Peers(Peers),
     Physical,
     Stations(Stations),
+    Settling(BTreeSet<PortId>),
     Group(SecurityGroupId, Option<Box<SecurityGroup>>),
     Addresses(AddressGroupId, Option<Box<AddressGroup>>),
     FirewallPolicy(FirewallPolicyId, Option<Box<FirewallPolicy>>),
@@ -89,6 +92,7 @@ impl Edit {
                 Before::Physical
             }
             Self::Stations(stations) => Before::Stations(std::mem::replace(&mut numbers.stations, stations)),
+            Self::Settling(ports) => Before::Settling(std::mem::replace(&mut numbers.settling, ports)),
             Self::PutGroup(group) => Before::Group(group.id, network.groups.insert(group.id, *group).map(Box::new)),
             Self::RemoveGroup(id) => Before::Group(id, network.groups.remove(&id).map(Box::new)),
             Self::PutAddresses(group) => {
@@ -153,6 +157,9 @@ impl<'a> Changed<'a> {
                 Before::Peers(before) => changed.peer(before, numbers),
                 Before::Physical => changed.physical = true,
                 Before::Stations(before) => changed.find(before, &numbers.stations),
+                Before::Settling(before) => {
+                    changed.numbers.extend(before.symmetric_difference(&numbers.settling));
+                }
                 Before::Group(id, _) if changed.groups.iter().any(|(other, _)| other == id) => {}
                 Before::Group(id, before) => changed.groups.push((*id, (before.as_deref(), after.groups.get(id)))),
                 Before::FirewallPolicy(id, _) if changed.firewall_policies.iter().any(|(other, _)| other == id) => {}
@@ -174,6 +181,7 @@ impl<'a> Changed<'a> {
         self.physical = before.physical != after.physical;
         self.find(&before.stations, &after.stations);
         self.numbers.extend(differing(&before.ports, &after.ports).into_iter().map(|(id, _)| id));
+        self.numbers.extend(before.settling.symmetric_difference(&after.settling));
     }
 
     fn find(&mut self, before: &Stations, after: &Stations) {

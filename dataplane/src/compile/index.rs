@@ -14,7 +14,6 @@ use model::spec::HostNetwork;
 use model::{AddressGroupId, HostId, NetworkId, PortId, RouterId, SecurityGroupId};
 
 use super::unit::{Fact, Unit};
-use super::view::{Place, place};
 use crate::identity::{Groups, Identities, groups};
 use crate::zone::{balancer_zones, firewall_zones, snat_zones, zones};
 
@@ -243,30 +242,26 @@ impl Index {
             uses.guarded -= 1;
         }
         self.count(&set, moved);
-        match place(port, here) {
-            Place::Nowhere => {}
-            Place::Here => {
-                moved.facts.insert(Fact::Locals(port.network));
-                if remove_from(&mut self.locals, port.network, &port.id) {
-                    moved.facts.insert(Fact::Near(port.network));
-                    moved.structure();
-                }
+        if is_wired(port, here) {
+            moved.facts.insert(Fact::Locals(port.network));
+            if remove_from(&mut self.locals, port.network, &port.id) {
+                moved.facts.insert(Fact::Near(port.network));
+                moved.structure();
             }
-            Place::There(endpoint) => {
-                if uncount(self.endpoints.entry(port.network).or_default(), endpoint) {
-                    moved.facts.insert(Fact::Endpoints(port.network));
-                }
-                let Some(host) = port.binding.as_ref().map(|binding| binding.host) else { return };
-                let hosts = self.hosts.entry(endpoint).or_default();
-                if uncount(hosts, host) {
-                    moved.facts.insert(Fact::HostOf(endpoint));
-                }
-                if hosts.is_empty() {
-                    self.hosts.remove(&endpoint);
-                }
-                if self.endpoints.get(&port.network).is_some_and(BTreeMap::is_empty) {
-                    self.endpoints.remove(&port.network);
-                }
+        }
+        for (endpoint, host) in elsewhere(port, here) {
+            if uncount(self.endpoints.entry(port.network).or_default(), endpoint) {
+                moved.facts.insert(Fact::Endpoints(port.network));
+            }
+            let hosts = self.hosts.entry(endpoint).or_default();
+            if uncount(hosts, host) {
+                moved.facts.insert(Fact::HostOf(endpoint));
+            }
+            if hosts.is_empty() {
+                self.hosts.remove(&endpoint);
+            }
+            if self.endpoints.get(&port.network).is_some_and(BTreeMap::is_empty) {
+                self.endpoints.remove(&port.network);
             }
         }
     }
@@ -284,25 +279,21 @@ impl Index {
             uses.guarded += 1;
         }
         self.count(&set, moved);
-        match place(port, here) {
-            Place::Nowhere => {}
-            Place::Here => {
-                moved.facts.insert(Fact::Locals(port.network));
-                let locals = self.locals.entry(port.network).or_default();
-                if locals.is_empty() {
-                    moved.facts.insert(Fact::Near(port.network));
-                    moved.structure();
-                }
-                locals.insert(port.id);
+        if is_wired(port, here) {
+            moved.facts.insert(Fact::Locals(port.network));
+            let locals = self.locals.entry(port.network).or_default();
+            if locals.is_empty() {
+                moved.facts.insert(Fact::Near(port.network));
+                moved.structure();
             }
-            Place::There(endpoint) => {
-                if count(self.endpoints.entry(port.network).or_default(), endpoint) {
-                    moved.facts.insert(Fact::Endpoints(port.network));
-                }
-                let Some(host) = port.binding.as_ref().map(|binding| binding.host) else { return };
-                if count(self.hosts.entry(endpoint).or_default(), host) {
-                    moved.facts.insert(Fact::HostOf(endpoint));
-                }
+            locals.insert(port.id);
+        }
+        for (endpoint, host) in elsewhere(port, here) {
+            if count(self.endpoints.entry(port.network).or_default(), endpoint) {
+                moved.facts.insert(Fact::Endpoints(port.network));
+            }
+            if count(self.hosts.entry(endpoint).or_default(), host) {
+                moved.facts.insert(Fact::HostOf(endpoint));
             }
         }
     }
@@ -554,7 +545,19 @@ fn conjunctions(host: &HostNetwork, pairs: &BTreeSet<Pair>) -> BTreeMap<Pair, u3
 }
 
 fn is_guarded(port: &Port, here: HostId) -> bool {
-    port.port_security && port.is_on(here)
+    port.port_security && (port.is_on(here) || port.is_awaited_on(here))
+}
+
+/// Whether a port has a tap here, be it awaited only.
+fn is_wired(port: &Port, here: HostId) -> bool {
+    port.is_on(here) || port.is_awaited_on(here)
+}
+
+/// The other hosts that a port is on, or awaited on.
+fn elsewhere(port: &Port, here: HostId) -> impl Iterator<Item = (Ipv4Addr, HostId)> {
+    let home = port.binding.as_ref().map(|binding| (binding.tunnel, binding.host));
+    let next = port.arriving.map(|arrival| (arrival.tunnel, arrival.host));
+    home.into_iter().chain(next).filter(move |(_, host)| *host != here)
 }
 
 /// Counts one more; true when it is the first.

@@ -262,11 +262,27 @@ impl<'a> View<'a> {
         place(port, self.host.host)
     }
 
+    /// Whether a port is awaited here, and has not come: it is elsewhere, and its tap is here. Reads nothing that is not the port's own.
+    pub(crate) fn is_awaited(&self, port: &Port) -> bool {
+        port.is_awaited_on(self.host.host)
+    }
+
+    /// The tunnel endpoint of the other host that a port is awaited on.
+    pub(crate) fn awaited_at(&self, port: &Port) -> Option<Ipv4Addr> {
+        port.arriving.filter(|arrival| arrival.host != self.host.host).map(|arrival| arrival.tunnel)
+    }
+
+    /// Whether a port came here a while ago at most, so that connections go on that are not known here.
+    pub(crate) fn is_settling(&self, port: &Port) -> bool {
+        self.read(Fact::Number(port.tap_port()));
+        self.numbers.settling.contains(&port.tap_port())
+    }
+
     pub(crate) fn spot(&self, port: &'a Port) -> Spot<'a> {
         Spot { port, place: self.place(port), segment: self.segment(port.network) }
     }
 
-    /// The ports of a network that are plugged in here, in order of identity.
+    /// The ports of a network that are plugged in here or awaited here, in order of identity.
     pub(crate) fn locals(&self, id: NetworkId) -> Vec<Local<'a>> {
         self.read(Fact::Locals(id));
         let ports = self.index.locals(id).filter_map(|port| self.port(port));
@@ -369,7 +385,7 @@ impl<'a> View<'a> {
 }
 
 /// Where a port is, as seen from a host.
-pub(super) fn place(port: &Port, here: HostId) -> Place {
+fn place(port: &Port, here: HostId) -> Place {
     match &port.binding {
         None => Place::Nowhere,
         Some(binding) if binding.host == here => Place::Here,

@@ -56,6 +56,7 @@ fn add_machine(host: &mut HostNetwork, key: u32, network: u8, name: &str) {
         port_security: true,
         trunk: None,
         mirror: None,
+        arriving: None,
         binding: Some(Binding {
             machine: MachineId::from_uuid(id(5, key)),
             hostname: name.to_owned(),

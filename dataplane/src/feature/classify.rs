@@ -14,7 +14,7 @@ use openflow::flow::{Action, Field, Match, PortNo};
 
 use crate::compile::view::{Segment, Spot, View};
 use crate::cookie::{Cookie, Object};
-use crate::feature::{Feature, mirror, qos, trunk};
+use crate::feature::{Feature, arrival, mirror, qos, trunk};
 use crate::flow_set::Part;
 use crate::register::{FLAG_BITS, NETWORK, SOURCE, SOURCE_GUARDED, SOURCE_IDENTITY, SOURCE_STATELESS, ZONE};
 use crate::table::Table;
@@ -53,7 +53,7 @@ fn add_guarded(view: &View<'_>, segment: Segment<'_>, port: &Port, number: PortN
     // What goes by way of the guard is copied there, and marked behind that.
     let is_late = |table: Table| table == Table::Guard && mirror::sent(view, port).is_some();
     let to = |table: Table, matching: &Match| match steps(view, segment, port, table) {
-        steps if is_late(table) => steps,
+        steps if is_late(table) || view.is_awaited(port) => steps,
         steps => qos::marked(port, matching, steps),
     };
     let mut pass = |matching: Match, table: Table| {
@@ -121,6 +121,9 @@ fn add_open(view: &View<'_>, segment: Segment<'_>, port: &Port, number: PortNo, 
 
 /// What a packet knows of itself from here on.
 pub(crate) fn steps(view: &View<'_>, segment: Segment<'_>, port: &Port, next: Table) -> Vec<Action> {
+    if view.is_awaited(port) {
+        return arrival::hand_over(port.key);
+    }
     let copy = mirror::sent(view, port).filter(|_| next != Table::Guard);
     let mut steps: Vec<Action> = qos::sending(port).chain(trunk::untag(port)).chain(copy).collect();
     steps.extend([

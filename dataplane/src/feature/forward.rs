@@ -102,15 +102,30 @@ pub(crate) fn router(view: &View<'_>, router: &Router, part: &mut Part) {
 pub(crate) fn towards(view: &View<'_>, port: &Port) -> Vec<Action> {
     let mut steps = vec![Action::set(TARGET.field, port.key), Action::set(TARGET_IDENTITY.field, view.identity(port))];
     match view.place(port) {
-        Place::Here if view.is_stateless(port) => steps.push(raise(TARGET_GUARDED.mask | TARGET_STATELESS.mask)),
-        Place::Here if port.port_security => steps.push(raise(TARGET_GUARDED.mask)),
-        Place::Here | Place::Nowhere => {}
+        Place::Here => return here(view, port),
+        Place::Nowhere => {}
         Place::There(endpoint) => {
             steps.push(Action::set(ENDPOINT.field, endpoint));
             steps.push(raise(TO_TUNNEL.mask));
         }
     }
     steps
+}
+
+/// The same once it is known that it goes to the tap of this host.
+pub(crate) fn here(view: &View<'_>, port: &Port) -> Vec<Action> {
+    let steps = [Action::set(TARGET.field, port.key), Action::set(TARGET_IDENTITY.field, view.identity(port))];
+    let guard = Some(guard(view, port)).filter(|flags| *flags != 0).map(raise);
+    steps.into_iter().chain(guard).collect()
+}
+
+/// The flags of what is judged here for a port.
+pub(crate) fn guard(view: &View<'_>, port: &Port) -> u32 {
+    match port.port_security {
+        true if view.is_stateless(port) => TARGET_GUARDED.mask | TARGET_STATELESS.mask,
+        true => TARGET_GUARDED.mask,
+        false => 0,
+    }
 }
 
 /// The broadcasts of a network.
@@ -141,7 +156,7 @@ fn flood_here(view: &View<'_>, segment: Segment<'_>, part: &mut Part) {
     let parts = plugged.len().div_ceil(COPIES_MAX).next_power_of_two().min(PARTS_MAX);
     let mut copies: Vec<Vec<Vec<Action>>> = vec![Vec::new(); parts];
     for port in plugged {
-        let mut steps = towards(view, port);
+        let mut steps = self::here(view, port);
         steps.push(Action::resubmit(Table::Track.number()));
         let of = usize::try_from(port.key).unwrap_or_default() % parts;
         copies[of].push(steps);

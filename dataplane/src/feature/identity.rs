@@ -36,10 +36,13 @@ pub(crate) fn host(part: &mut Part) {
     );
 }
 
-/// A port on another host.
+/// A port on another host, or one that may be there soon.
 pub(crate) fn port(view: &View<'_>, spot: Spot<'_>, part: &mut Part) {
-    let Place::There(_) = spot.place else { return };
     let port = spot.port;
+    let may_be_elsewhere = matches!(spot.place, Place::There(_)) || view.awaited_at(port).is_some();
+    if !may_be_elsewhere {
+        return;
+    }
     let Some(zone) = view.zone(port.network).filter(|zone| view.is_near_zone(*zone)) else { return };
     if !port.groups.iter().any(|group| view.is_asked(*group)) {
         return;

@@ -94,13 +94,13 @@ fn way(view: &View<'_>, port: &Port) -> Option<Way> {
 
 /// What copies what a port may send.
 pub(crate) fn sent(view: &View<'_>, port: &Port) -> Option<Action> {
-    port.mirror.filter(|mirror| mirror.direction.has_out())?;
+    port.mirror.filter(|mirror| mirror.direction.has_out() && !view.is_awaited(port))?;
     way(view, port).map(Way::copy)
 }
 
 /// What copies what a port is sent.
 pub(crate) fn received(view: &View<'_>, port: &Port) -> Option<Action> {
-    port.mirror.filter(|mirror| mirror.direction.has_in())?;
+    port.mirror.filter(|mirror| mirror.direction.has_in() && !view.is_awaited(port))?;
     way(view, port).map(Way::copy)
 }
 

@@ -37,7 +37,7 @@ pub(crate) fn host(view: &View<'_>, part: &mut Part) {
     let note = "it came by tunnel, and its destination is on another host".to_owned();
     let back = flagged(FROM_OUTSIDE.mask | TO_TUNNEL.mask);
     part.add_noted(Table::Output, NO_RETURN, back, Vec::new(), (PIPELINE, note));
-    let mut steps = number_tunnel();
+    let mut steps = number();
     steps.push(Action::copy(ENDPOINT.field, Field::TunDst));
     steps.push(Action::output(vxlan));
     let note = "to the host that has the destination".to_owned();
@@ -70,7 +70,7 @@ pub(crate) fn network(view: &View<'_>, segment: Segment<'_>, part: &mut Part) {
     let group = GroupNumber::OtherHosts(segment.vni());
     part.add_group(group, endpoints.iter().map(|endpoint| copy_to(*endpoint, vxlan)).collect());
     let to_all = flagged(TO_ALL_HOSTS.mask).with(NETWORK.field, segment.vni());
-    let mut steps = number_tunnel();
+    let mut steps = number();
     steps.push(Action::Group(group.to_wire()));
     part.add(Table::Output, TO_ALL, to_all, steps, cookie);
 }
@@ -100,7 +100,7 @@ fn copy_to(endpoint: Ipv4Addr, vxlan: PortNo) -> Vec<Action> {
 }
 
 /// Writes the network into the tunnel header.
-fn number_tunnel() -> Vec<Action> {
+pub(crate) fn number() -> Vec<Action> {
     let bits = |field| Subfield::new(field, 0, VNI_BITS).unwrap_or(Subfield::whole(field));
     vec![Action::copy(bits(NETWORK.field), bits(Field::TunId))]
 }

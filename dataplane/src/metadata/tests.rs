@@ -70,6 +70,7 @@ fn world() -> World {
         port_security: true,
         trunk: None,
         mirror: None,
+        arriving: None,
         binding: Some(Binding { machine, hostname: "web-1".to_owned(), host, tunnel }),
     };
     world.network.ports = BTreeMap::from([(port, own)]);

@@ -6,8 +6,10 @@
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
+use tokio::sync::mpsc;
 use tracing::debug;
 
+use super::arrivals::Arrivals;
 use super::channel::{Punted, Reply, Responder};
 use super::health::Checks;
 use super::host::Shared;
@@ -27,16 +29,30 @@ pub(super) struct Answers {
     services: Services,
     search: Search,
     checks: Checks,
+    arrivals: Arrivals,
+    let_in: mpsc::Receiver<Reply>,
 }
 
 impl Answers {
     /// Answers from what `host` holds at the time of the question.
-    pub(super) const fn new(host: Shared, services: Services, search: Search, checks: Checks) -> Self {
-        Self { host, services, search, checks }
+    pub(super) fn new(
+        host: Shared,
+        services: Services,
+        search: Search,
+        checks: Checks,
+        (arrivals, let_in): (Arrivals, mpsc::Receiver<Reply>),
+    ) -> Self {
+        Self { host, services, search, checks, arrivals, let_in }
     }
-}
 
-impl Answers {
+    /// Keeps a frame of a port that is awaited here until the port is switched; lets it in again at once when that is done.
+    fn welcome(&self, packet: &Punted, key: u32) -> Option<Reply> {
+        let is_awaited = self.host.read(|host| host.awaited_ports().any(|port| port.key == key));
+        let (port, frame) = self.arrivals.take(key, is_awaited, (packet.in_port, packet.frame.clone()))?;
+        let is_here = self.host.read(|host| host.local_ports().any(|port| port.key == key));
+        is_here.then_some(Reply::Again { port, frame })
+    }
+
     /// Tells the sender that a router would not send its packet on.
     fn tell(&self, packet: &Punted, network: u32, router: u16) -> Option<Reply> {
         let handed = Handed { in_port: packet.in_port, network, router, frame: &packet.frame };
@@ -80,6 +96,7 @@ impl Responder for Answers {
                 self.checks.take(port, &packet.frame);
                 return None;
             }
+            Ok(Punt::Arrival { port }) => return self.welcome(packet, port),
             Ok(Punt::TooLarge { network, router }) => return self.tell(packet, network, router),
             Ok(Punt::Quoted { end, from, to }) => return self.translate(packet, end, from, to),
             Err(error) => {
@@ -106,6 +123,7 @@ impl Responder for Answers {
             reply = self.services.reply() => reply,
             probe = self.search.probe() => probe,
             question = self.checks.question() => question,
+            Some(frame) = self.let_in.recv() => frame,
         }
     }
 

@@ -81,6 +81,13 @@ pub enum Reply {
         /// What it is now.
         frame: Vec<u8>,
     },
+    /// A frame comes in by a port once more, through the flows.
+    Again {
+        /// The port.
+        port: PortNo,
+        /// The frame.
+        frame: Vec<u8>,
+    },
 }
 
 /// An OpenFlow connection to one bridge.

@@ -8,10 +8,11 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use model::MachineId;
+use model::arrival::Arrived;
 use model::balancer::MemberHealth;
 use model::machine::Machine;
 use model::spec::HostNetwork;
+use model::{MachineId, PortId};
 use thiserror::Error;
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinHandle;
@@ -19,6 +20,7 @@ use tokio::time::{sleep, sleep_until};
 use tracing::warn;
 
 use super::answers::Answers;
+use super::arrivals::{self, Arrivals};
 use super::bridge::{Bridge, BridgeError, PortState, Settings, TapPort};
 use super::channel::Connector;
 use super::driver::{Applied, Driver, DriverError, DriverSettings, DriverStatus};
@@ -35,6 +37,9 @@ use crate::peer::{Leavers, Memory};
 
 /// The pause after ports of peers could not be made.
 const PEERS_PAUSE: Duration = Duration::from_secs(5);
+
+/// How long frames of a port that came wait for its flows.
+const ARRIVAL_LIMIT: Duration = Duration::from_secs(5);
 
 /// Why the switch is not as it should be.
 #[derive(Debug, Error)]
@@ -111,6 +116,7 @@ struct Inner {
     found: Found,
     peers: Mutex<Memory>,
     verdicts: Verdicts,
+    arrivals: Arrivals,
     /// Told of each change of what is wanted.
     wishes: Notify,
 }
@@ -128,7 +134,7 @@ struct Wish {
 #[derive(Debug)]
 pub struct HostSwitch {
     inner: Arc<Inner>,
-    tasks: [JoinHandle<()>; 2],
+    tasks: [JoinHandle<()>; 3],
 }
 
 impl HostSwitch {
@@ -155,15 +161,21 @@ impl HostSwitch {
         let services = Services::start(shared.clone(), machines.clone(), names);
         let (search, found) = Search::start(shared.clone());
         let (checks, verdicts, follow) = Checks::start(shared.clone());
-        let responder = Answers::new(shared.clone(), services, search, checks);
+        let (arrivals, let_in) = Arrivals::new();
+        let responder = Answers::new(shared.clone(), services, search, checks, (arrivals.clone(), let_in));
         let driver = Driver::start_with(flows, connector, responder);
         // Who checks has just begun to wait for it.
         let _follows = follow.send(driver.status());
         let bridge = Bridge::start(settings);
         let (names, peers, wishes) = (tally, Mutex::default(), Notify::new());
-        let inner = Inner { bridge, driver, shared, machines, upstreams, names, found, peers, verdicts, wishes };
+        let inner =
+            Inner { bridge, driver, shared, machines, upstreams, names, found, peers, verdicts, arrivals, wishes };
         let inner = Arc::new(inner);
-        let tasks = [tokio::spawn(follow_numbers(Arc::clone(&inner))), tokio::spawn(follow_peers(Arc::clone(&inner)))];
+        let tasks = [
+            tokio::spawn(follow_numbers(Arc::clone(&inner))),
+            tokio::spawn(follow_peers(Arc::clone(&inner))),
+            tokio::spawn(follow_arrivals(Arc::clone(&inner))),
+        ];
         Self { inner, tasks }
     }
 
@@ -256,6 +268,8 @@ impl HostSwitch {
         let numbers = self.inner.numbers()?;
         let flows = {
             let desired = self.inner.desired();
+            let moved = (!self.inner.arrivals.is_empty()).then(|| self.inner.arrivals.seen_by(network.clone()));
+            let network = moved.as_ref().unwrap_or(network);
             let same = desired.compiler.network() == network && *desired.compiler.numbers() == numbers;
             if same { desired.compiler.flows().clone() } else { compile(network, &numbers) }
         };
@@ -283,6 +297,18 @@ impl HostSwitch {
         self.inner.verdicts.clone()
     }
 
+    /// Goes on with ports that came before this began, as they were told by [`HostSwitch::arrived`]; to be said before the first
+    /// [`HostSwitch::program`].
+    pub fn resume_arrivals(&self, arrived: impl IntoIterator<Item = Arrived>) {
+        self.inner.arrivals.note(arrived, Instant::now());
+    }
+
+    /// Follows which ports were awaited here and have come, each with its attempt, until what is programmed has them here.
+    #[must_use]
+    pub fn arrived(&self) -> watch::Receiver<BTreeMap<PortId, u64>> {
+        self.inner.arrivals.follow()
+    }
+
     /// Follows how the flows are.
     #[must_use]
     pub fn status(&self) -> watch::Receiver<DriverStatus> {
@@ -306,7 +332,22 @@ impl Inner {
     /// Wants the flows of a network, with the numbers that there are.
     fn program(&self, network: HostNetwork) -> Result<Wish, BridgeError> {
         let numbers = self.numbers()?;
-        Ok(self.wish(|compiler| compiler.update(network, &numbers)))
+        Ok(self.wish(|compiler| compiler.update(self.arrivals.apply(network), &numbers)))
+    }
+
+    /// Plugs a port in that was awaited, with its sub-ports; none when it is not awaited.
+    fn welcome(&self, key: u32) -> Option<Wish> {
+        let arrived = arrivals::awaited(self.desired().compiler.network(), key)?;
+        self.arrivals.note([arrived], Instant::now());
+        Some(self.wish(|compiler| {
+            let came = BTreeMap::from([(arrived.port, arrived.serial)]);
+            let network = compiler.network();
+            let moved = network.ports.values().filter(|port| port.tap_port() == arrived.port).cloned();
+            let moved = moved.map(|port| Edit::PutPort(Box::new(port.once_arrived(network.host, &came))));
+            let settling = compiler.numbers().settling.iter().copied().chain([arrived.port]).collect();
+            let edits = moved.chain([Edit::Settling(settling)]).collect();
+            compiler.edit(edits)
+        }))
     }
 
     fn edit(&self, edits: Vec<Edit>) -> Wish {
@@ -360,7 +401,8 @@ impl Inner {
         let stations = self.found.borrow().as_ref().clone();
         let numbers = self.bridge.numbers()?;
         let peers = self.peers().tell(numbers.peers, Instant::now());
-        Ok(PortNumbers { stations, peers, ..numbers })
+        let settling = self.arrivals.settling(Instant::now());
+        Ok(PortNumbers { stations, peers, settling, ..numbers })
     }
 }
 
@@ -368,7 +410,7 @@ impl Inner {
 async fn follow_numbers(inner: Arc<Inner>) {
     let (mut changes, mut found, mut status) = (inner.bridge.changes(), inner.found.clone(), inner.driver.status());
     loop {
-        let due = inner.peers().due();
+        let due = inner.peers().due().into_iter().chain(inner.arrivals.due()).min();
         let changed = tokio::select! {
             changed = changes.changed() => changed.is_ok(),
             changed = found.changed() => changed.is_ok(),
@@ -389,6 +431,29 @@ async fn follow_numbers(inner: Arc<Inner>) {
         };
         if let Err(error) = refreshed {
             warn!(%error, "port numbers not read");
+        }
+    }
+}
+
+/// Switches ports that are awaited here once their machines send, and lets in what they sent.
+async fn follow_arrivals(inner: Arc<Inner>) {
+    loop {
+        inner.arrivals.rung().await;
+        for key in inner.arrivals.waiting() {
+            let Some(wish) = inner.welcome(key) else {
+                // It came with the port that has its tap, or nobody awaits it.
+                let is_here = inner.shared.read(|host| host.local_ports().any(|port| port.key == key));
+                if is_here {
+                    inner.arrivals.let_in(key)
+                } else {
+                    inner.arrivals.turn_away(key)
+                }
+                continue;
+            };
+            if let Err(error) = inner.driver.applied(wish.version, ARRIVAL_LIMIT).await {
+                warn!(%error, "flows of a port that came are late");
+            }
+            inner.arrivals.let_in(key);
         }
     }
 }

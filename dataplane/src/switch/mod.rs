@@ -7,6 +7,7 @@
 //! what traffic may do.
 
 mod answers;
+pub mod arrivals;
 pub mod bridge;
 pub mod channel;
 pub mod counters;

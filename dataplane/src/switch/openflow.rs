@@ -7,7 +7,7 @@ use std::error::Error;
 use std::path::PathBuf;
 
 use openflow::connection::{ApplyError, Connection, Incoming, MetersError, Options, RequestError, Target, Unasked};
-use openflow::flow::PortNo;
+use openflow::flow::{Action, PortNo};
 use openflow::session::Change;
 use openflow::wire::{CtFlush, FlowFilter, FlowMod, GroupMod, Message, MeterMod, PacketOut};
 use tracing::{debug, warn};
@@ -126,6 +126,10 @@ impl Channel for OpenFlowChannel {
                 resume.0.octets_total = u32::try_from(frame.len()).unwrap_or(u32::MAX);
                 resume.0.packet = frame;
                 self.connection.resume(*resume).await
+            }
+            Reply::Again { port, frame } => {
+                let anew = vec![Action::resubmit(Table::Classify.number())];
+                self.connection.packet_out(PacketOut::new(port, anew, frame)).await
             }
         };
         sent.map(drop).map_err(|error| failed("send a packet", error))

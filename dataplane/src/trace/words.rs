@@ -52,6 +52,9 @@ pub(super) fn punt(set: &FlowSet, punt: Punt, packet: &Packet) -> String {
     let port_key = match punt {
         Punt::Question { port } => port,
         Punt::Health { port: key } => return format!("answer of {} to a health check", port(set, key)),
+        Punt::Arrival { port: key } => {
+            return format!("{} has come: it is switched to this host, and lets the frame in again", port(set, key));
+        }
         Punt::TooLarge { network, .. } => {
             return format!("it tells the sender what {} carries", name(set, Object::Network(network)));
         }

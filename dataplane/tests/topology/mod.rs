@@ -11,6 +11,7 @@ pub mod random;
 
 use dataplane::PortNumbers;
 use model::address_group::AddressGroup;
+use model::arrival::Arrival;
 use model::balancer::{Balancer, Listener, Member, Persistence, Transport};
 use model::firewall::{Carried, Ends, Firewall, FirewallAction, FirewallPolicy, FirewallRule};
 use model::mirror::{Mirror, MirrorDirection, MirrorPlace, MirrorTarget};
@@ -320,6 +321,7 @@ impl Cloud {
             port_security: true,
             trunk: None,
             mirror: None,
+            arriving: None,
             binding: Some(Binding {
                 machine: MachineId::from_uuid(id(7, number)),
                 hostname: name.to_owned(),
@@ -376,6 +378,22 @@ impl Cloud {
         self.ports[port].binding = binding;
     }
 
+    /// Has a port awaited on another host, with its sub-ports.
+    pub fn await_on(&mut self, port: usize, host: usize, serial: u64) {
+        let tap = self.ports[port].tap_port();
+        for port in self.ports.iter_mut().filter(|port| port.tap_port() == tap) {
+            port.arriving = Some(Arrival { host: host_id(host), tunnel: endpoint(host), serial });
+        }
+    }
+
+    /// Has what is awaited on a host be there.
+    pub fn arrive(&mut self, host: usize) {
+        let came = self.ports.iter().filter_map(|port| Some((port.tap_port(), port.arriving?.serial))).collect();
+        for port in &mut self.ports {
+            *port = port.clone().once_arrived(host_id(host), &came);
+        }
+    }
+
     /// Has a port get copies of the frames of another one.
     pub fn mirror(&mut self, port: usize, to: usize, direction: MirrorDirection) {
         self.ports[port].mirror = Some(Mirror { to: self.ports[to].id, direction });
@@ -426,7 +444,9 @@ impl Cloud {
 
     /// The OpenFlow ports of a host: 10 and the number of the port in the cloud. Sub-ports have none of their own.
     pub fn numbers(&self, host: usize) -> PortNumbers {
-        let here = self.ports.iter().filter(|port| port.trunk.is_none() && port.is_on(host_id(host)));
+        let host = host_id(host);
+        let is_wired = |port: &&Port| port.is_on(host) || port.is_awaited_on(host);
+        let here = self.ports.iter().filter(|port| port.trunk.is_none()).filter(is_wired);
         let ports = here.map(|port| (port.id, PortNo(10 + port.key - 1))).collect();
         let wired: BTreeSet<_> = self.networks.iter().filter_map(|network| network.provider.as_ref()).collect();
         let names: BTreeSet<_> = wired.iter().map(|provider| provider.physical_network.clone()).collect();

@@ -158,7 +158,18 @@ pub fn cloud(random: &mut Random) -> Cloud {
         join(&mut cloud, tenant, random);
         watch(&mut cloud, tenant, random);
     }
+    roam(&mut cloud, random);
     cloud
+}
+
+/// Has some ports awaited on another host than theirs, with their sub-ports.
+fn roam(cloud: &mut Cloud, random: &mut Random) {
+    for port in 0..cloud.ports.len() {
+        let host = random.below(HOSTS);
+        if cloud.ports[port].trunk.is_none() && !cloud.ports[port].is_on(super::host_id(host)) && random.once_in(4) {
+            cloud.await_on(port, host, 1);
+        }
+    }
 }
 
 /// Makes some of a tenant's ports sub-ports of others of its own, on the same network or on another, there with the same MAC address sometimes.

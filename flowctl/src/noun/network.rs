@@ -47,6 +47,7 @@ pub const PORTS: Kind = Kind {
         ("MIRROR", "/mirror/to/name"),
         ("VM", "/vm/name"),
         ("HOST", "/host/name"),
+        ("AWAITED", "/awaited/host/name"),
         ("ID", "/id"),
     ],
 };
@@ -215,6 +216,16 @@ pub enum PortVerb {
         #[arg(long, conflicts_with = "to")]
         no_mirror: bool,
     },
+    /// Wire a port of a running VM on another host ahead of the VM: the first frame that the VM sends there switches the port.
+    Bind {
+        /// Name or id; its sub-ports go with it.
+        name: String,
+        /// The other host, by name or id.
+        #[arg(long)]
+        host: String,
+    },
+    /// Take that back, as long as the VM has not spoken there.
+    Unbind(Name),
     /// What can be done with every kind of object.
     #[command(flatten)]
     Common(Common),
@@ -443,6 +454,13 @@ impl Session<'_> {
                     }
                 }
                 self.show(&self.scheduler.patch(&PORTS.of(name), &change).await?)
+            }
+            PortVerb::Bind { name, host } => {
+                let path = format!("{}/bindings", PORTS.of(name));
+                self.show(&self.scheduler.post(&path, &json!({"host": host})).await?)
+            }
+            PortVerb::Unbind(name) => {
+                self.show(&self.scheduler.delete(&format!("{}/bindings", PORTS.of(&name.name))).await?)
             }
             PortVerb::Common(verb) => self.common(PORTS, verb).await,
         }

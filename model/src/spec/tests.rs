@@ -101,6 +101,7 @@ fn parts() -> SpecParts {
         binding: Some(Binding { machine, hostname: "a".to_owned(), host: host(), tunnel: Ipv4Addr::new(192, 0, 2, 1) }),
         trunk: None,
         mirror: None,
+        arriving: None,
     };
     SpecParts {
         generation: Generation(3),

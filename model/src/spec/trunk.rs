@@ -23,7 +23,9 @@ pub(super) fn check(host: &HostNetwork) -> Result<(), SpecError> {
         if parent.trunk.is_some() {
             return refuse(format!("its parent {:?} is a sub-port itself", parent.id));
         }
-        let place = |port: &crate::network::Port| port.binding.as_ref().map(|binding| (binding.host, binding.machine));
+        let place = |port: &crate::network::Port| {
+            (port.binding.as_ref().map(|binding| (binding.host, binding.machine)), port.arriving)
+        };
         if place(port) != place(parent) {
             return refuse(format!("it is plugged in elsewhere than its parent {:?}", parent.id));
         }

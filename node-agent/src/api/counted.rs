@@ -293,6 +293,7 @@ mod tests {
             binding: Some(Binding { machine, hostname: "p".to_owned(), host: here, tunnel }),
             trunk: None,
             mirror: None,
+            arriving: None,
         };
         host.groups.insert(group.id, group);
         host.ports.insert(port.id, port);

@@ -13,6 +13,7 @@ use dataplane::switch::bridge::{BridgeError, Datapath, PortState, Settings, TapP
 use dataplane::switch::channel::Connector;
 use dataplane::switch::driver::DriverSettings;
 use dataplane::switch::host::{HostSwitch, SwitchError};
+use model::arrival::Arrived;
 use model::balancer::MemberHealth;
 use model::machine::Machine;
 use model::spec::HostNetwork;
@@ -70,17 +71,21 @@ impl HostNetworking {
         &self.switch
     }
 
-    /// Returns at the next change of the bridge, its ports, its flows or the connection to them, and of what health checks found.
+    /// Returns at the next change of the bridge, its ports, its flows or the connection to them, of what health checks found, and
+    /// when a port comes that was awaited.
     pub async fn changed(&self) {
         let mut database = self.switch.bridge().changes();
         let (mut flows, mut health) = (self.switch.status(), self.switch.health());
+        let mut arrived = self.switch.arrived();
         database.mark_unchanged();
         flows.mark_unchanged();
         health.mark_unchanged();
+        arrived.mark_unchanged();
         tokio::select! {
             _ = database.changed() => {}
             _ = flows.changed() => {}
             _ = health.changed() => {}
+            _ = arrived.changed() => {}
         }
     }
 
@@ -152,6 +157,16 @@ impl Network for HostNetworking {
 
     fn health(&self) -> Vec<MemberHealth> {
         self.switch.health().borrow().to_vec()
+    }
+
+    fn arrived(&self) -> Vec<Arrived> {
+        let arrived = self.switch.arrived();
+        let arrived = arrived.borrow();
+        arrived.iter().map(|(port, serial)| Arrived { port: *port, serial: *serial }).collect()
+    }
+
+    fn resume_arrivals(&self, arrived: Vec<Arrived>) {
+        self.switch.resume_arrivals(arrived);
     }
 
     fn describe(&self, machines: &BTreeMap<MachineId, Machine>) {

@@ -8,6 +8,7 @@ use std::collections::BTreeSet;
 
 use model::MachineId;
 use model::machine::{Machine, Power};
+use model::network::Port;
 use model::observed::Problem;
 use model::spec::NodeSpec;
 use model::volume::{Volume, VolumeBackend};
@@ -142,12 +143,13 @@ fn lost(launch: &Launch) -> End {
 /// Launches a machine, after processes of it that were lost at some times.
 fn launch(plan: &mut Plan, spec: &NodeSpec, seen: &Seen, context: &Context, (machine, losses): (&Machine, Vec<u64>)) {
     let lane = Lane::Machine(machine.id);
-    let taps: Vec<String> = machine
-        .ports
-        .iter()
-        .filter_map(|id| spec.network().ports.get(id))
-        .map(model::network::Port::tap_name)
-        .collect();
+    let ports: Vec<&Port> = machine.ports.iter().filter_map(|id| spec.network().ports.get(id)).collect();
+    if let Some(port) = ports.iter().find(|port| !port.is_on(spec.host())) {
+        let away =
+            format!("its port {} is plugged in on another host: flowctl port bind {0} brings it back", port.name);
+        return plan.wait(lane, away);
+    }
+    let taps: Vec<String> = ports.into_iter().map(Port::tap_name).collect();
     let needs = machine
         .disks
         .iter()

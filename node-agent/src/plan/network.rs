@@ -9,11 +9,15 @@ use super::{Lane, Plan, Step};
 use crate::driver::Plug;
 use crate::seen::{Bridge, Look, Seen, Tap};
 
+/// Who owns a tap whose machine is not here: the superuser, whom no tap keeps out. A tap without an owner is anybody's (tuntap.txt, "TUNSETOWNER").
+const NOBODY: u32 = 0;
+
 /// Plans the taps that should be, the taps that should not, and the flows.
 pub(super) fn plan(plan: &mut Plan, spec: &NodeSpec, seen: &Seen) {
     let mut wanted = BTreeMap::new();
     // A sub-port is on the tap of its parent.
-    for port in spec.network().local_ports().filter(|port| port.trunk.is_none()) {
+    let network = spec.network();
+    for port in network.local_ports().chain(network.awaited_ports()).filter(|port| port.trunk.is_none()) {
         wanted.insert(port.tap_name(), port);
     }
     for (name, port) in &wanted {
@@ -35,7 +39,7 @@ fn present(plan: &mut Plan, spec: &NodeSpec, seen: &Seen, name: &str, port: &Por
         Look::Known(taps) => taps,
         Look::Unknown(problem) => return plan.block(lane, problem.clone()),
     };
-    let Some(owner) = owner(seen, port) else {
+    let Some(owner) = owner(spec, seen, port) else {
         return plan.wait(lane, "its machine is not registered yet");
     };
     let mtu = spec.network().networks.get(&port.network).map_or(1500, |network| u32::from(network.mtu));
@@ -62,10 +66,13 @@ fn present(plan: &mut Plan, spec: &NodeSpec, seen: &Seen, name: &str, port: &Por
     }
 }
 
-/// The user id of the machine that the port is plugged into.
-fn owner(seen: &Seen, port: &Port) -> Option<u32> {
+/// The user id of the machine that the port is plugged into; nobody's where that machine is another host's, so that nobody attaches to a tap that awaits it.
+fn owner(spec: &NodeSpec, seen: &Seen, port: &Port) -> Option<u32> {
     let machine = port.binding.as_ref()?.machine;
-    Some(seen.machines.known()?.get(&machine)?.known()?.record.uid)
+    let machines = seen.machines.known()?;
+    let known = machines.get(&machine).and_then(crate::seen::Look::known).map(|seen| seen.record.uid);
+    let is_elsewhere = !machines.contains_key(&machine) && !spec.machines().contains_key(&machine);
+    known.or_else(|| is_elsewhere.then_some(NOBODY))
 }
 
 fn absent(plan: &mut Plan, seen: &Seen, name: &str) {

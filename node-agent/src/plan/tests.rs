@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 
+use model::arrival::{Arrival, Arrived};
 use model::balancer::monitor::{Check, Monitor};
 use model::balancer::{MemberHealth, MemberRef, Transport};
 use model::image::{Image, ImageKind, Sha256};
@@ -15,14 +16,15 @@ use model::volume::{Volume, VolumeBackend, VolumeSource};
 use model::{BalancerId, HostId, ImageId, MachineId, Mib, NetworkId, PortId, Vcpus, Vni, VolumeId};
 use proptest::prelude::{Strategy, any, prop, proptest};
 use proptest::test_runner::Config as ProptestConfig;
+use tokio::sync::watch::{Receiver, channel};
 use uuid::Uuid;
 
 use super::machine::{LOSSES_MAX, LOSSES_WINDOW_MS};
 use super::{Context, Lane, Plan, Step, plan};
 use crate::apply;
 use crate::ledger::Ledger;
-use crate::reconcile::{Snapshot, look};
-use crate::seen::{Look, Process};
+use crate::reconcile::{Outlets, Reconciler, Snapshot, boot_id, look};
+use crate::seen::{Look, Process, Tap};
 use crate::sim::Sim;
 
 /// More rounds than any chain of steps is long.
@@ -119,6 +121,7 @@ fn parts(generation: u64, wishes: &[Wish], before: &[Wish]) -> SpecParts {
                 port_security: true,
                 trunk: None,
                 mirror: None,
+                arriving: None,
                 binding: Some(binding),
             };
             // A sub-port is on its parent's tap: it must never get one.
@@ -511,4 +514,108 @@ fn user_ids_run_out_with_a_clear_problem() {
         assert!(matches!(plan.steps[&Lane::Machine(machine_id(1))], Step::RegisterMachine { uid: 1000, .. }));
         assert!(plan.blocked[&Lane::Machine(machine_id(2))].remedy.contains("uid_count"));
     });
+}
+
+/// A host that awaits the port of another host's machine: as its specification has it, and, `here`, as it does once the port has come.
+fn awaiting(generation: u64, here: bool) -> NodeSpec {
+    let mut parts = parts(generation, &[wish(1)], &[]);
+    let (other, tunnel) = (HostId::from_uuid(id(0, 2)), Ipv4Addr::new(192, 0, 2, 2));
+    (parts.machines, parts.volumes, parts.images) = (Vec::new(), Vec::new(), Vec::new());
+    for port in &mut parts.ports {
+        if !here {
+            port.arriving = Some(Arrival { host: parts.host, tunnel: parts.tunnel, serial: 4 });
+            let binding = port.binding.as_mut().unwrap();
+            (binding.host, binding.tunnel) = (other, tunnel);
+        }
+    }
+    NodeSpec::check(parts).unwrap()
+}
+
+/// The tap is there before the machine is, and nobody may attach to it; called off, nothing of it is left.
+#[test]
+fn an_awaited_port_has_a_tap_that_nobody_owns() {
+    block_on(async {
+        let (_directory, mut agent) = Agent::new();
+        let plan = agent.settle(&awaiting(1, false)).await;
+        assert!(plan.is_settled(), "{plan:?}");
+        let tap = |agent: &Agent| agent.sim.world().taps.clone();
+        let wired = Tap { owner: Some(0), mtu: 1450, up: true };
+        assert_eq!(tap(&agent), [("tap2".to_owned(), wired)].into(), "its sub-port has none");
+        assert!(agent.sim.world().ports.contains("tap2"));
+        assert!(agent.settle(&awaiting(2, true)).await.is_settled(), "its machine is elsewhere still");
+        assert_eq!(tap(&agent), [("tap2".to_owned(), wired)].into());
+        let nothing = NodeSpec::empty(Generation(3), awaiting(3, true).host(), Ipv4Addr::LOCALHOST);
+        assert!(agent.settle(&nothing).await.is_settled());
+        assert_eq!((tap(&agent), agent.sim.world().ports.clone()), Default::default());
+    });
+}
+
+/// A machine whose port has gone ahead of it runs on, and is not begun anew before the port is back.
+#[test]
+fn a_machine_waits_for_a_port_that_has_left() {
+    block_on(async {
+        let (_directory, mut agent) = Agent::new();
+        let mut parts = parts(1, &[wish(1)], &[]);
+        for port in &mut parts.ports {
+            port.binding.as_mut().unwrap().host = HostId::from_uuid(id(0, 2));
+        }
+        let away = NodeSpec::check(parts).unwrap();
+        for _ in 0..10 {
+            agent.round(&away, &mut || None).await;
+        }
+        let waits = agent.plan(&away).await.waiting[&Lane::Machine(machine_id(1))].clone();
+        assert!(
+            waits.contains("its port p is plugged in on another host: flowctl port bind p brings it back"),
+            "{waits}"
+        );
+        assert_eq!(agent.running(), [].into());
+    });
+}
+
+/// The agent's loop on a simulated host, from what its ledger has, and what it reports.
+fn begin(agent: &Agent, spec: Option<&NodeSpec>) -> (Reconciler<Sim>, Receiver<Option<Arc<Report>>>) {
+    let config = crate::config::Config::parse("", std::path::Path::new("test")).unwrap();
+    let (report, reports) = channel(None);
+    let outlets = Outlets { snapshot: channel(Arc::default()).0, report, accepted: channel(Generation(0)).0 };
+    if let Some(spec) = spec {
+        agent.ledger.keep_spec(spec).unwrap();
+    }
+    let (sim, ledger) = (Arc::new(agent.sim.clone()), agent.ledger.clone());
+    (Reconciler::new(Arc::new(config), sim, ledger, None, outlets).unwrap(), reports)
+}
+
+/// What an agent that begins anew reports that came.
+async fn comes(agent: &Agent, spec: Option<&NodeSpec>) -> Vec<Arrived> {
+    let (mut reconciler, reports) = begin(agent, spec);
+    reconciler.turn().await;
+    let report = reports.borrow().clone();
+    report.unwrap().arrived.clone()
+}
+
+/// A port that came is reported, by the next agent on the same host as well; not after the host was restarted, nor once the specification has it here.
+#[tokio::test]
+async fn a_port_that_came_is_told_until_it_is_known() {
+    let (directory, agent) = Agent::new();
+    let came = vec![Arrived { port: PortId::from_uuid(id(2, 1)), serial: 4 }];
+    let (mut reconciler, reports) = begin(&agent, Some(&awaiting(1, false)));
+    reconciler.turn().await;
+    assert_eq!(reports.borrow().as_ref().unwrap().arrived, []);
+    agent.sim.world().arrived.clone_from(&came);
+    reconciler.turn().await;
+    let report = reports.borrow().clone().unwrap();
+    let text = serde_json::to_string(&*report).unwrap();
+    assert_eq!(serde_json::from_str::<Report>(&text).unwrap().arrived, came);
+    drop(reconciler);
+
+    // Another agent, on a switch driver that knows nothing yet.
+    agent.sim.world().arrived.clear();
+    assert_eq!(comes(&agent, None).await, came, "after a restart of the agent");
+    assert_eq!(agent.sim.world().arrived, came, "and its flows are made from that");
+    assert_eq!(comes(&agent, Some(&awaiting(2, true))).await, [], "it is known by now");
+
+    let path = directory.path().join("ledger/arrivals.json");
+    let text = std::fs::read_to_string(&path).unwrap();
+    std::fs::write(&path, text.replace(&boot_id(), "another boot")).unwrap();
+    assert_eq!(comes(&agent, Some(&awaiting(3, false))).await, [], "after a restart of the host");
+    assert_eq!(agent.sim.world().arrived, []);
 }

@@ -10,8 +10,8 @@ use super::routes::{ROUTES, Route, Shape, Verb};
 use super::view;
 use crate::caller::Role;
 use crate::intent::{
-    address, address_group, balancer, firewall, flavor, floating, forwarding, health, host, image, machine, network,
-    port, router, security, volume,
+    address, address_group, balancer, binding, firewall, flavor, floating, forwarding, health, host, image, machine,
+    network, port, router, security, volume,
 };
 use crate::{evacuate, place};
 
@@ -50,6 +50,7 @@ use crate::{evacuate, place};
         network::NewNetwork,
         network::NewProvider,
         network::NewSubnet,
+        binding::NewBinding,
         port::NewPort,
         port::NewAddress,
         port::PortChange,

@@ -16,6 +16,7 @@ use super::{Answer, App, Read};
 use crate::evacuate::Evacuation;
 use crate::intent::address_group::{AddressGroupChange, NewAddressGroup};
 use crate::intent::balancer::{ListenerChange, MemberChange, NewListener, NewLoadBalancer, NewMember};
+use crate::intent::binding::NewBinding;
 use crate::intent::find;
 use crate::intent::firewall::{FirewallRuleChange, NewFirewall, NewFirewallPolicy, NewFirewallRule};
 use crate::intent::flavor::NewFlavor;
@@ -93,6 +94,15 @@ pub(crate) async fn create_port(State(app): Here, Read(new): Read<NewPort>) -> A
 
 pub(crate) async fn change_port(State(app): Here, Path(name): Path<String>, Read(new): Read<PortChange>) -> Answer {
     app.update::<PortKind>(|intent, _| intent.change_port(&name, &new))
+}
+
+pub(crate) async fn bind_port(State(app): Here, Path(name): Path<String>, Read(new): Read<NewBinding>) -> Answer {
+    let cluster = app.centre.world().cluster;
+    app.create::<PortKind>(|intent, _| intent.bind_port(&cluster, &name, &new))
+}
+
+pub(crate) async fn unbind_port(State(app): Here, Path(name): Path<String>) -> Answer {
+    app.update::<PortKind>(|intent, _| intent.unbind_port(&name))
 }
 
 pub(crate) async fn delete_port(State(app): Here, Path(name): Path<String>) -> Answer {

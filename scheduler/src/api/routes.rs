@@ -128,6 +128,8 @@ pub(crate) const ROUTES: &[Route] = &[
     show("/v1/ports/{port}", "One port.", "PortView", handler!(op::show::<PortKind>)),
     Route::new(Patch, "/v1/ports/{port}", "Change a port's security, quality of service or mirror.", handler!(op::change_port)).takes(One("PortChange")).gives(200, One("PortView")),
     delete("/v1/ports/{port}", "Delete a port that no machine has.", handler!(op::delete_port)),
+    make("/v1/ports/{port}/bindings", "Have a port of a running machine awaited on another host, which the first frame of the machine there switches it to.", ["NewBinding", "PortView"], handler!(op::bind_port)),
+    Route::new(Delete, "/v1/ports/{port}/bindings", "Have a port awaited no more; refused once its machine has spoken there.", handler!(op::unbind_port)).gives(200, One("PortView")),
 
     list("/v1/address-groups", "All address groups.", "AddressGroupView", handler!(op::list::<AddressGroupKind>)),
     make("/v1/address-groups", "Make an address group.", ["NewAddressGroup", "AddressGroupView"], handler!(op::create_address_group)),

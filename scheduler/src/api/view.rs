@@ -319,10 +319,24 @@ pub(crate) struct PortView {
     /// The ports whose copies it gets.
     mirror_of: Vec<NamedRef>,
     vm: Option<NamedRef>,
+    /// The host that it is plugged in on: its machine's, or one that the machine has spoken on.
     host: Option<NamedRef>,
+    /// The other host that it is awaited on; none: it stays where it is.
+    awaited: Option<AwaitedView>,
     /// `up`, `down`, `unknown`, or `unplugged` when it is on no host.
     state: &'static str,
     problem: Option<ProblemView>,
+}
+
+/// Where a port is awaited.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct AwaitedView {
+    /// The host.
+    host: NamedRef,
+    /// Which attempt this is.
+    serial: u64,
+    /// Whether it is wired there: `up`, `down` or `unknown`.
+    state: &'static str,
 }
 
 /// The trunk of a sub-port.
@@ -364,19 +378,30 @@ impl From<&AllowedPair> for PairView {
     }
 }
 
+/// What a host says of a port.
+const fn state_of(seen: Option<PortState>) -> &'static str {
+    match seen {
+        Some(PortState::Up) => "up",
+        Some(PortState::Down) => "down",
+        Some(PortState::Unknown) | None => "unknown",
+    }
+}
+
 impl PortView {
     fn of(world: &World, it: &PortIntent) -> Self {
         let (intent, port) = (&world.intent, &it.port);
         let vm = intent.port_user(port.tap_port()).and_then(|(id, _)| intent.machines.get(&id));
-        let host = vm.and_then(|vm| vm.host);
+        let host = intent.place_of(it);
         let report = host.and_then(|host| world.cluster.fresh(host));
         let seen = report.as_ref().and_then(|report| report.ports.iter().find(|seen| seen.id == port.id));
-        let state = match (host, seen.map(|seen| seen.state)) {
-            (None, _) => "unplugged",
-            (Some(_), Some(PortState::Up)) => "up",
-            (Some(_), Some(PortState::Down)) => "down",
-            (Some(_), Some(PortState::Unknown) | None) => "unknown",
-        };
+        let state = host.map_or("unplugged", |_| state_of(seen.map(|seen| seen.state)));
+        let awaited = intent.ports.get(&port.tap_port()).and_then(|tap| tap.journey.awaited());
+        let awaited = awaited.map(|(host, serial)| {
+            let report = world.cluster.fresh(host);
+            let seen = report.as_ref().and_then(|report| report.ports.iter().find(|seen| seen.id == port.id));
+            let state = state_of(seen.map(|seen| seen.state));
+            AwaitedView { host: named(&intent.hosts, &host), serial, state }
+        });
         // Only a port with a number for copies can get some.
         let mirror_of = it.mirror_vni.into_iter().flat_map(|_| intent.mirrored_to(port.id));
         let addresses = port.addresses.iter().map(|fixed| AddressView {
@@ -403,6 +428,7 @@ impl PortView {
             mirror_of: listed(&intent.ports, mirror_of.map(|it| &it.port.id)),
             vm: vm.map(|vm| named(&intent.machines, &vm.machine.id)),
             host: host.map(|host| named(&intent.hosts, &host)),
+            awaited,
             state,
             problem: seen.and_then(|seen| seen.problem.as_ref()).map(ProblemView::from),
         }

@@ -128,7 +128,7 @@ impl Intent {
             .values()
             .filter(|volume| volume.keeper == Some(id) && volume.volume.backend == model::volume::VolumeBackend::Local);
         let volumes = volumes.map(|volume| format!("volume {}", volume.volume.name));
-        refuse_users(format!("host {}", host.name), machines.chain(volumes))?;
+        refuse_users(format!("host {}", host.name), machines.chain(volumes).chain(self.guests_of(id)))?;
         for volume in self.volumes.values_mut().filter(|volume| volume.keeper == Some(id)) {
             Arc::make_mut(volume).keeper = None;
         }

@@ -10,6 +10,7 @@ use model::{Mac, MachineId, NetworkId, PortId, SecurityGroupId, Vni};
 use serde::{Deserialize, Deserializer, Serialize};
 use utoipa::ToSchema;
 
+use super::binding::Journey;
 use super::mirror::NewMirror;
 use super::security::DEFAULT_GROUP;
 use super::{Context, Intent, Table, check_name, find, refuse_users};
@@ -32,6 +33,9 @@ pub(crate) struct PortIntent {
     /// What copies for it carry in tunnels, once a port was mirrored to it; never given to another.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) mirror_vni: Option<Vni>,
+    /// Where it is and is to be, apart from where its machine is.
+    #[serde(default, skip_serializing_if = "Journey::is_none")]
+    pub(crate) journey: Journey,
 }
 
 /// A port to make.
@@ -159,8 +163,10 @@ impl Intent {
             binding: None,
             trunk,
             mirror,
+            arriving: None,
         };
-        self.ports.insert(id, Arc::new(PortIntent { port, goes_with_vm, mirror_vni: None }));
+        self.ports
+            .insert(id, Arc::new(PortIntent { port, goes_with_vm, mirror_vni: None, journey: Journey::default() }));
         Ok(id)
     }
 

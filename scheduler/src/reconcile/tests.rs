@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use model::arrival::Arrived;
 use model::image::Sha256;
 use model::mirror::MirrorPlace;
 use model::observed::{MachineState, Observed, Report, Resources, VolumeState};
@@ -22,6 +23,8 @@ use crate::intent::image::Content;
 use crate::intent::{Context, Intent};
 use crate::place::Overcommit;
 use crate::refusal::Refusal;
+
+mod binding;
 
 const OVERCOMMIT: Overcommit = Overcommit { vcpus_per_cpu: 8 };
 
@@ -142,6 +145,11 @@ impl Cloud {
 
     /// A host does all that its specification says and reports it.
     fn settle(&mut self, host: HostId) {
+        self.settle_with(host, Vec::new());
+    }
+
+    /// The same, and ports that it awaited have come.
+    fn settle_with(&mut self, host: HostId, arrived: Vec<Arrived>) {
         let Some(assigned) = self.intent.assigned.get(&host) else { return };
         let spec = &assigned.spec;
         let used: BTreeSet<_> =
@@ -158,6 +166,7 @@ impl Cloud {
             settled: spec.generation(),
             volumes: wanted.chain(retired).collect(),
             machines: spec.machines().keys().map(running).collect(),
+            arrived,
             ..empty_report(host)
         };
         self.hosts.entry(host).or_default().report = Some(report);
@@ -232,6 +241,7 @@ fn empty_report(host: HostId) -> Report {
         volumes: Vec::new(),
         images: Vec::new(),
         members: Vec::new(),
+        arrived: Vec::new(),
         problems: Vec::new(),
     }
 }
@@ -1263,6 +1273,7 @@ enum Step {
     Delete(u8, u8),
     Settle(u8),
     Enable(u8, bool),
+    Roam(u8, u8, u8),
     Wall(u8, u8),
 }
 
@@ -1289,6 +1300,8 @@ fn any_step() -> impl Strategy<Value = Step> {
         (0_u8..2).prop_map(Step::Settle),
         (0_u8..2).prop_map(Step::Settle),
         (0_u8..2, any::<bool>()).prop_map(|(host, on)| Step::Enable(host, on)),
+        (0_u8..4, any::<u8>(), 0_u8..2).prop_map(|(kind, port, host)| Step::Roam(kind, port, host)),
+        (0_u8..4, any::<u8>(), 0_u8..2).prop_map(|(kind, port, host)| Step::Roam(kind, port, host)),
     ]
 }
 
@@ -1335,6 +1348,32 @@ fn balance(cloud: &mut Cloud, number: u8, last: u8) -> Result<(), Refusal> {
         .or_else(|_| cloud.change(|intent, _| intent.add_listener(&front, &read(listener))))
         .or_else(|_| cloud.change(|intent, _| intent.add_member(&front, ("tcp", "80"), &read(member))))
         .map(|_| ())
+}
+
+/// Some port.
+fn nth_port(cloud: &Cloud, nth: u8) -> String {
+    let ports: Vec<String> = cloud.intent.ports.values().map(|it| it.port.name.clone()).collect();
+    ports.get(usize::from(nth) % ports.len().max(1)).cloned().unwrap_or_default()
+}
+
+/// A port is bound a second time, or no more, or a host says of all that it awaits that it came, in this attempt or in the one before.
+fn roam(cloud: &mut Cloud, hosts: &[HostId], (kind, port, host): (u8, u8, u8)) -> Result<(), Refusal> {
+    let (port, cluster, here) = (nth_port(cloud, port), cloud.cluster(), hosts[usize::from(host)]);
+    match kind {
+        0 => {
+            let new = json!({"host": format!("host{host}")});
+            cloud.change(|intent, _| intent.bind_port(&cluster, &port, &read(new))).map(|_| ())
+        }
+        1 => cloud.change(|intent, _| intent.unbind_port(&port)).map(|_| ()),
+        kind => {
+            let spec = cloud.intent.assigned.get(&here).map(|it| it.spec.network().clone());
+            let awaited = spec.iter().flat_map(|it| it.awaited_ports()).filter(|port| port.trunk.is_none());
+            let awaited = awaited.filter_map(|port| Some((port.id, port.arriving?.serial)));
+            let arrived = awaited.map(|(port, serial)| Arrived { port, serial: serial - u64::from(kind == 3) });
+            cloud.settle_with(here, arrived.collect());
+            Ok(())
+        }
+    }
 }
 
 fn take(cloud: &mut Cloud, hosts: &[HostId], step: &Step) {
@@ -1414,6 +1453,7 @@ fn take(cloud: &mut Cloud, hosts: &[HostId], step: &Step) {
             cloud.settle(hosts[usize::from(n)]);
             Ok(())
         }
+        Step::Roam(kind, port, host) => roam(cloud, hosts, (kind, port, host)),
         Step::Enable(n, on) => {
             let change = json!({"enabled": on});
             cloud.change(|intent, _| intent.change_host(&name("host", n), &read(change))).map(|_| ())

@@ -117,6 +117,7 @@ impl Topology {
             port_security: true,
             trunk: None,
             mirror: None,
+            arriving: None,
             binding: Some(Binding {
                 machine: Self::machine_id(number),
                 hostname: format!("lp{number}"),

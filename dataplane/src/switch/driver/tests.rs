@@ -149,6 +149,7 @@ fn flows(ports: u8) -> Arc<FlowSet> {
             port_security: true,
             trunk: None,
             mirror: None,
+            arriving: None,
             binding: Some(binding),
         };
         network.ports.insert(port, value);
