@@ -65,6 +65,7 @@ async fn main() -> Result<()> {
         datapath: Datapath::Netdev,
         tunnel_ip: Some([127, 0, 0, 1].into()),
         physical: std::collections::BTreeMap::new(),
+        bandwidth_kbps: Default::default(),
         export: None,
         watches_peers: false,
     };

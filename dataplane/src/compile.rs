@@ -15,6 +15,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
+use std::num::NonZeroU32;
 
 use model::network::{Port, Router};
 use model::provider::PhysicalNetwork;
@@ -54,6 +55,8 @@ pub struct PortNumbers {
     pub peers: Peers,
     /// The OpenFlow port of each physical network that is plugged in.
     pub physical: BTreeMap<PhysicalNetwork, PortNo>,
+    /// The queue of each port with a minimum of what the physical network of its network carries, on the interface that leads there.
+    pub queues: BTreeMap<PortId, u32>,
     /// The MAC addresses of stations outside, as the agent found out.
     pub stations: Stations,
     /// The ports that came here from another host a while ago at most: their connections go on though this host's tracker does not know them.
@@ -67,6 +70,9 @@ impl PortNumbers {
         self.ports.get(&port.tap_port()).copied()
     }
 }
+
+/// What ports are promised of each physical network, in thousands of bits a second.
+pub type Minimums = BTreeMap<PhysicalNetwork, BTreeMap<PortId, NonZeroU32>>;
 
 /// The MAC addresses of stations on provider networks, by their addresses.
 pub type Stations = BTreeMap<(NetworkId, Ipv4Addr), Mac>;
@@ -158,6 +164,10 @@ impl Compiler {
         let gone = old.keys().filter(|id| !new.contains_key(id)).map(|id| Edit::Plug(*id, None));
         let others = new.iter().filter(|(id, number)| old.get(id) != Some(number));
         let others = others.map(|(id, number)| Edit::Plug(*id, Some(*number)));
+        let (before, after) = (&self.numbers.queues, &numbers.queues);
+        let unqueued = before.keys().filter(|id| !after.contains_key(id)).map(|id| Edit::Queue(*id, None));
+        let queued = after.iter().filter(|(id, queue)| before.get(id) != Some(queue));
+        let queued = queued.map(|(id, queue)| Edit::Queue(*id, Some(*queue)));
         let tunnel = (self.numbers.vxlan != numbers.vxlan).then_some(Edit::PlugTunnel(numbers.vxlan));
         let peers = (self.numbers.peers != numbers.peers).then(|| Edit::Peers(numbers.peers.clone()));
         let is_same = self.numbers.physical == numbers.physical;
@@ -166,7 +176,15 @@ impl Compiler {
         let settling = (!is_same).then(|| Edit::Settling(numbers.settling.clone()));
         let is_same = self.numbers.stations == numbers.stations;
         let stations = (!is_same).then(|| Edit::Stations(numbers.stations.clone()));
-        gone.chain(others).chain(tunnel).chain(peers).chain(physical).chain(stations).chain(settling).collect()
+        let queues = unqueued.chain(queued);
+        gone.chain(others)
+            .chain(queues)
+            .chain(tunnel)
+            .chain(peers)
+            .chain(physical)
+            .chain(stations)
+            .chain(settling)
+            .collect()
     }
 
     /// The tunnel endpoints of the hosts whose life matters here: of routers with several gateways the gateways, where the router is used or this host is
@@ -191,6 +209,21 @@ impl Compiler {
         }
         let users = users.difference(&gateways).copied();
         gateways.iter().copied().chain(users).take(PEERS_MAX).collect()
+    }
+
+    /// What ports that are plugged in here are promised of the physical networks that theirs are parts of.
+    #[must_use]
+    pub fn minimums(&self) -> Minimums {
+        let mut minimums = Minimums::new();
+        for port in self.network.ports.values() {
+            let here = port.binding.as_ref().is_some_and(|binding| binding.host == self.network.host);
+            let Some(minimum) = port.qos.egress_min_kbps.filter(|_| here) else { continue };
+            let provider = self.network.networks.get(&port.network).and_then(|network| network.provider.as_ref());
+            if let Some(provider) = provider {
+                minimums.entry(provider.physical_network.clone()).or_default().insert(port.id, minimum);
+            }
+        }
+        minimums
     }
 
     /// Whether an address is behind the router that has this floating IP, or leads to something there: nobody is spoken to at such a one by the floating IP.

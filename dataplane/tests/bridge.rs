@@ -23,6 +23,7 @@ fn settings(switch: &Switch) -> Settings {
         datapath: Datapath::Netdev,
         tunnel_ip: Some([192, 0, 2, 1].into()),
         physical: std::collections::BTreeMap::new(),
+        bandwidth_kbps: Default::default(),
         export: None,
         watches_peers: false,
     }

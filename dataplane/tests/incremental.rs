@@ -3,8 +3,9 @@
 #[cfg(test)]
 mod topology;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::num::NonZeroU32;
 
 use dataplane::compile::{Compiler, Edit, Stations};
 use dataplane::peer::{Peer, Peers};
@@ -37,6 +38,8 @@ struct World {
     /// What is known of hosts that others watch.
     peers: Peers,
     settling: BTreeSet<PortId>,
+    /// The queues that hosts have given ports.
+    queues: BTreeMap<PortId, u32>,
 }
 
 impl World {
@@ -48,6 +51,7 @@ impl World {
         cloud.port("outer-1", outer, 0, 60, &[]);
         let (unplugged, stations) = (BTreeSet::new(), Stations::new());
         let (peers, settling) = (Peers::new(), BTreeSet::new());
+        let queues = BTreeMap::new();
         Self {
             cloud,
             random,
@@ -59,6 +63,7 @@ impl World {
             stations,
             peers,
             settling,
+            queues,
         }
     }
 
@@ -71,6 +76,7 @@ impl World {
         numbers.peers = self.peers.clone();
         numbers.peers.remove(&endpoint(host));
         numbers.settling = self.settling.clone();
+        numbers.queues = self.queues.clone();
         numbers
     }
 
@@ -81,7 +87,7 @@ impl World {
             self.cloud.port("first", 0, 0, 200, &[]);
             return "a first port";
         }
-        match self.random.below(53) {
+        match self.random.below(56) {
             0 | 1 => self.add_port(port),
             2 => {
                 self.cloud.ports.remove(port);
@@ -144,12 +150,34 @@ impl World {
             42..=46 => self.wall(),
             48..=52 => self.watch(port),
             35..=38 => self.balance(port),
+            53..=55 => self.queue(port),
             _ => {
                 self.added += 1;
                 readdress(&mut self.cloud.ports[port], 100 + self.added);
                 "the addresses of a port"
             }
         }
+    }
+
+    /// A port of a network of the data centre is promised something, or gets a queue, or another one, or loses either.
+    fn queue(&mut self, port: usize) -> &'static str {
+        let wired = |port: &usize| {
+            let network = self.cloud.networks.iter().find(|network| network.id == self.cloud.ports[*port].network);
+            network.is_some_and(|network| network.provider.is_some())
+        };
+        let port = (0..self.cloud.ports.len()).rfind(wired).unwrap_or(port);
+        let (port, queue) = (&mut self.cloud.ports[port], u32::try_from(self.random.below(4)).unwrap_or_default());
+        if self.random.once_in(3) {
+            port.qos.egress_min_kbps = NonZeroU32::new(queue);
+            return "a minimum of a port";
+        }
+        if queue == 0 {
+            self.queues.remove(&port.id);
+        } else {
+            port.qos.egress_min_kbps = NonZeroU32::new(300);
+            self.queues.insert(port.id, queue);
+        }
+        "a queue of a port"
     }
 
     /// A host is watched, heard, silent or nothing of it any more.

@@ -41,7 +41,8 @@ and the router an address for everybody else, whose gateway this host is, with T
 The firewall of the router lets in TCP 80 and, to db-1, TCP 5432, and TCP 8443 from the addresses of the office, and lets out all but mail.
 Load balancer front is 10.0.1.100, whose TCP 8000 is TCP 80 of web-2 and open-1, and TCP 5432 that of db-1, which is checked
 and takes no more than 100 connections from a host.
-What open-1 sends and is sent is mirrored to db-2, what web-2 is sent to db-1. What cam-1 sends is held to 20,000 kb/s and 4,000 packets a second.
+What open-1 sends and is sent is mirrored to db-2, what web-2 is sent to db-1. What cam-1 sends is held to 20,000 kb/s and 4,000 packets a second, and
+promised 5,000 kb/s of the physical network.
 app-1, of group web, is on the other host, and awaited on this one.
 Group web lets in TCP 80 and pings, and TCP 8443 from the addresses of office, which are 10.0.3.192/26; group db TCP 5432 from members of web.
 ";
@@ -63,6 +64,7 @@ fn cloud() -> Cloud {
     let cam_1 = cloud.port("cam-1", lot, 0, 31, &[web]);
     let limit = |rate| Limit::new(rate, None).ok();
     cloud.ports[cam_1].qos.egress = Limits { kbps: limit(20_000), pps: limit(4000) };
+    cloud.ports[cam_1].qos.egress_min_kbps = std::num::NonZeroU32::new(5000);
     cloud.lead_out(0, lot);
     cloud.addresses("office", &["10.0.3.192/26", "2001:db8::/32"]);
     let office = cloud.within(0);
@@ -281,7 +283,9 @@ fn section(page: &mut String, info: &TableInfo, set: &FlowSet, ways: &[(usize, &
 #[test]
 fn the_page_is_what_the_tables_say() {
     let cloud = cloud();
-    let set = compile(&cloud.host(0), &cloud.numbers(0));
+    let mut numbers = cloud.numbers(0);
+    numbers.queues.insert(cloud.ports[port(&cloud, "cam-1")].id, 1);
+    let set = compile(&cloud.host(0), &numbers);
     let mut ways = Vec::new();
     let examples = examples(&cloud).into_iter().chain([awaited(&cloud), arriving(&cloud)]);
     for (index, example) in examples.enumerate() {

@@ -73,11 +73,11 @@ fn the_model_and_the_switch_agree_on_limits_and_marks() {
     let rig = Rig::start(&cloud, 0).unwrap();
     let dscp_mark = DscpMark::try_from(46).ok();
     for port in [0, open] {
-        cloud.ports[port].qos = Qos { egress: kbps(1000), ingress: pps(400), dscp_mark };
+        cloud.ports[port].qos = Qos { egress: kbps(1000), ingress: pps(400), dscp_mark, ..Qos::default() };
     }
     for port in [tagged, twice] {
         let both = Limits { kbps: Some(limit(1000)), pps: Some(limit(400)) };
-        cloud.ports[port].qos = Qos { egress: both, ingress: both, dscp_mark };
+        cloud.ports[port].qos = Qos { egress: both, ingress: both, dscp_mark, ..Qos::default() };
     }
     let set = rig.install(&cloud).unwrap();
     let changes = diff(&set, &rig.installed().unwrap());
@@ -151,7 +151,7 @@ async fn what_exceeds_a_limit_is_dropped() -> Result<()> {
         few.flat_map(|limits| [Qos { egress: limits, ..Qos::default() }, Qos { ingress: limits, ..Qos::default() }]);
     let targets = [IpAddr::V4(cloud.address(1)), cloud.address6(1).context("IPv6 address")?.into()];
     let many = Limits { kbps: much, pps: much };
-    let free = [Qos::default(), Qos { egress: many, ingress: many, dscp_mark: None }];
+    let free = [Qos::default(), Qos { egress: many, ingress: many, ..Qos::default() }];
     for qos in free.into_iter().chain(kinds) {
         cloud.ports[0].qos = Qos { ingress: Limits::default(), ..qos };
         cloud.ports[1].qos = Qos { egress: Limits::default(), ..qos };

@@ -2,7 +2,8 @@
 //!
 //! "Unknown" is a value: what could not be seen is not taken for absent.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::num::NonZeroU32;
 
 use serde::{Deserialize, Serialize};
 
@@ -84,6 +85,9 @@ pub struct Resources {
     /// The physical networks that it is wired to.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub physical_networks: BTreeSet<PhysicalNetwork>,
+    /// Thousands of bits in a second that its link to a physical network carries, where it keeps minimums of ports there.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub bandwidth_kbps: BTreeMap<PhysicalNetwork, NonZeroU32>,
     /// Whether it must not be the gateway of routers with an address outside, because its switch does not stand translating (Open vSwitch 3.1 in user
     /// space ends when many connections that are translated come and go). Written only where it is so; agents that do not say are able.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]

@@ -26,6 +26,9 @@ pub struct Qos {
     /// Of what its machine is sent.
     #[serde(default, skip_serializing_if = "Limits::is_none")]
     pub ingress: Limits,
+    /// Thousands of bits in a second that what its machine sends gets of the physical network that its own is a part of, also while others send, too.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub egress_min_kbps: Option<NonZeroU32>,
     /// The mark that what its machine sends over IP gets, whatever it had.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub dscp_mark: Option<DscpMark>,
@@ -232,6 +235,9 @@ mod tests {
         let error = serde_json::from_str::<Qos>(small).unwrap_err().to_string();
         assert!(error.starts_with("take a burst of 12 kilobits: want 13 and more"), "{error}");
         assert!(serde_json::from_str::<Qos>(r#"{"egres":{}}"#).is_err());
+        assert!(serde_json::from_str::<Qos>(r#"{"egress_min_kbps":0}"#).is_err());
+        let least = r#"{"egress_min_kbps":500}"#;
+        assert_eq!(serde_json::to_string(&serde_json::from_str::<Qos>(least).unwrap()).unwrap(), least);
         let both = r#"{"ingress":{"kbps":{"rate":100,"burst":80},"pps":{"rate":10,"burst":8}}}"#;
         let qos: Qos = serde_json::from_str(both).unwrap();
         assert!(qos.ingress.kbps.is_some() && qos.ingress.pps.is_some(), "{qos:?}");

@@ -2,7 +2,9 @@
 //!
 //! [`Config::read`] is the one door: what it gives has been checked, paths are absolute and ranges hold. Nothing else here opens a file.
 
+use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
+use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -195,6 +197,9 @@ pub struct Physical {
     pub name: PhysicalNetwork,
     /// The interface that leads there. It becomes a port of the bridge, so it must have no address and no other master.
     pub interface: String,
+    /// Thousands of bits a second that this link carries, without which no minimum bandwidth of ports is kept there. In user space none is kept at all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bandwidth_kbps: Option<NonZeroU32>,
 }
 
 /// A datapath of Open vSwitch.
@@ -366,6 +371,13 @@ pub enum LogFormat {
 }
 
 impl Config {
+    /// What links to physical networks carry, in thousands of bits a second, where minimums of ports are kept: a switch in user space keeps none.
+    #[must_use]
+    pub fn bandwidth(&self) -> BTreeMap<PhysicalNetwork, NonZeroU32> {
+        let kept = self.physical.iter().filter(|_| self.switch.datapath == Datapath::System);
+        kept.filter_map(|it| Some((it.name.clone(), it.bandwidth_kbps?))).collect()
+    }
+
     /// Reads and checks the file; a file that is not there stands for all defaults when `path` is the default one.
     ///
     /// # Errors
@@ -486,6 +498,7 @@ mod tests {
         for text in [
             "",
             "[[physical]]\nname = \"dc\"\ninterface = \"eth2\"",
+            "[[physical]]\nname = \"dc\"\ninterface = \"eth2\"\nbandwidth_kbps = 10000000",
             "[dns]\nupstream = []",
             "[ipfix]\ncollectors = [\"192.0.2.9:4739\", \"[2001:db8::9]:4739\"]\nsampling = 64",
             "[dns]\nupstream = [\"192.0.2.53\", \"[2001:db8::53]:5353\"]",

@@ -203,11 +203,26 @@ fn physical_networks(api: &Api) -> Check {
     };
     let faults: Vec<String> = wanted.iter().filter_map(fault).collect();
     if faults.is_empty() {
-        let names: Vec<_> = wanted.iter().map(|it| format!("{} by {}", it.name, it.interface)).collect();
+        let is_shaped = |it: &Physical| ports.get(&it.interface).is_some_and(|state| state.is_shaped);
+        let datapath = api.config.switch.datapath;
+        let name = |it: &Physical| format!("{} by {}{}", it.name, it.interface, minimums(it, datapath, is_shaped(it)));
+        let names: Vec<_> = wanted.iter().map(name).collect();
         return Check::fine(NAME, wired(names.join(", "), api.config.switch.datapath));
     }
     let remedy = "is the interface there (`ip link show`), and on no other bridge? set physical.interface";
     Check::bad(NAME, faults.join("; "), remedy)
+}
+
+/// What is said of minimum bandwidth on a physical network, where the configuration wants it to be kept.
+fn minimums(physical: &Physical, datapath: Datapath, is_shaped: bool) -> String {
+    match (physical.bandwidth_kbps, datapath) {
+        (None, _) => String::new(),
+        (Some(_), Datapath::Netdev) => " (no minimum bandwidth, for the switch is in user space)".to_owned(),
+        (Some(_), Datapath::System) if is_shaped => {
+            " (no minimum bandwidth, for somebody else has shaped it)".to_owned()
+        }
+        (Some(kbps), Datapath::System) => format!(" (minimums of {kbps} kbit/s in all)"),
+    }
 }
 
 /// What is said of a host that is wired to physical networks: whether it may lead routers out to them.

@@ -1,16 +1,19 @@
 //! What the host can give: counted anew at each look, the host's own share taken off.
 
-use std::collections::BTreeSet;
 use std::path::Path;
 
 use model::observed::Resources;
 
 use crate::config::{Config, Datapath};
-use crate::seen::{Look, Seen};
+use crate::seen::{Bridge, Look, Seen};
 
 /// Counts.
 #[must_use]
 pub fn sample(config: &Config, seen: Option<&Seen>) -> Resources {
+    let bridge = match seen.map(|seen| &seen.switch) {
+        Some(Look::Known(bridge)) => bridge.clone(),
+        _ => Bridge::default(),
+    };
     let cpus = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     Resources {
         cpus: u32::try_from(cpus).unwrap_or(u32::MAX),
@@ -19,10 +22,8 @@ pub fn sample(config: &Config, seen: Option<&Seen>) -> Resources {
         kvm: std::fs::File::options().read(true).write(true).open("/dev/kvm").is_ok(),
         rbd: config.ceph.is_some() && crate::driver::volumes::cluster_answered(),
         switch: seen.is_some_and(|seen| matches!(seen.switch, Look::Known(_))),
-        physical_networks: match seen.map(|seen| &seen.switch) {
-            Some(Look::Known(bridge)) => bridge.physical.clone(),
-            _ => BTreeSet::new(),
-        },
+        physical_networks: bridge.physical,
+        bandwidth_kbps: bridge.bandwidth,
         no_snat: config.switch.datapath == Datapath::Netdev,
         version: env!("CARGO_PKG_VERSION").to_owned(),
     }

@@ -3,6 +3,7 @@
 //! What could not be seen is [`Look::Unknown`] with its problem, never absent: [`crate::plan`] does nothing about it but look again.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::num::NonZeroU32;
 
 use model::arrival::Arrived;
 use model::balancer::MemberHealth;
@@ -108,6 +109,8 @@ pub struct Bridge {
     pub flows: usize,
     /// The physical networks whose interface is plugged in and works.
     pub physical: BTreeSet<PhysicalNetwork>,
+    /// What links to those carry, in thousands of bits a second, where minimums of ports are kept.
+    pub bandwidth: BTreeMap<PhysicalNetwork, NonZeroU32>,
 }
 
 /// A machine as seen.

@@ -334,7 +334,7 @@ impl Network for Sim {
         world.switch()?;
         let ports = world.ports.iter().map(|name| (name.clone(), world.taps.contains_key(name).then_some(1))).collect();
         let changes_pending = usize::from(world.flows_of.as_ref() != Some(network));
-        Ok(Bridge { ports, changes_pending, flows: 1, physical: BTreeSet::new() })
+        Ok(Bridge { ports, changes_pending, flows: 1, ..Bridge::default() })
     }
 
     async fn set_tap(&self, tap: &str, _port: PortId, want: Tap) -> Result<(), Failure> {

@@ -9,6 +9,7 @@ use std::time::Instant;
 use model::observed::Report;
 use tokio::sync::watch;
 
+use crate::bandwidth;
 use crate::cluster::{Cluster, Reports};
 use crate::config::Config;
 use crate::intent::{Context, Intent};
@@ -81,6 +82,7 @@ impl Centre {
         let mut context = Context { draw: &mut draw, defaults: &self.config.defaults };
         let answer = change(&mut after, &mut context)?;
         let cluster = self.reports().look(Instant::now());
+        bandwidth::check(&before, &after, &cluster)?;
         for fault in reconcile(&mut after, &cluster, self.config.overcommit()) {
             tracing::error!(host_id = %fault.host, error = %fault.error, "a specification contradicts itself");
         }

@@ -11,6 +11,7 @@
 mod api;
 mod assign;
 mod authority;
+mod bandwidth;
 mod blob;
 mod caller;
 mod centre;

@@ -11,6 +11,8 @@ use model::provider::PhysicalNetwork;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+use crate::bandwidth::Kbps;
+
 /// What a machine costs its host besides the guest's memory.
 pub(crate) const MACHINE_OVERHEAD_MIB: u64 = 16;
 /// What weights are counted in: thousandths.
@@ -27,6 +29,8 @@ pub(crate) struct Request {
     pub(crate) storage_mib: u64,
     /// The physical networks that its ports are on.
     pub(crate) physical_networks: BTreeSet<PhysicalNetwork>,
+    /// What its ports are promised of them.
+    pub(crate) minimums: Kbps,
     /// Hosts outside of this set can not take it, each with the reason: a local volume is elsewhere, or its owner said so.
     pub(crate) only: BTreeMap<HostId, String>,
     /// Machines that it must not meet, by the host that each is on.
@@ -55,6 +59,7 @@ pub(crate) struct Promised {
     pub(crate) memory_mib: u64,
     pub(crate) storage_mib: u64,
     pub(crate) machines: u64,
+    pub(crate) bandwidth: Kbps,
 }
 
 /// What hosts may be promised beyond what they have.
@@ -136,6 +141,15 @@ fn refuse(request: &Request, host: &Candidate, overcommit: Overcommit) -> Vec<St
     demand(rbd || !request.rbd, "it can not open RBD volumes".to_owned());
     for network in request.physical_networks.difference(&host.resources.physical_networks) {
         demand(false, format!("it is not wired to physical network {network}"));
+    }
+    for (network, needed) in &request.minimums {
+        let Some(capacity) = host.resources.bandwidth_kbps.get(network).map(|kbps| u64::from(kbps.get())) else {
+            demand(false, format!("it keeps no minimum bandwidth on physical network {network}"));
+            continue;
+        };
+        let left = capacity.saturating_sub(host.promised.bandwidth.get(network).copied().unwrap_or_default());
+        let of = format!("{left} of {capacity} kbit/s of physical network {network}");
+        demand(left >= *needed, format!("{of} are left, {needed} are needed"));
     }
     let room = u64::from(cpus) * overcommit.vcpus_per_cpu;
     let left = room.saturating_sub(host.promised.vcpus);

@@ -16,6 +16,7 @@ use model::volume::VolumeBackend;
 use model::{HostId, MachineId, NetworkId, PortId, VolumeId};
 
 use crate::assign::{assign, bindings};
+use crate::bandwidth;
 use crate::cluster::{Cluster, Life};
 use crate::gateway;
 use crate::intent::Intent;
@@ -164,16 +165,23 @@ fn request(intent: &Intent, vm: &MachineIntent) -> Request {
     // A sub-port is where its parent is, which has to be wired for it, too.
     let own = vm.machine.ports.iter();
     let all = own.flat_map(|port| std::iter::once(*port).chain(intent.sub_ports(*port).map(|sub| sub.id)));
+    let all: Vec<PortId> = all.collect();
     let mut request = Request {
         vcpus: u64::from(vm.machine.vcpus),
         memory_mib: vm.machine.memory.get(),
         rbd: false,
         storage_mib: 0,
-        physical_networks: all.flat_map(|port| physical(&port)).collect(),
+        physical_networks: all.iter().flat_map(physical).collect(),
+        minimums: BTreeMap::new(),
         only: BTreeMap::new(),
         avoid: BTreeMap::new(),
         waits: None,
     };
+    for port in all.iter().filter_map(|port| intent.ports.get(port)) {
+        if let Some((network, kbps)) = bandwidth::minimum(intent, &port.port) {
+            *request.minimums.entry(network).or_default() += kbps;
+        }
+    }
     for volume in vm.machine.disks.iter().filter_map(|disk| intent.volumes.get(&disk.volume)) {
         let name = &volume.volume.name;
         match (&volume.volume.backend, volume.keeper) {
@@ -214,6 +222,9 @@ fn candidates(intent: &Intent, cluster: &Cluster) -> Vec<Candidate> {
         if let Some(host) = volume.keeper {
             promised.entry(host).or_default().storage_mib += volume.volume.size.get();
         }
+    }
+    for (host, sums) in bandwidth::promised(intent) {
+        promised.entry(host).or_default().bandwidth = sums;
     }
     let down = |host: HostId| match cluster.sight(host).life {
         Life::Up => None,

@@ -180,6 +180,13 @@ fn refused_services() -> Vec<Refused> {
         ),
         (
             "/v1/ports",
+            json!({"network": "blue", "qos": {"egress_min_kbps": 1000}}),
+            400,
+            "invalid",
+            "qos.egress_min_kbps",
+        ),
+        (
+            "/v1/ports",
             json!({"network": "blue", "qos": {"egress": {"kbps": {"rate": 1000, "burst": 5}}}}),
             400,
             "invalid",

@@ -130,6 +130,7 @@ async fn plug(switch: &Switch) -> HostSwitch {
         bridge: "br-int".to_owned(),
         datapath: Datapath::Netdev,
         tunnel_ip: None,
+        bandwidth_kbps: std::collections::BTreeMap::new(),
         export: None,
         watches_peers: false,
         physical: std::collections::BTreeMap::new(),

@@ -32,6 +32,8 @@ pub enum Edit {
     RemovePort(PortId),
     /// Says at which OpenFlow port a port is plugged in, or that it is not.
     Plug(PortId, Option<PortNo>),
+    /// Says which queue a port with a minimum has, or that it has none.
+    Queue(PortId, Option<u32>),
     /// Says at which OpenFlow port the tunnel is plugged in, or that it is not.
     PlugTunnel(Option<PortNo>),
     /// Says which other hosts tell whether they are alive, and what they tell.
@@ -79,6 +81,13 @@ impl Edit {
                 match number {
                     Some(number) => numbers.ports.insert(id, number),
                     None => numbers.ports.remove(&id),
+                };
+                Before::Number(id)
+            }
+            Self::Queue(id, queue) => {
+                match queue {
+                    Some(queue) => numbers.queues.insert(id, queue),
+                    None => numbers.queues.remove(&id),
                 };
                 Before::Number(id)
             }
@@ -182,6 +191,7 @@ impl<'a> Changed<'a> {
         self.find(&before.stations, &after.stations);
         self.numbers.extend(differing(&before.ports, &after.ports).into_iter().map(|(id, _)| id));
         self.numbers.extend(before.settling.symmetric_difference(&after.settling));
+        self.numbers.extend(differing(&before.queues, &after.queues).into_iter().map(|(id, _)| id));
     }
 
     fn find(&mut self, before: &Stations, after: &Stations) {

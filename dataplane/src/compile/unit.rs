@@ -68,7 +68,7 @@ pub(crate) enum Fact {
     Port(PortId),
     /// What is known of a port that gets copies.
     Mirror(PortId),
-    /// The OpenFlow port of a port.
+    /// The OpenFlow port of a port, and its queue.
     Number(PortId),
     /// The OpenFlow port of the tunnel.
     Tunnel,

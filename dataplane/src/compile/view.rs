@@ -165,6 +165,12 @@ impl<'a> View<'a> {
         self.numbers.of(port)
     }
 
+    /// The queue of a port with a minimum; none: this host keeps none for it.
+    pub(crate) fn queue(&self, port: &Port) -> Option<u32> {
+        self.read(Fact::Number(port.id));
+        self.numbers.queues.get(&port.id).copied()
+    }
+
     /// The OpenFlow port of the tunnel; none: hosts do not reach each other yet.
     pub(crate) fn tunnel(&self) -> Option<PortNo> {
         self.read(Fact::Tunnel);

@@ -25,7 +25,7 @@ const NO_ARRIVAL: u16 = 60;
 const ANYBODY: u16 = 105;
 const UNKNOWN: u16 = 40;
 const NO_RETURN: u16 = 310;
-const EXIT: u16 = 160;
+pub(crate) const EXIT: u16 = 160;
 const TAGGED: u16 = 155;
 
 /// What is said of a physical network that no port is of.
@@ -66,19 +66,33 @@ pub(crate) fn network(view: &View<'_>, segment: Segment<'_>, part: &mut Part) {
     let steps = vec![raise(TO_PHYSICAL.mask), Action::GotoTable(Table::Track.number())];
     let note = "no port has this MAC address: a station of the physical network may".to_owned();
     part.add_noted(Table::Forward, UNKNOWN, stranger, steps, (cookie, note));
-    let leaving = || on_it().with_masked(FLAG_BITS.field, TO_PHYSICAL.mask, TO_PHYSICAL.mask);
+    let leaving = || leaving(segment);
     let Some(number) = view.physical(&provider.physical_network) else {
         let note = format!("physical network {} {NOT_WIRED}", provider.physical_network);
         part.add_noted(Table::Output, EXIT, leaving(), Vec::new(), (cookie, note));
         return;
     };
     add_arrival(segment, provider, number, cookie, part);
-    let untagged = leaving().with_masked(Field::VlanVid, 0, VLAN_PRESENT);
-    let tag = provider.segmentation.vlan().into_iter().flat_map(tag);
-    let steps = tag.chain([Action::output(number)]).collect();
-    part.add_noted(Table::Output, EXIT, untagged, steps, (cookie, format!("out to {provider}")));
+    let steps = out(provider, number).collect();
+    part.add_noted(Table::Output, EXIT, untagged(segment), steps, (cookie, format!("out to {provider}")));
     let note = "guests may not choose a VLAN of a physical network".to_owned();
     part.add_noted(Table::Output, TAGGED, leaving(), Vec::new(), (cookie, note));
+}
+
+/// What goes to the physical network that a network is a part of.
+fn leaving(segment: Segment<'_>) -> Match {
+    let on_it = Match::new().with(NETWORK.field, segment.vni());
+    on_it.with_masked(FLAG_BITS.field, TO_PHYSICAL.mask, TO_PHYSICAL.mask)
+}
+
+/// What of that may: it has no tag.
+pub(crate) fn untagged(segment: Segment<'_>) -> Match {
+    leaving(segment).with_masked(Field::VlanVid, 0, VLAN_PRESENT)
+}
+
+/// What lets it out by the interface that leads there.
+pub(crate) fn out(provider: &Provider, number: PortNo) -> impl Iterator<Item = Action> + use<> {
+    provider.segmentation.vlan().into_iter().flat_map(tag).chain([Action::output(number)])
 }
 
 fn add_arrival(segment: Segment<'_>, provider: &Provider, number: PortNo, cookie: Cookie, part: &mut Part) {

@@ -5,28 +5,35 @@
 //!
 //! Invariant: one meter in a flow, which is what Open vSwitch 3.1 takes from its own tools ("duplicate meter instruction not allowed"). Where a port has
 //! two limits in one direction the flow that has the first meter looks into table limit for the other, and goes on: what either meter drops is dropped
-//! for all that follows, for Open vSwitch puts the actions of both into one list. Those flows are all that this owns.
+//! for all that follows, for Open vSwitch puts the actions of both into one list.
+//!
+//! What a port with a minimum sends on its own network, a part of a physical one, leaves by its queue there; so has it a share of the link while others
+//! send, too. The queue is set where the packet leaves, so that neither taps nor tunnels see it, and only if the host has made one (`switch::bridge`).
+//! Its flows are these and those of table limit.
 //! Source: OpenFlow 1.5.1 §5.8 (meters), RFC 2474 §3 (DSCP).
 
 use model::network::Port;
 use model::qos::{Limit, Limits};
 use openflow::flow::{Action, Field, Match, Meter, MeterUnit, eth_type};
 
-use crate::compile::view::{Spot, View};
+use crate::compile::view::{Segment, Spot, View};
 use crate::cookie::{Cookie, Object};
-use crate::feature::{Feature, trunk};
+use crate::feature::{Feature, provider, trunk};
 use crate::flow_set::{MeterNumber, Part};
-use crate::register::TARGET;
+use crate::register::{SOURCE, TARGET};
 use crate::table::Table;
 
 /// What a port sends is looked at before its destination is known.
 const SENT: u16 = 50;
 /// Above all of those: what is delivered came from a port, too.
 const RECEIVED: u16 = 200;
+/// Above what leaves without a queue.
+const QUEUED: u16 = provider::EXIT + 4;
 
 /// The meters of a port that is plugged in here, and the flows of those that are second in their direction.
 pub(crate) fn port(view: &View<'_>, spot: Spot<'_>, part: &mut Part) {
-    let (Some(_), Some(number), port) = (spot.segment, view.number(spot.port), spot.port) else { return };
+    let (Some(segment), Some(number), port) = (spot.segment, view.number(spot.port), spot.port) else { return };
+    add_queued(view, segment, port, part);
     let sent = (trunk::rank(port, SENT), trunk::frames(port, number));
     let received = (RECEIVED, Match::new().with(TARGET.field, port.key));
     for (meters, (priority, matching)) in [(egress(port), sent), (ingress(port), received)] {
@@ -38,6 +45,18 @@ pub(crate) fn port(view: &View<'_>, spot: Spot<'_>, part: &mut Part) {
             part.add(Table::Limit, priority, matching, vec![Action::Meter(second.to_wire())], cookie);
         }
     }
+}
+
+/// What leaves by the queue of a port that has one.
+fn add_queued(view: &View<'_>, segment: Segment<'_>, port: &Port, part: &mut Part) {
+    let (Some(minimum), Some(provider)) = (port.qos.egress_min_kbps, &segment.network.provider) else { return };
+    let physical = &provider.physical_network;
+    let (Some(queue), Some(exit)) = (view.queue(port), view.physical(physical)) else { return };
+    let cookie = Cookie { feature: Feature::Qos, object: Object::Port(port.key) };
+    let matching = provider::untagged(segment).with(SOURCE.field, port.key);
+    let steps = [Action::SetQueue(queue)].into_iter().chain(provider::out(provider, exit)).collect();
+    let note = format!("out to {provider}, queue {queue}, at least {minimum} kbit/s of physical network {physical}");
+    part.add_noted(Table::Output, QUEUED, matching, steps, (cookie, note));
 }
 
 /// What holds what the machine sends to its limits.

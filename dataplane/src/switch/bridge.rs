@@ -10,6 +10,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::Ipv4Addr;
+use std::num::NonZeroU32;
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -26,11 +27,12 @@ use thiserror::Error;
 use tokio::sync::watch;
 use tracing::info;
 
-use crate::compile::PortNumbers;
+use crate::compile::{Minimums, PortNumbers};
 use crate::peer::Peer;
 
 mod export;
 mod plan;
+mod queues;
 
 pub use export::FlowExport;
 use plan::Plan;
@@ -101,6 +103,8 @@ pub struct Settings {
     pub tunnel_ip: Option<Ipv4Addr>,
     /// The physical networks that this host is wired to, each with its interface, which becomes a port of the bridge.
     pub physical: BTreeMap<PhysicalNetwork, String>,
+    /// Thousands of bits a second that the link to a physical network carries, where minimums of ports are kept there.
+    pub bandwidth_kbps: BTreeMap<PhysicalNetwork, NonZeroU32>,
     /// What is told of the flows that it forwards, and to whom.
     pub export: Option<FlowExport>,
     /// Whether hosts that depend on each other for routers' ways out watch each other by BFD.
@@ -133,6 +137,8 @@ pub struct PortState {
     pub machine: Option<MachineId>,
     /// The physical network that it leads to.
     pub physical: Option<PhysicalNetwork>,
+    /// Whether somebody else has shaped what leaves by it.
+    pub is_shaped: bool,
     /// The other host whose tunnel it is, and what is known of that.
     pub peer: Option<(Ipv4Addr, Pulse)>,
 }
@@ -232,6 +238,7 @@ impl Bridge {
         for add in [tables::Bridge::watched_by, tables::Ipfix::watched_by, Port::watched_by, Interface::watched_by] {
             watch = add(watch);
         }
+        watch = tables::Queue::watched_by(tables::Qos::watched_by(watch));
         let connection = Connection::start(settings.database.clone(), Config::new(DATABASE, watch));
         Self { settings, connection }
     }
@@ -296,6 +303,15 @@ impl Bridge {
         self.change(|replica| plan::peers(replica, &self.settings, peers)).await
     }
 
+    /// Makes the queues of ports that are promised something of a physical network, or corrects them, removes those of others, and returns what was
+    /// changed in words. There is none where the link's bandwidth is not known, or somebody else has shaped what leaves by it.
+    ///
+    /// # Errors
+    /// When there is no bridge, the database refuses, or the switch daemon does not act.
+    pub async fn ensure_queues(&self, wanted: &Minimums) -> Result<Vec<String>, BridgeError> {
+        self.change(|replica| queues::plan(replica, &self.settings, wanted)).await
+    }
+
     /// Makes the switch daemon go through its configuration once more, which ends the state without handler threads.
     ///
     /// # Errors
@@ -335,7 +351,8 @@ impl Bridge {
         let peers = ports.values().filter_map(peer).collect();
         let ours = ports.into_values().filter(|state| state.machine.is_some());
         let ports = ours.filter_map(|state| Some((state.port?, PortNo(state.number?)))).collect();
-        Ok(PortNumbers { ports, vxlan, peers, physical, ..PortNumbers::default() })
+        let queues = self.connection.read(|replica| queues::numbers(replica, &self.settings.bridge))?;
+        Ok(PortNumbers { ports, vxlan, peers, physical, queues, ..PortNumbers::default() })
     }
 
     /// Whether the database is followed now; otherwise [`Bridge::ports`] tells what it was last.

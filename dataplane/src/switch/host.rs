@@ -35,7 +35,7 @@ use crate::exit::Exit;
 use crate::flow_set::{FlowSet, Touched};
 use crate::peer::{Leavers, Memory};
 
-/// The pause after ports of peers could not be made.
+/// The pause after ports of peers or queues could not be made.
 const PEERS_PAUSE: Duration = Duration::from_secs(5);
 
 /// How long frames of a port that came wait for its flows.
@@ -466,7 +466,7 @@ async fn at(due: Option<Instant>) {
     }
 }
 
-/// Keeps the tunnel ports of peers, as what is wanted names them, and for a while those that it no longer names.
+/// Keeps the tunnel ports of peers, as what is wanted names them, and for a while those that it no longer names; and the queues of ports.
 async fn follow_peers(inner: Arc<Inner>) {
     let (mut changes, mut leavers) = (inner.bridge.changes(), Leavers::default());
     loop {
@@ -475,23 +475,28 @@ async fn follow_peers(inner: Arc<Inner>) {
             changed = changes.changed() => if changed.is_err() { return },
             () = at(leavers.due()) => {}
         }
-        let wanted = {
+        let (wanted, minimums) = {
             let desired = inner.desired();
             // Before that nothing is known, and what is there from before stays.
             let watches = inner.bridge.settings().watches_peers;
-            desired.is_programmed.then(|| watches.then(|| desired.compiler.peers()))
+            let known = desired.is_programmed.then_some(&desired.compiler);
+            known.map(|compiler| (watches.then(|| compiler.peers()), compiler.minimums())).unzip()
         };
-        let Some(wanted) = wanted else { continue };
+        let (Some(wanted), Some(minimums)) = (wanted, minimums) else { continue };
         let wanted = match wanted {
             Some(wanted) => leavers.keep(&wanted, &inner.bridge.peers(), Instant::now()),
             None => BTreeSet::new(),
         };
-        match inner.bridge.ensure_peers(&wanted).await {
-            Ok(_) | Err(BridgeError::NoBridge(_)) => {}
-            Err(error) => {
-                warn!(%error, "ports of peers not made");
-                sleep(PEERS_PAUSE).await;
-                inner.wishes.notify_one();
+        let peers = inner.bridge.ensure_peers(&wanted).await;
+        let queues = inner.bridge.ensure_queues(&minimums).await;
+        for (outcome, what) in [(peers, "ports of peers"), (queues, "queues")] {
+            match outcome {
+                Ok(_) | Err(BridgeError::NoBridge(_)) => {}
+                Err(error) => {
+                    warn!(%error, what, "not made");
+                    sleep(PEERS_PAUSE).await;
+                    inner.wishes.notify_one();
+                }
             }
         }
     }

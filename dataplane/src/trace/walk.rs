@@ -172,8 +172,12 @@ impl Walk<'_> {
                         return settled;
                     }
                 }
-                // A walk is of one packet: no rate is exceeded.
-                Action::Note(_) | Action::Learn(_) | Action::Conjunction { .. } | Action::Meter(_) => {}
+                // A walk is of one packet: no rate is exceeded, and it waits for nobody.
+                Action::Note(_)
+                | Action::Learn(_)
+                | Action::Conjunction { .. }
+                | Action::Meter(_)
+                | Action::SetQueue(_) => {}
                 other => self.path.hops[hop].effects.push(format!("{other}: not followed")),
             }
         }

@@ -12,6 +12,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::io::{Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
+use std::num::NonZeroU32;
 use std::os::unix::fs::PermissionsExt;
 use std::time::Duration;
 
@@ -23,6 +24,7 @@ use dataplane::switch::bridge::{Datapath, Settings, TapPort};
 use dataplane::switch::host::HostSwitch;
 use dataplane::switch::openflow::OpenFlow;
 use model::network::Port;
+use model::provider::PhysicalNetwork;
 use model::spec::HostNetwork;
 use ovsdb::connection::Remote;
 
@@ -55,6 +57,15 @@ impl Host {
 
     /// The same, wired to physical networks: each the bridge `dc` of a switch of the data centre.
     pub async fn start_wired(nothing: HostNetwork, wires: &[(&str, &Switch)]) -> Result<Self> {
+        Self::start_shaped(nothing, wires, BTreeMap::new()).await
+    }
+
+    /// The same, where minimums are kept of so many thousands of bits that links to physical networks carry.
+    pub async fn start_shaped(
+        nothing: HostNetwork,
+        wires: &[(&str, &Switch)],
+        bandwidth_kbps: BTreeMap<PhysicalNetwork, NonZeroU32>,
+    ) -> Result<Self> {
         let endpoint = nothing.tunnel;
         let switch = Switch::start()?;
         let mut physical = BTreeMap::new();
@@ -70,6 +81,7 @@ impl Host {
             datapath: Datapath::Netdev,
             tunnel_ip: Some(endpoint),
             physical,
+            bandwidth_kbps,
             export: None,
             watches_peers: true,
         };

@@ -2,6 +2,7 @@
 //! them, told straight from the rules, without flows.
 
 use std::net::IpAddr;
+use std::num::NonZeroU32;
 
 use dataplane::trace::Payload;
 use ipnet::IpNet;
@@ -147,6 +148,7 @@ pub fn cloud(random: &mut Random) -> Cloud {
                     let mut limit = || Limit::new(1000, None).ok().filter(|_| random.once_in(2));
                     cloud.ports[port].qos.egress = Limits { kbps: limit(), pps: limit() };
                     cloud.ports[port].qos.ingress = Limits { kbps: limit(), pps: limit() };
+                    cloud.ports[port].qos.egress_min_kbps = NonZeroU32::new(500).filter(|_| random.once_in(2));
                     cloud.ports[port].qos.dscp_mark = DscpMark::try_from(46).ok().filter(|_| random.once_in(2));
                 }
                 if random.once_in(6) {

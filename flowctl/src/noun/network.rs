@@ -246,6 +246,9 @@ pub struct QosWords {
     /// Packets that it may be sent in a second, and at once.
     #[arg(long, value_name = "RATE[,BURST]", value_parser = limit)]
     ingress_pps: Option<Value>,
+    /// Kilobits a second of the link to its physical network that what it sends gets, also while others send, too; on provider networks.
+    #[arg(long, value_name = "RATE")]
+    egress_min_kbps: Option<std::num::NonZeroU32>,
     /// The DSCP mark of what it sends, 0 to 63.
     #[arg(long, value_name = "MARK")]
     dscp_mark: Option<u8>,
@@ -259,6 +262,7 @@ impl QosWords {
         given(body([
             ("egress", given(limits(&self.egress_kbps, &self.egress_pps))),
             ("ingress", given(limits(&self.ingress_kbps, &self.ingress_pps))),
+            ("egress_min_kbps", json!(self.egress_min_kbps)),
             ("dscp_mark", json!(self.dscp_mark)),
         ]))
     }

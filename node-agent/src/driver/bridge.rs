@@ -56,6 +56,7 @@ impl HostNetworking {
             datapath,
             tunnel_ip: config.underlay.ip,
             physical: config.physical.iter().map(|it| (it.name.clone(), it.interface.clone())).collect(),
+            bandwidth_kbps: config.bandwidth(),
             export: config.ipfix.as_ref().map(config::Ipfix::export),
             watches_peers: config.underlay.bfd,
         };
@@ -132,7 +133,10 @@ impl Network for HostNetworking {
         let changes_pending = look.changes.steps().count().max(usize::from(stale));
         let works = |state: &PortState| state.physical.clone().filter(|_| state.number.is_some());
         let physical = look.ports.values().filter_map(works).collect();
-        Ok(Bridge { ports, changes_pending, flows, physical })
+        let bandwidth = &self.switch.bridge().settings().bandwidth_kbps;
+        let kept = |state: &PortState| Some((works(state)?, *bandwidth.get(&works(state)?)?));
+        let bandwidth = look.ports.values().filter(|state| !state.is_shaped).filter_map(kept).collect();
+        Ok(Bridge { ports, changes_pending, flows, physical, bandwidth })
     }
 
     async fn set_tap(&self, tap: &str, port: PortId, want: Tap) -> Result<(), Failure> {

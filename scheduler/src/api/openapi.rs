@@ -69,6 +69,7 @@ use crate::{evacuate, place};
         view::ProblemView,
         view::HostView,
         view::ResourcesView,
+        view::BandwidthView,
         view::NetworkView,
         view::ProviderView,
         view::SubnetView,

@@ -32,12 +32,14 @@ use crate::intent::{Intent, Named, Table};
 
 mod address_group;
 mod balancer;
+mod bandwidth;
 mod firewall;
 mod machine;
 mod router;
 
 pub(crate) use address_group::AddressGroupView;
 pub(crate) use balancer::{HealthMonitorView, ListenerView, LoadBalancerView, MemberView};
+pub(crate) use bandwidth::BandwidthView;
 pub(crate) use firewall::{FirewallPolicyView, FirewallRuleView, FirewallView};
 pub(crate) use machine::{FlavorView, MachinePortView, MachineView, PlacementView};
 pub(crate) use router::{FloatingIpView, GatewayView, InterfaceView, PortForwardingView, RouteView, RouterView};
@@ -179,6 +181,9 @@ pub(crate) struct ResourcesView {
     kvm: bool,
     rbd: bool,
     switch: bool,
+    /// Links on which minimum bandwidth of ports is kept.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    bandwidth: Vec<BandwidthView>,
     version: String,
 }
 
@@ -209,6 +214,7 @@ impl HostView {
                 kvm: report.resources.kvm,
                 rbd: report.resources.rbd,
                 switch: report.resources.switch,
+                bandwidth: bandwidth::of(&world.intent, host.id, &report.resources),
                 version: report.resources.version.clone(),
             }),
             vms: listed(&world.intent.machines, vms.map(|vm| &vm.machine.id)),

@@ -59,7 +59,8 @@ pub(crate) struct NewPort {
     #[schema(value_type = Vec<Object>)]
     pub(crate) allowed_pairs: Vec<AllowedPair>,
     /// What it may send and receive in a second, and how its packets are marked: `egress` and `ingress`, each with `kbps`, `pps` or
-    /// both, these with `rate` and `burst` (four fifths of the rate unless said); and `dscp_mark`. No limit unless said.
+    /// both, these with `rate` and `burst` (four fifths of the rate unless said); `egress_min_kbps`, its share of the link to the physical network
+    /// that its network is a part of; and `dscp_mark`. No limit unless said.
     #[serde(default)]
     #[schema(value_type = Object)]
     pub(crate) qos: Qos,
@@ -149,6 +150,7 @@ impl Intent {
         let id = PortId::from_uuid((context.draw)());
         let mirror = new.mirror.as_ref().map(|mirror| self.choose_mirror((id, &name), mirror)).transpose()?;
         let port_security = new.port_security.unwrap_or(true);
+        self.check_qos(network, &new.qos)?;
         let port = Port {
             id,
             name,
@@ -181,6 +183,7 @@ impl Intent {
             port.port.allowed_pairs = check_pairs(pairs.clone())?;
         }
         if let Some(qos) = change.qos {
+            self.check_qos(port.port.network, &qos)?;
             port.port.qos = qos;
         }
         if let Some(on) = change.port_security {
@@ -192,6 +195,25 @@ impl Intent {
         }
         self.ports.insert(id, Arc::new(port));
         Ok(id)
+    }
+
+    /// Whether a port of this network can have it: a minimum is kept where packets leave by the interface of a physical network.
+    fn check_qos(&self, network: NetworkId, qos: &Qos) -> Result<(), Refusal> {
+        const FIELD: &str = "qos.egress_min_kbps";
+        let Some(minimum) = qos.egress_min_kbps else { return Ok(()) };
+        let of = self.networks.get(&network);
+        if let Some(tenant) = of.filter(|network| network.provider.is_none()) {
+            let problem =
+                "is no provider network: minimums are kept on links to physical networks, not in tunnels between hosts";
+            return Err(Refusal::invalid(FIELD, format!("network {} {problem}", tenant.name)));
+        }
+        match qos.egress.kbps {
+            Some(most) if most.rate() < minimum.get() => {
+                let problem = format!("{minimum} are more than the {} that it may send at most", most.rate());
+                Err(Refusal::invalid(FIELD, problem))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// The sub-ports of a port.

@@ -1,5 +1,7 @@
 //! Placement refuses for each reason by name, ranks what is left, and is the same whatever order hosts come in.
 
+use std::num::NonZeroU32;
+
 use super::*;
 use proptest::prelude::{Strategy, any, prop, proptest};
 
@@ -21,6 +23,7 @@ fn host(number: u128) -> Candidate {
             rbd: true,
             switch: true,
             physical_networks: BTreeSet::new(),
+            bandwidth_kbps: BTreeMap::new(),
             no_snat: false,
             version: String::new(),
         },
@@ -35,6 +38,7 @@ fn request() -> Request {
         rbd: true,
         storage_mib: 0,
         physical_networks: BTreeSet::new(),
+        minimums: BTreeMap::new(),
         only: BTreeMap::new(),
         avoid: BTreeMap::new(),
         waits: None,
@@ -68,6 +72,23 @@ fn every_reason_to_refuse_a_host_is_named() {
             host(1),
             Request { physical_networks: BTreeSet::from(["dc".parse().unwrap()]), ..request() },
             "it is not wired to physical network dc",
+        ),
+        (
+            host(1),
+            Request { minimums: BTreeMap::from([("dc".parse().unwrap(), 5)]), ..request() },
+            "h1: it keeps no minimum bandwidth on physical network dc",
+        ),
+        (
+            Candidate {
+                resources: Resources {
+                    bandwidth_kbps: BTreeMap::from([("dc".parse().unwrap(), NonZeroU32::new(1000).unwrap())]),
+                    ..host(1).resources
+                },
+                promised: Promised { bandwidth: BTreeMap::from([("dc".parse().unwrap(), 600)]), ..Promised::default() },
+                ..host(1)
+            },
+            Request { minimums: BTreeMap::from([("dc".parse().unwrap(), 401)]), ..request() },
+            "h1: 400 of 1000 kbit/s of physical network dc are left, 401 are needed",
         ),
         (host(1), Request { vcpus: 5, ..request() }, "h1: 4 of 4 vCPUs are left, 5 are needed"),
         (host(1), Request { memory_mib: 4096, ..request() }, "h1: 4096 MiB of memory are left, 4112 are needed"),

@@ -72,6 +72,7 @@ impl Cloud {
         drop(draw);
         self.drawn = drawn;
         let answer = answer?;
+        crate::bandwidth::check(&self.intent, &after, &self.cluster())?;
         self.intent = after;
         self.reconcile();
         Ok(answer)
@@ -233,6 +234,7 @@ fn empty_report(host: HostId) -> Report {
             rbd: true,
             switch: true,
             physical_networks: BTreeSet::new(),
+            bandwidth_kbps: BTreeMap::new(),
             no_snat: false,
             version: "test".to_owned(),
         },
@@ -931,6 +933,86 @@ fn what_a_load_balancer_can_not_be_is_refused() {
     cloud.change(|intent, context| intent.create_balancer(context, &read(other))).unwrap();
     let stays = cloud.change(|intent, _| intent.delete_subnet("lone")).unwrap_err();
     assert_eq!(stays.to_string(), "subnet lone is in use by load balancer other");
+}
+
+/// A host is promised no more of its link to a physical network than that carries: a machine goes where its ports' minimums fit, and a port of one that is
+/// placed gets none that does not, nor does a sub-port. What is promised stays when a host says less later.
+#[test]
+fn minimums_are_kept_where_the_link_has_room() {
+    let mut cloud = Cloud::new();
+    cloud.images();
+    let provider = json!({"network_type": "vlan", "physical_network": "dc", "segmentation_id": 100});
+    let outside = json!({"name": "outside", "mtu": 1450, "provider": provider});
+    cloud.change(|intent, context| intent.create_network(context, read(outside))).unwrap();
+    let subnet = json!({"name": "out", "network": "outside", "cidr": "203.0.113.0/24"});
+    cloud.change(|intent, context| intent.create_subnet(context, read(subnet))).unwrap();
+    cloud.network("blue", "10.1.0.0/24").unwrap();
+    let port = |cloud: &mut Cloud, name: &str, network: &str, qos: serde_json::Value| {
+        let new = json!({"name": name, "network": network, "qos": qos});
+        cloud.change(|intent, context| intent.create_port(context, read(new))).map_err(|refusal| refusal.to_string())
+    };
+    let min = |kbps: u32| json!({"egress_min_kbps": kbps});
+    let set = |cloud: &mut Cloud, name: &str, kbps: u32| {
+        let change = json!({"qos": {"egress_min_kbps": kbps}});
+        cloud.change(|intent, _| intent.change_port(name, &read(change))).map_err(|refusal| refusal.to_string())
+    };
+    assert_eq!(port(&mut cloud, "x", "blue", min(5)).unwrap_err(), {
+        "qos.egress_min_kbps: network blue is no provider network: minimums are kept on links to physical networks, not in tunnels between hosts"
+    });
+    let more = json!({"egress_min_kbps": 2000, "egress": {"kbps": {"rate": 1000}}});
+    assert_eq!(port(&mut cloud, "x", "outside", more).unwrap_err(), {
+        "qos.egress_min_kbps: 2000 are more than the 1000 that it may send at most"
+    });
+    for (name, kbps) in [("a", 1500), ("b", 600), ("c", 600)] {
+        port(&mut cloud, name, "outside", min(kbps)).unwrap();
+    }
+    let tells = |cloud: &mut Cloud, host: HostId, kbps: Option<u32>| {
+        let mut report = empty_report(host);
+        report.resources.physical_networks.insert("dc".parse().unwrap());
+        let kbps = kbps.and_then(std::num::NonZeroU32::new).map(|kbps| ("dc".parse().unwrap(), kbps));
+        report.resources.bandwidth_kbps.extend(kbps);
+        cloud.hosts.entry(host).or_default().report = Some(report);
+        cloud.reconcile();
+    };
+    let (one, two, none) = (cloud.join("one", 1), cloud.join("two", 2), cloud.join("none", 3));
+    for (host, kbps) in [(one, Some(2000)), (two, Some(1000)), (none, None)] {
+        tells(&mut cloud, host, kbps);
+    }
+    let vm = |port: &str| json!({"name": format!("vm-{port}"), "flavor": "tiny", "image": "debian", "ports": [port]});
+    let [a, b, c] = ["a", "b", "c"].map(|port| cloud.launch(vm(port)).unwrap());
+    assert_eq!([cloud.host_of(a), cloud.host_of(b), cloud.host_of(c)], [Some(one), Some(two), None]);
+    let problem = cloud.intent.machines[&c].decision.as_ref().unwrap().problem();
+    for told in [
+        "one: 500 of 2000 kbit/s of physical network dc are left, 600 are needed",
+        "two: 400 of 1000 kbit/s of physical network dc are left, 600 are needed",
+        "none: it keeps no minimum bandwidth on physical network dc",
+    ] {
+        assert!(problem.contains(told), "{problem}");
+    }
+    set(&mut cloud, "c", 450).unwrap();
+    assert_eq!(cloud.host_of(c), Some(one));
+
+    let refused = "port a: it is on host one, where 1550 of 2000 kbit/s of physical network dc are free, less than the 1600 wanted";
+    assert_eq!(set(&mut cloud, "a", 1600).unwrap_err(), refused);
+    set(&mut cloud, "a", 1550).unwrap();
+    let parent = json!({"parent": "b", "vlan": 7});
+    let sub =
+        |kbps: u32| json!({"name": "sub", "network": "outside", "trunk": parent, "qos": {"egress_min_kbps": kbps}});
+    let make = |cloud: &mut Cloud, kbps: u32| {
+        cloud.change(|intent, context| intent.create_port(context, read(sub(kbps)))).map_err(|it| it.to_string())
+    };
+    let refused = make(&mut cloud, 401).unwrap_err();
+    assert!(refused.starts_with("port sub: it is on host two, where 400 of 1000 kbit/s"), "{refused}");
+    make(&mut cloud, 400).unwrap();
+
+    tells(&mut cloud, one, None);
+    assert_eq!((cloud.host_of(a), cloud.host_of(c)), (Some(one), Some(one)), "what is placed stays");
+    set(&mut cloud, "a", 1000).unwrap();
+    let refused = set(&mut cloud, "a", 1001).unwrap_err();
+    assert!(
+        refused.starts_with("port a: it is on host one, which keeps no minimum bandwidth on physical network dc"),
+        "{refused}"
+    );
 }
 
 /// A sub-port is where its parent is, also once that moves, and only hosts that are wired for both take the machine. A parent that has one stays, with its

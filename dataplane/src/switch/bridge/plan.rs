@@ -13,7 +13,7 @@ use ovsdb::tables::{Bridge, Interface, OpenVswitch, Port, Table};
 use ovsdb::transaction::{Comparison, Mutator, Transaction, Where};
 use ovsdb::value::Value;
 
-use super::{BridgeError, PortState, Pulse, Settings, TUNNEL_PORT, TapPort, VXLAN_UDP_PORT, export};
+use super::{BridgeError, PortState, Pulse, Settings, TUNNEL_PORT, TapPort, VXLAN_UDP_PORT, export, queues};
 
 /// The key that marks a port as ours, with the machine's id.
 const MACHINE_KEY: &str = "basalt:vm";
@@ -79,7 +79,7 @@ pub(super) fn root(replica: &Replica) -> Result<OpenVswitch, BridgeError> {
     OpenVswitch::all(replica)?.pop().ok_or(BridgeError::Uninitialised)
 }
 
-fn find_bridge(replica: &Replica, name: &str) -> Result<Option<Bridge>, BridgeError> {
+pub(super) fn find_bridge(replica: &Replica, name: &str) -> Result<Option<Bridge>, BridgeError> {
     Ok(Bridge::all(replica)?.into_iter().find(|bridge| bridge.name == name))
 }
 
@@ -89,8 +89,8 @@ pub(super) fn is_made(replica: &Replica, name: &str) -> Result<bool, BridgeError
 }
 
 /// A port with its one interface.
-struct Found {
-    port: Port,
+pub(super) struct Found {
+    pub(super) port: Port,
     interface: Interface,
 }
 
@@ -101,7 +101,7 @@ fn named<'a>(replica: &'a Replica, name: &str) -> Option<(ovsdb::Uuid, &'a Row)>
 }
 
 /// The port called `name`, on our bridge.
-fn find_port(replica: &Replica, bridge: &Bridge, name: &str) -> Result<Option<Found>, BridgeError> {
+pub(super) fn find_port(replica: &Replica, bridge: &Bridge, name: &str) -> Result<Option<Found>, BridgeError> {
     let Some((uuid, row)) = named(replica, name) else { return Ok(None) };
     let port = Port::from_row(uuid, row)?;
     if !bridge.ports.contains(&port.uuid) {
@@ -364,6 +364,7 @@ pub(super) fn ports(replica: &Replica, bridge: &str) -> Result<BTreeMap<String, 
             port: id(PORT_KEY).and_then(|text| text.parse().ok()),
             machine: id(MACHINE_KEY).and_then(|text| text.parse().ok()),
             physical: id(PHYSICAL_KEY).and_then(|text| text.parse().ok()),
+            is_shaped: queues::is_foreign(replica, bridge, &port)?,
             peer: id(PEER_KEY).and_then(|text| text.parse().ok()).map(|endpoint| (endpoint, pulse(&interface))),
         };
         states.insert(port.name, state);
