@@ -87,6 +87,14 @@ impl Capture {
         })
     }
 
+    /// All lines so far.
+    ///
+    /// # Errors
+    /// The capture's output cannot be read.
+    pub fn lines(&self) -> Result<Vec<String>> {
+        Ok(std::fs::read_to_string(self.log.path())?.lines().map(str::to_owned).collect())
+    }
+
     /// Ends the capture and returns what was seen.
     ///
     /// # Errors

@@ -27,6 +27,7 @@ const HOST_MODULES: &[&str] = &[
     "vhost_net",
     "openvswitch",
     "vport-vxlan",
+    "sch_htb",
 ];
 /// Tried one after the other on a lab host; the one that fits its processor stays.
 const HOST_KVM_MODULES: &[&str] = &["kvm-amd", "kvm-intel"];

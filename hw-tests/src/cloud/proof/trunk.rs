@@ -39,8 +39,8 @@ pub(super) fn examine(cloud: &Cloud, machines: &Machines, examiner: &mut Examine
 
 /// What a machine has to know of a sub-port.
 pub(super) struct SubPort {
-    mac: String,
-    address: String,
+    pub(super) mac: String,
+    pub(super) address: String,
 }
 
 impl SubPort {
