@@ -190,6 +190,15 @@ async fn a_minimum_is_a_queue_of_the_link() -> Result<()> {
     assert_eq!(host.switch.vsctl(&["--columns=_uuid", "--bare", "list", "queue"])?, rows, "an agent that starts again");
     drop(again);
 
+    // A link that carries less than is promised gives each its part of nine tenths.
+    promise(&mut cloud, SECOND, 12_000);
+    promise(&mut cloud, PLAIN, 6000);
+    program(&host, &cloud, &[(SECOND, 2), (PLAIN, 1)]).await?;
+    wait_for("rates that the link can keep", LIMIT, || {
+        let wanted = BTreeMap::from([(0, class("1Mbit")), (1, class("3Mbit")), (2, class("6Mbit"))]);
+        Ok((classes(&host.switch)? == wanted).then_some(()))
+    })?;
+
     for port in [SECOND, PLAIN, TENANT] {
         promise(&mut cloud, port, 0);
     }
@@ -233,6 +242,13 @@ async fn what_somebody_else_has_shaped_stays() -> Result<()> {
 
     host.switch.vsctl(&["clear", "port", "wire0", "qos"])?;
     program(&host, &cloud, &[(FIRST, 1)]).await?;
+    // A queue of theirs in the place of one of ours is put out of it, and stays a row of theirs.
+    let theirs = host.switch.vsctl(&["--columns=_uuid", "--bare", "find", "queue", "external_ids={}"])?;
+    let (qos, place) = (host.switch.vsctl(&["get", "port", "wire0", "qos"])?, format!("queues:0={}", theirs.trim()));
+    host.switch.vsctl(&["set", "qos", qos.trim(), &place])?;
+    wait_for("a queue of ours again", LIMIT, || {
+        Ok((!host.switch.vsctl(&["get", "qos", qos.trim(), "queues"])?.contains(theirs.trim())).then_some(()))
+    })?;
     ensure!(!host.host.bridge().ports()?.get("wire0").is_some_and(|port| port.is_shaped), "and what is ours is not");
     promise(&mut cloud, FIRST, 0);
     program(&host, &cloud, &[]).await?;

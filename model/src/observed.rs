@@ -85,7 +85,7 @@ pub struct Resources {
     /// The physical networks that it is wired to.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub physical_networks: BTreeSet<PhysicalNetwork>,
-    /// Thousands of bits in a second that its link to a physical network carries, where it keeps minimums of ports there.
+    /// Thousands of bits a second of its link to a physical network that may be promised, where it keeps minimums of ports there.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub bandwidth_kbps: BTreeMap<PhysicalNetwork, NonZeroU32>,
     /// Whether it must not be the gateway of routers with an address outside, because its switch does not stand translating (Open vSwitch 3.1 in user

@@ -461,6 +461,9 @@ impl Config {
             expect(is_link_name(interface), "physical.interface", interface, LINK_NAME)?;
             let is_other = interface != bridge && Some(interface) != self.underlay.interface.as_ref();
             expect(is_other, "physical.interface", interface, "neither the bridge nor the underlay's interface")?;
+            let kbps = physical.bandwidth_kbps.map_or(0, NonZeroU32::get);
+            let range = format!("{BANDWIDTH_KBPS_MAX} at most, which is what Open vSwitch 3.1 can count");
+            expect(kbps <= BANDWIDTH_KBPS_MAX, "physical.bandwidth_kbps", kbps, range)?;
             let mut before = self.physical.iter().take(index);
             let is_new = before.all(|other| other.name != *name && other.interface != *interface);
             expect(is_new, "physical.name", name, "each name and each interface once")?;
@@ -468,6 +471,9 @@ impl Config {
         Ok(())
     }
 }
+
+/// The largest bandwidth of a link: the switch keeps octets a second in 32 bits (`lib/netdev-linux.c`, `struct htb_class`).
+const BANDWIDTH_KBPS_MAX: u32 = 34_359_738;
 
 /// What a link may be called.
 const LINK_NAME: &str = "a link name of 1 to 15 letters, digits, '-', '_', '.'";
@@ -532,6 +538,7 @@ mod tests {
             ("[ipfix]\ncollectors = [\"192.0.2.9:4739\"]\ncounters_seconds = 4", "ipfix.counters_seconds"),
             ("[[physical]]\nname = \"dc\"\ninterface = \"\"", "physical.interface"),
             ("[[physical]]\nname = \"dc\"\ninterface = \"br-int\"", "physical.interface"),
+            ("[[physical]]\nname = \"dc\"\ninterface = \"eth2\"\nbandwidth_kbps = 40000000", "physical.bandwidth_kbps"),
             (
                 "[[physical]]\nname = \"a\"\ninterface = \"eth2\"\n[[physical]]\nname = \"b\"\ninterface = \"eth2\"",
                 "physical.name",

@@ -109,7 +109,7 @@ pub struct Bridge {
     pub flows: usize,
     /// The physical networks whose interface is plugged in and works.
     pub physical: BTreeSet<PhysicalNetwork>,
-    /// What links to those carry, in thousands of bits a second, where minimums of ports are kept.
+    /// What of links to those may be promised, in thousands of bits a second, where minimums of ports are kept.
     pub bandwidth: BTreeMap<PhysicalNetwork, NonZeroU32>,
 }
 

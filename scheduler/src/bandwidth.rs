@@ -4,7 +4,7 @@
 //! part of. Placement goes by the same sums ([`crate::place`]).
 //! Invariant: no request makes a host promise more than its link carries; a host that says less later keeps its machines, and gets no more.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use model::network::Port;
 use model::provider::PhysicalNetwork;
@@ -48,7 +48,13 @@ pub(crate) fn check(before: &Intent, after: &Intent, cluster: &Cluster) -> Resul
             if capacity.is_some_and(|capacity| *sum <= capacity) {
                 continue;
             }
-            return Err(refusal(before, after, (*host, network), capacity.map(|capacity| (capacity, *sum))));
+            let has_reported = cluster.report(*host).is_some();
+            return Err(refusal(
+                before,
+                after,
+                (*host, network, has_reported),
+                capacity.map(|capacity| (capacity, *sum)),
+            ));
         }
     }
     Ok(())
@@ -57,7 +63,7 @@ pub(crate) fn check(before: &Intent, after: &Intent, cluster: &Cluster) -> Resul
 fn refusal(
     before: &Intent,
     after: &Intent,
-    (host, network): (HostId, &PhysicalNetwork),
+    (host, network, has_reported): (HostId, &PhysicalNetwork, bool),
     room: Option<(u64, u64)>,
 ) -> Refusal {
     let had = |id: PortId| before.ports.get(&id).and_then(|it| minimum(before, &it.port)).map_or(0, |(_, kbps)| kbps);
@@ -74,6 +80,9 @@ fn refusal(
                 "it is on host {name}, where {free} of {capacity} kbit/s of physical network {network} are free, less than the {needed} wanted"
             )
         }
+        None if !has_reported => {
+            format!("it is on host {name}, which has not reported since the scheduler started: try again once it has")
+        }
         None => format!(
             "it is on host {name}, which keeps no minimum bandwidth on physical network {network}: bandwidth_kbps of [[physical]] in its agent.toml \
              says what the link carries, and its switch has to be in the kernel"
@@ -86,11 +95,12 @@ fn refusal(
 fn with_minimums(intent: &Intent) -> Vec<(&Port, HostId)> {
     let ports = intent.ports.values().map(|it| &it.port).filter(|port| port.qos.egress_min_kbps.is_some());
     let ports: Vec<&Port> = ports.collect();
+    let taps: BTreeSet<PortId> = ports.iter().map(|port| port.tap_port()).collect();
     if ports.is_empty() {
         return Vec::new();
     }
     let machines = intent.machines.values().filter_map(|vm| Some((vm, vm.host?)));
     let plugged = machines.flat_map(|(vm, host)| vm.machine.ports.iter().map(move |port| (*port, host)));
-    let hosts: BTreeMap<PortId, HostId> = plugged.collect();
+    let hosts: BTreeMap<PortId, HostId> = plugged.filter(|(port, _)| taps.contains(port)).collect();
     ports.into_iter().filter_map(|port| Some((port, *hosts.get(&port.tap_port())?))).collect()
 }

@@ -36,6 +36,7 @@ mod queues;
 
 pub use export::FlowExport;
 use plan::Plan;
+pub use queues::promisable;
 
 /// The name of the tunnel port.
 pub const TUNNEL_PORT: &str = "vxlan0";

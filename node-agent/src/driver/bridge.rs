@@ -5,11 +5,12 @@
 
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
+use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use dataplane::switch::bridge::{BridgeError, Datapath, PortState, Settings, TapPort};
+use dataplane::switch::bridge::{BridgeError, Datapath, PortState, Settings, TapPort, promisable};
 use dataplane::switch::channel::Connector;
 use dataplane::switch::driver::DriverSettings;
 use dataplane::switch::host::{HostSwitch, SwitchError};
@@ -134,7 +135,8 @@ impl Network for HostNetworking {
         let works = |state: &PortState| state.physical.clone().filter(|_| state.number.is_some());
         let physical = look.ports.values().filter_map(works).collect();
         let bandwidth = &self.switch.bridge().settings().bandwidth_kbps;
-        let kept = |state: &PortState| Some((works(state)?, *bandwidth.get(&works(state)?)?));
+        let part = |kbps: &NonZeroU32| NonZeroU32::new(u32::try_from(promisable(kbps.get().into())).ok()?);
+        let kept = |state: &PortState| Some((works(state)?, part(bandwidth.get(&works(state)?)?)?));
         let bandwidth = look.ports.values().filter(|state| !state.is_shaped).filter_map(kept).collect();
         Ok(Bridge { ports, changes_pending, flows, physical, bandwidth })
     }

@@ -35,8 +35,10 @@ const KIND: &str = "linux-htb";
 const REST: i64 = 0;
 /// One more than the last number that Open vSwitch has a class of linux-htb for.
 const NUMBERS_END: i64 = 0xf000;
-/// The least that is left for everybody else, in thousands of bits: what Open vSwitch gives any queue.
-const REST_MIN_KBPS: u64 = 12;
+/// The part of the link that is everybody else's, whatever is promised: one of so many.
+const REST_PART: u64 = 10;
+/// What a queue may send at once: what the link carries in two milliseconds, for the kernel may come so late, in bits for each thousand a second.
+const BURST: u64 = 2;
 
 /// The queues of our ports by number.
 pub(super) fn numbers(replica: &Replica, bridge: &str) -> Result<BTreeMap<PortId, u32>, BridgeError> {
@@ -125,26 +127,31 @@ impl Link<'_> {
     fn plan(self, plan: &mut Plan, replica: &Replica, bridge: &str, kept: &mut Kept) -> Result<(), BridgeError> {
         let capacity = u64::from(self.capacity.get());
         let promised: u64 = self.minimums.values().map(|minimum| u64::from(minimum.get())).sum();
-        let rest = capacity.saturating_sub(promised).max(REST_MIN_KBPS);
+        let most = promisable(capacity);
+        let rest = capacity.saturating_sub(promised.min(most)).max(1);
         let mut steps = Vec::new();
         let transaction = &mut plan.transaction;
         let row = |minimum: u64, port: Option<PortId>| {
             let ids =
                 port.map(|port| (PORT_KEY, port.to_string())).into_iter().chain([(BRIDGE_KEY, bridge.to_owned())]);
-            let rates = [("max-rate", bits(capacity)), ("min-rate", bits(minimum))];
+            let burst = ("burst", (capacity * BURST).to_string());
+            let rates = [("max-rate", bits(capacity)), ("min-rate", bits(minimum)), burst];
             Row::new().with("other_config", Value::map(rates)).with("external_ids", Value::map(ids))
         };
         let spare = self.qos.and_then(|qos| qos.queues.get(&REST)).copied();
-        let spare = spare.filter(|uuid| replica.row(Queue::NAME, *uuid).is_some());
+        let spare = spare.map(|uuid| Queue::get(replica, uuid)).transpose()?.flatten();
+        let spare = spare.filter(|queue| is_marked(queue, bridge)).map(|queue| queue.uuid);
         let (queue, differs) = keep(transaction, replica, (spare, &row(rest, None)), kept);
         if differs {
             steps.push(format!("leave {rest} kbit/s of physical network {} to everybody else", self.network));
         }
         let mut all: Vec<(i64, Atom)> = vec![(REST, queue)];
         for (id, minimum) in self.minimums {
-            let (has, minimum) = (self.has.get(id), minimum.get());
+            // A link that carries less than was promised gives each its part of that.
+            let kept_of = |kbps: u64| if promised > most { (kbps * most / promised).max(1) } else { kbps };
+            let (has, minimum) = (self.has.get(id), kept_of(minimum.get().into()));
             let Some(number) = has.map(|(number, _)| *number).or_else(|| kept.next()) else { continue };
-            let wanted = row(minimum.into(), Some(*id));
+            let wanted = row(minimum, Some(*id));
             let (queue, differs) = keep(transaction, replica, (has.map(|(_, uuid)| *uuid), &wanted), kept);
             if differs {
                 let network = self.network;
@@ -203,6 +210,9 @@ fn sweep(plan: &mut Plan, replica: &Replica, bridge: &Bridge, kept: &Kept) -> Re
         for port in Port::all(replica)?.into_iter().filter(|port| port.qos == Some(qos.uuid)) {
             plan.steps.push(format!("take the queues off port {}: nothing is promised there any more", port.name));
             let none = Row::new().with("qos", Value::empty());
+            // Somebody else may be about to put theirs there.
+            let still = [Row::new().with("qos", qos.uuid)];
+            plan.transaction.require(Port::NAME, &Where::row(port.uuid), &["qos"], &still);
             plan.transaction.update(Port::NAME, &Where::row(port.uuid), &none);
         }
         plan.steps.push(format!("delete settings {} of queues", qos.uuid));
@@ -219,6 +229,12 @@ fn sweep(plan: &mut Plan, replica: &Replica, bridge: &Bridge, kept: &Kept) -> Re
     Ok(())
 }
 
+/// What of a link may be promised, in thousands of bits: the rest is for routers, answers of the host, and ports without a minimum.
+#[must_use]
+pub const fn promisable(capacity: u64) -> u64 {
+    capacity - capacity.div_ceil(REST_PART)
+}
+
 /// Our rows of table QoS.
 fn ours(replica: &Replica, bridge: &str) -> Result<Vec<Qos>, BridgeError> {
     let all = Qos::all(replica)?.into_iter();
@@ -233,7 +249,8 @@ fn is_marked(queue: &Queue, bridge: &str) -> bool {
 fn queues(replica: &Replica, qos: &Qos) -> Result<Queues, BridgeError> {
     let mut queues = Queues::new();
     for (number, uuid) in &qos.queues {
-        let Some(queue) = Queue::get(replica, *uuid)? else { continue };
+        let bridge = qos.external_ids.get(BRIDGE_KEY).map_or("", String::as_str);
+        let Some(queue) = Queue::get(replica, *uuid)?.filter(|queue| is_marked(queue, bridge)) else { continue };
         let port = queue.external_ids.get(PORT_KEY).and_then(|text| text.parse().ok());
         queues.extend(port.map(|port| (port, (*number, *uuid))));
     }

@@ -15,7 +15,7 @@ use crate::intent::Intent;
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct BandwidthView {
     physical_network: String,
-    /// Thousands of bits a second.
+    /// Thousands of bits a second that may be promised; 0: the host keeps none any more.
     kbps: u32,
     promised_kbps: u64,
 }
@@ -28,5 +28,12 @@ pub(super) fn of(intent: &Intent, host: HostId, resources: &Resources) -> Vec<Ba
         kbps: kbps.get(),
         promised_kbps: promised.get(network).copied().unwrap_or_default(),
     };
-    resources.bandwidth_kbps.iter().map(of).collect()
+    // What is promised though the host does not say any more that it keeps it is told, too.
+    let lost = promised.iter().filter(|(network, _)| !resources.bandwidth_kbps.contains_key(network));
+    let lost = lost.map(|(network, kbps)| BandwidthView {
+        physical_network: network.to_string(),
+        kbps: 0,
+        promised_kbps: *kbps,
+    });
+    resources.bandwidth_kbps.iter().map(of).chain(lost).collect()
 }
