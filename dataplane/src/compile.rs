@@ -26,7 +26,8 @@ use openflow::flow::PortNo;
 use crate::cookie::Object;
 use crate::feature::{
     arp, arrival, balancer, canary, classify, deliver, dhcp, firewall, floating, forward, health, identity, mirror,
-    neighbour, path_mtu, provider, qos, quoted, router, security, service, snat, static_route, trunk, tunnel, way_out,
+    neighbour, north, path_mtu, provider, qos, quoted, router, security, service, snat, static_route, trunk, tunnel,
+    way_out,
 };
 use crate::flow_set::{Assembly, FlowSet, Part, Touched};
 use crate::identity::{Groups, NOBODY};
@@ -75,7 +76,7 @@ impl PortNumbers {
 pub type Minimums = BTreeMap<PhysicalNetwork, BTreeMap<PortId, NonZeroU32>>;
 
 /// The MAC addresses of stations on provider networks, by their addresses.
-pub type Stations = BTreeMap<(NetworkId, Ipv4Addr), Mac>;
+pub type Stations = BTreeMap<(NetworkId, IpAddr), Mac>;
 
 /// Keeps the flows that a host should have while its networks change.
 #[derive(Debug)]
@@ -188,12 +189,14 @@ impl Compiler {
     }
 
     /// The tunnel endpoints of the hosts whose life matters here: of routers with several gateways the gateways, where the router is used or this host is
-    /// one of them, and there those of the hosts that use it. At most [`PEERS_MAX`], gateways first.
+    /// one of them, and there those of the hosts that use it; of routers' addresses of IPv6 the other gateways, where this host is one. At most [`PEERS_MAX`], gateways first.
     #[must_use]
     pub fn peers(&self) -> BTreeSet<Ipv4Addr> {
         let here = self.network.host;
         let (mut gateways, mut users) = (BTreeSet::new(), BTreeSet::new());
         for router in self.network.routers.values() {
+            let others = router.ipv6_gateway_among(here).map(|(gateway, _)| &gateway.gateways).into_iter().flatten();
+            gateways.extend(others.filter(|gateway| gateway.host != here).map(|gateway| gateway.tunnel));
             let snat = router.external.as_ref().and_then(|external| external.snat.as_ref());
             let Some(snat) = snat.filter(|snat| snat.gateways.len() > 1) else { continue };
             let subnets = router.interfaces.iter().filter_map(|foot| self.network.subnets.get(&foot.subnet));
@@ -312,6 +315,7 @@ fn part(unit: &Unit, view: &View<'_>, index: &Index) -> Option<Part> {
                 tunnel::network(view, segment, &mut part);
                 provider::network(view, segment, &mut part);
                 floating::network(view, segment, &mut part);
+                north::network(view, segment, &mut part);
             } else if let Some(segment) = view.gated(*id) {
                 tunnel::arrivals(view, segment, &mut part);
             }
@@ -327,7 +331,9 @@ fn part(unit: &Unit, view: &View<'_>, index: &Index) -> Option<Part> {
                 path_mtu::router(view, router, &mut part);
                 static_route::router(view, router, &mut part);
                 way_out::router(view, router, &mut part);
+                north::router(view, router, &mut part);
             }
+            north::gate(view, router, &mut part);
         }
         Unit::Firewall(id) => {
             let router = view.router(*id)?;
@@ -417,5 +423,6 @@ fn port(view: &View<'_>, id: PortId, part: &mut Part) -> Option<()> {
     forward::port(view, spot, part);
     router::port(view, spot, part);
     floating::port(view, spot, part);
+    north::port(view, spot, part);
     Some(())
 }

@@ -20,6 +20,7 @@ pub(crate) mod health;
 pub(crate) mod identity;
 pub(crate) mod mirror;
 pub(crate) mod neighbour;
+pub(crate) mod north;
 pub(crate) mod path_mtu;
 pub(crate) mod port_forwarding;
 pub(crate) mod provider;
@@ -85,6 +86,8 @@ pub enum Feature {
     Qos,
     /// Ports that are awaited on another host.
     Arrival,
+    /// Ways out by IPv6.
+    North,
 }
 
 /// What is known of a feature.
@@ -124,6 +127,7 @@ pub const FEATURES: &[FeatureInfo] = &[
     FeatureInfo { feature: Feature::Mirror, number: 29, name: "mirror" },
     FeatureInfo { feature: Feature::Qos, number: 30, name: "qos" },
     FeatureInfo { feature: Feature::Arrival, number: 31, name: "arrival" },
+    FeatureInfo { feature: Feature::North, number: 32, name: "routed ipv6" },
 ];
 
 impl Feature {

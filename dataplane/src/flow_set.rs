@@ -150,7 +150,7 @@ pub enum GroupNumber {
     Members(u16, u8),
     /// The first gateway of a router that is alive, by its key.
     Gateways(u16),
-    /// Whether a gateway of a router before this host is alive: the key, and the table where it is asked.
+    /// Whether a gateway of a router before this host is alive: the key, and the table where it is asked (and 128, for its address of IPv6).
     Gate(u16, u8),
     /// The same for connections of one of them: all others. The last says which it is in the listener's list, which of its listeners is below 64.
     OtherMembers(u16, u8, u8),
@@ -222,6 +222,8 @@ pub enum MeterNumber {
     Wanted(u32),
     /// Answers of the network's gateways.
     Gateways(u32),
+    /// Solicitations from there for addresses of ports here.
+    Asked(u32),
     /// Packets that a router would not send into a smaller network, by its key.
     TooLarge(u32),
     /// ICMP errors from outside to the floating IPs of a port, by its key.
@@ -254,6 +256,7 @@ impl MeterNumber {
             Self::Stations(vni) => 0x7 << 28 | vni & 0x0fff_ffff,
             Self::Wanted(vni) => 0x8 << 28 | vni & 0x0fff_ffff,
             Self::Gateways(vni) => 0x9 << 28 | vni & 0x0fff_ffff,
+            Self::Asked(vni) => 0xb << 28 | vni & 0x0fff_ffff,
             Self::TooLarge(key) => 0xc << 28 | key & 0x0fff_ffff,
             Self::ErrorsIn(key) => 0xd << 28 | key & 0x0fff_ffff,
             Self::ErrorsOut(key) => 0xe << 28 | key & 0x0fff_ffff,

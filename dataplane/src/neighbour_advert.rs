@@ -9,7 +9,7 @@ use std::net::Ipv6Addr;
 
 use etherparse::{NetSlice, PacketBuilder, SlicedPacket, TransportSlice};
 use model::Mac;
-use model::network::Port;
+use model::network::{FixedIp, Port, Router};
 use model::spec::HostNetwork;
 
 use crate::feature::neighbour::{ADVERT, SOLICIT};
@@ -117,7 +117,32 @@ fn find(host: &HostNetwork, port: &Port, target: Ipv6Addr) -> Option<Neighbour> 
         .map(|other| Neighbour { mac: other.mac, flags: 0 })
         .or_else(|| on_router().map(|foot| Neighbour { mac: foot.mac, flags: IS_ROUTER }))
         .or_else(|| on_balancer().map(|it| Neighbour { mac: it.mac, flags: 0 }))
+        .or_else(|| outside(host, port, target))
         .or_else(|| (target == ADDRESS_V6).then_some(Neighbour { mac: SERVICE_MAC, flags: 0 }))
+}
+
+/// Who has a routed address, or that of a router, on a network outside where this port is a station as well.
+fn outside(host: &HostNetwork, port: &Port, target: Ipv6Addr) -> Option<Neighbour> {
+    let leads_there = |router: &&Router| {
+        let external = router.ipv6_gateway.as_ref().and_then(|gateway| host.subnets.get(&gateway.subnet));
+        external.is_some_and(|external| external.network == port.network)
+    };
+    let outside = host.networks.get(&port.network)?;
+    host.routers.values().filter(leads_there).find_map(|router| {
+        let gateway = router.ipv6_gateway.as_ref()?;
+        if gateway.address == target || gateway.mac.link_local() == target {
+            return Some(Neighbour { mac: gateway.mac, flags: IS_ROUTER });
+        }
+        let is_behind = |fixed: &FixedIp| {
+            let is_foot = router.interfaces.iter().any(|foot| foot.subnet == fixed.subnet);
+            is_foot && host.subnets.get(&fixed.subnet).is_some_and(|subnet| outside.routes(subnet.cidr))
+        };
+        let has = |other: &&Port| {
+            let mut routed = other.addresses.iter().filter(|fixed| is_behind(fixed));
+            routed.any(|fixed| fixed.address == target || other.routed_mac().link_local() == target)
+        };
+        host.local_ports().find(has).map(|other| Neighbour { mac: other.routed_mac(), flags: 0 })
+    })
 }
 
 fn write(

@@ -9,7 +9,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use model::network::FloatingIp;
+use model::network::{FloatingIp, RouterInterface};
 use model::spec::HostNetwork;
 use model::{NetworkId, RouterId};
 
@@ -74,15 +74,21 @@ pub fn balancer_zones(
     networks.into_iter().filter_map(own).collect()
 }
 
-/// The zones of what crosses the borders of routers with firewalls, where this host translates: each has its own. A router is missing only when all zones
+/// The zones of what crosses the borders of routers with firewalls, where this host translates or, by IPv6, may have ports (`near` are the networks that have some): each has its own. A router is missing only when all zones
 /// are taken; nothing crosses its border then.
 #[must_use]
-pub fn firewall_zones(host: &HostNetwork, taken: impl IntoIterator<Item = u16>) -> BTreeMap<RouterId, u16> {
+pub fn firewall_zones(
+    host: &HostNetwork,
+    near: &BTreeSet<NetworkId>,
+    taken: impl IntoIterator<Item = u16>,
+) -> BTreeMap<RouterId, u16> {
     let (mut taken, mut zones): (BTreeSet<u16>, _) = (taken.into_iter().collect(), BTreeMap::new());
     let is_here = |floating: &FloatingIp| host.ports.get(&floating.port).is_some_and(|port| port.is_on(host.host));
+    let is_near = |foot: &RouterInterface| host.subnets.get(&foot.subnet).is_some_and(|it| near.contains(&it.network));
     for router in host.routers.values().filter(|router| router.firewall.is_some()) {
         let mut floating = router.external.iter().flat_map(|external| &external.floating_ips);
-        if router.snat_among(host.host).is_none() && !floating.any(is_here) {
+        let leads_out = router.ipv6_gateway.is_some() && router.interfaces.iter().any(is_near);
+        if router.snat_among(host.host).is_none() && !leads_out && !floating.any(is_here) {
             continue;
         }
         let start = WALLED + router.key % BALANCED_RANGE;

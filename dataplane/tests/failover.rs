@@ -109,7 +109,7 @@ impl World {
                 Peer { number: peer_port(other), is_heard, is_alive: is_heard && !life.silent.contains(&other) }
             };
             let peers: Peers = others.map(|other| (endpoint(other), peer(other))).collect();
-            let stations = Stations::from([((outer, GATEWAY_AT), GATEWAY)]);
+            let stations = Stations::from([((outer, GATEWAY_AT.into()), GATEWAY)]);
             PortNumbers { stations, peers, ..cloud.numbers(host) }
         };
         Self::of(cloud, HOSTS, numbers)

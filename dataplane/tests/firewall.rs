@@ -113,10 +113,10 @@ impl World {
     #[cfg(test)]
     fn new(cloud: Cloud, hosts: usize) -> Self {
         let outer = cloud.networks.last().unwrap().id;
-        let mut stations = Stations::from([((outer, GATEWAY_AT), GATEWAY)]);
+        let mut stations = Stations::from([((outer, GATEWAY_AT.into()), GATEWAY)]);
         for external in cloud.routers.iter().filter_map(|it| it.external.as_ref()) {
-            stations.extend(external.snat.iter().map(|snat| ((outer, snat.address), snat.mac)));
-            stations.extend(external.floating_ips.iter().map(|it| ((outer, it.address), it.mac)));
+            stations.extend(external.snat.iter().map(|snat| ((outer, snat.address.into()), snat.mac)));
+            stations.extend(external.floating_ips.iter().map(|it| ((outer, it.address.into()), it.mac)));
         }
         Self::of(cloud, hosts, |cloud, host| PortNumbers { stations: stations.clone(), ..cloud.numbers(host) })
     }

@@ -85,7 +85,7 @@ fn floating(last: u8) -> (Mac, Ipv4Addr) {
 }
 
 fn gateway(cloud: &Cloud) -> Stations {
-    Stations::from([((cloud.networks[OUTER].id, GATEWAY_AT), GATEWAY)])
+    Stations::from([((cloud.networks[OUTER].id, GATEWAY_AT.into()), GATEWAY)])
 }
 
 /// The cloud, and a router called side with a foot in another subnet of blue, which leads out as itself.
@@ -346,14 +346,14 @@ fn outgoing(random: &mut Random) -> (Cloud, usize, Stations) {
     let mut cloud = random::cloud(random);
     let outer = cloud.network("outer", "203.0.113.0/24");
     cloud.provide(outer, "dc", Some(100));
-    let mut stations = Stations::from([((cloud.networks[outer].id, GATEWAY_AT), GATEWAY)]);
+    let mut stations = Stations::from([((cloud.networks[outer].id, GATEWAY_AT.into()), GATEWAY)]);
     for router in 0..cloud.routers.len() {
         cloud.lead_out(router, outer);
         let feet: Vec<_> = cloud.routers[router].interfaces.iter().map(|foot| foot.subnet).collect();
         for port in 0..cloud.ports.len() {
             if feet.contains(&cloud.ports[port].addresses[0].subnet) && random.once_in(2) {
                 let floating = cloud.float(router, port, 100 + u8::try_from(port).unwrap());
-                stations.insert((cloud.networks[outer].id, floating.address), floating.mac);
+                stations.insert((cloud.networks[outer].id, floating.address.into()), floating.mac);
             }
         }
     }

@@ -47,6 +47,7 @@ impl World {
         let mut random = Random::new(seed);
         let mut cloud = random::cloud(&mut random);
         let outer = cloud.network("outer", "203.0.113.0/24");
+        cloud.ipv6(outer, "2001:db8:ffff::/64");
         cloud.provide(outer, "dc", Some(300));
         cloud.port("outer-1", outer, 0, 60, &[]);
         let (unplugged, stations) = (BTreeSet::new(), Stations::new());
@@ -87,7 +88,7 @@ impl World {
             self.cloud.port("first", 0, 0, 200, &[]);
             return "a first port";
         }
-        match self.random.below(56) {
+        match self.random.below(61) {
             0 | 1 => self.add_port(port),
             2 => {
                 self.cloud.ports.remove(port);
@@ -136,7 +137,10 @@ impl World {
             17..=19 => self.float(port),
             23..=25 => self.change_addresses(),
             20 => {
-                let key = (self.cloud.networks[self.outer].id, Ipv4Addr::new(203, 0, 113, *self.random.pick(&[1, 9])));
+                let last = *self.random.pick(&[1, 9]);
+                let six = Ipv6Addr::new(0x2001, 0xdb8, 0xffff, 0, 0, 0, 0, last.into());
+                let address = *self.random.pick(&[IpAddr::from([203, 0, 113, last]), six.into()]);
+                let key = (self.cloud.networks[self.outer].id, address);
                 if self.stations.remove(&key).is_none() {
                     self.stations.insert(key, Mac::new([2, 9, 0, 0, 0, 1]));
                 }
@@ -149,6 +153,7 @@ impl World {
             29..=32 => self.join(port),
             42..=46 => self.wall(),
             48..=52 => self.watch(port),
+            56..=60 => self.lead_out6(port),
             35..=38 => self.balance(port),
             53..=55 => self.queue(port),
             _ => {
@@ -257,6 +262,23 @@ impl World {
             external.snat = None;
         }
         "SNAT of a router"
+    }
+
+    /// A way out by IPv6 for one router at a time, for tenants have the same addresses; with other gateway hosts each time, or none any more. What is routed is
+    /// another each time.
+    fn lead_out6(&mut self, port: usize) -> &'static str {
+        let subnet = self.cloud.ports[port].addresses[0].subnet;
+        let stands = |router: &Router| router.interfaces.iter().any(|foot| foot.subnet == subnet);
+        let Some(router) = self.cloud.routers.iter().position(stands) else { return "no way out by IPv6" };
+        self.cloud.routers.iter_mut().for_each(|router| router.ipv6_gateway = None);
+        let prefixes: &[&[&str]] = &[&[], &["fd00::/16"], &["fd00:0:0:1::/64"], &["fd00:0:0:2::/64", "2001:db8::/48"]];
+        let prefixes = *self.random.pick(prefixes);
+        self.cloud.routed(self.outer, prefixes);
+        let hosts: Vec<usize> = (0..HOSTS).filter(|_| self.random.once_in(2)).collect();
+        if !self.random.once_in(5) {
+            self.cloud.lead_out6(router, self.outer, &hosts, 40 + u8::try_from(router).unwrap_or_default());
+        }
+        "a way out by IPv6"
     }
 
     /// One more forwarded port of a router's address, or one less.
@@ -441,7 +463,14 @@ impl World {
             networks.iter().any(|it| Some(it.id) == network && it.provider.is_none())
         });
         let is_outside = networks[self.outer].provider.is_some();
+        if !is_outside {
+            networks[self.outer].routed_prefixes.clear();
+        }
         for router in routers {
+            let is_way6 = |route: &StaticRoute| route.destination.to_string() == "::/0";
+            if !is_outside || router.routes.iter().any(is_way6) {
+                router.ipv6_gateway = None;
+            }
             let is_way = |route: &StaticRoute| route.destination.to_string() == "0.0.0.0/0";
             if !is_outside || router.routes.iter().any(is_way) {
                 router.external = None;

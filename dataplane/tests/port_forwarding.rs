@@ -103,9 +103,9 @@ impl World {
     #[cfg(test)]
     fn new(cloud: Cloud, hosts: usize) -> Self {
         let outer = cloud.networks.last().unwrap().id;
-        let mut stations = Stations::from([((outer, GATEWAY_AT), GATEWAY)]);
+        let mut stations = Stations::from([((outer, GATEWAY_AT.into()), GATEWAY)]);
         for snat in cloud.routers.iter().filter_map(|it| it.external.as_ref()?.snat.as_ref()) {
-            stations.insert((outer, snat.address), snat.mac);
+            stations.insert((outer, snat.address.into()), snat.mac);
         }
         Self::of(cloud, hosts, |cloud, host| PortNumbers { stations: stations.clone(), ..cloud.numbers(host) })
     }

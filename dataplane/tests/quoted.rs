@@ -180,7 +180,7 @@ proptest! {
 fn the_model_and_the_switch_agree() {
     let cloud = cloud();
     let numbers = |host| PortNumbers {
-        stations: Stations::from([((cloud.networks[1].id, GATEWAY_AT), GATEWAY)]),
+        stations: Stations::from([((cloud.networks[1].id, GATEWAY_AT.into()), GATEWAY)]),
         ..cloud.numbers(host)
     };
     let set = compile(&cloud.host(0), &numbers(0));

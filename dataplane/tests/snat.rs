@@ -105,10 +105,12 @@ impl World {
     #[cfg(test)]
     fn new(cloud: Cloud, hosts: usize) -> Self {
         let outer = cloud.networks.last().unwrap().id;
-        let mut stations =
-            Stations::from([((outer, GATEWAY_AT), GATEWAY), ((outer, NEAR), Mac::new([2, 9, 0, 0, 0, 9]))]);
+        let mut stations = Stations::from([
+            ((outer, GATEWAY_AT.into()), GATEWAY),
+            ((outer, NEAR.into()), Mac::new([2, 9, 0, 0, 0, 9])),
+        ]);
         for floating in cloud.routers.iter().filter_map(|it| it.external.as_ref()).flat_map(|it| &it.floating_ips) {
-            stations.insert((outer, floating.address), floating.mac);
+            stations.insert((outer, floating.address.into()), floating.mac);
         }
         Self::of(cloud, hosts, |cloud, host| PortNumbers { stations: stations.clone(), ..cloud.numbers(host) })
     }

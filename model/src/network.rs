@@ -5,7 +5,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use ipnet::IpNet;
+use ipnet::{IpNet, Ipv6Net};
 use serde::{Deserialize, Serialize};
 
 use crate::address::{Mac, Vni};
@@ -32,6 +32,10 @@ pub struct Network {
     /// Where it is, for a network of the data centre; none: a tenant's, in tunnels.
     #[serde(default)]
     pub provider: Option<Provider>,
+    /// What the data centre routes there, of IPv6: subnets behind routers with a way out to it are reached from outside when they lie in one of these.
+    /// Others stay inside. An agent from before these refuses a network that has some.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub routed_prefixes: Vec<Ipv6Net>,
 }
 
 /// A range of addresses on a network.
@@ -104,7 +108,10 @@ pub struct Router {
     /// Its way out of the cloud; none: it joins its subnets only.
     #[serde(default)]
     pub external: Option<ExternalGateway>,
-    /// What judges all that crosses that way out; none: nothing does. An agent from before firewalls refuses a router that has one.
+    /// Its way out by IPv6; none: its subnets of IPv6 stay inside. An agent from before these refuses a router that has one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ipv6_gateway: Option<Ipv6Gateway>,
+    /// What judges all that crosses its ways out; none: nothing does. An agent from before firewalls refuses a router that has one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub firewall: Option<Firewall>,
 }
@@ -122,6 +129,22 @@ pub struct ExternalGateway {
     /// The addresses that stand for ports.
     #[serde(default)]
     pub floating_ips: Vec<FloatingIp>,
+}
+
+/// A router's way out by IPv6: a subnet of the data centre, whose gateway is the next hop to everywhere else. Nothing is translated: ports behind the router
+/// leave from their own hosts with the addresses that they have, when those lie in what the data centre routes there ([`Network::routed_prefixes`]).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Ipv6Gateway {
+    /// The subnet, of IPv6, on a provider network.
+    pub subnet: SubnetId,
+    /// The router's own address there: what the data centre may route those prefixes by.
+    pub address: Ipv6Addr,
+    /// Its MAC address there.
+    pub mac: Mac,
+    /// The hosts that may have that address: the first one has, the others stand by in this order.
+    #[serde(default)]
+    pub gateways: Vec<GatewayHost>,
 }
 
 /// The router's own address on an external subnet: all ports behind it leave as that, and are reached by it at the ports that it forwards only.
@@ -201,6 +224,9 @@ pub struct RouterInterface {
     /// The router's MAC address there: the same on every host.
     pub mac: Mac,
 }
+
+/// How MAC addresses of routed IPv6 addresses begin; no port of a provider network has one of these for its own.
+pub const ROUTED_MAC: [u8; 2] = [0x02, 0x06];
 
 /// A virtual network interface.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -327,12 +353,28 @@ impl Router {
         snat.gateway().filter(|gateway| gateway.host == host).map(|_| snat)
     }
 
+    /// Its way out by IPv6, when `host` has the router's address there or stands by to have it, with the gateways that come before that host.
+    #[must_use]
+    pub fn ipv6_gateway_among(&self, host: HostId) -> Option<(&Ipv6Gateway, &[GatewayHost])> {
+        let gateway = self.ipv6_gateway.as_ref()?;
+        let rank = gateway.gateways.iter().position(|gateway| gateway.host == host)?;
+        Some((gateway, gateway.gateways.get(..rank)?))
+    }
+
     /// The router's own address outside, when `host` has it or stands by to have it, with the gateways that come before that host.
     #[must_use]
     pub fn snat_among(&self, host: HostId) -> Option<(&Snat, &[GatewayHost])> {
         let snat = self.external.as_ref()?.snat.as_ref()?;
         let rank = snat.gateways.iter().position(|gateway| gateway.host == host)?;
         Some((snat, snat.gateways.get(..rank)?))
+    }
+}
+
+impl Network {
+    /// Whether a subnet lies in what the data centre routes there.
+    #[must_use]
+    pub fn routes(&self, subnet: IpNet) -> bool {
+        matches!(subnet, IpNet::V6(subnet) if self.routed_prefixes.iter().any(|prefix| prefix.contains(&subnet)))
     }
 }
 
@@ -356,6 +398,15 @@ impl Port {
     /// own has no link-local one either: it does not speak IPv6.
     pub fn ipv6_addresses(&self) -> impl Iterator<Item = Ipv6Addr> {
         with_link_local(self.addresses.iter().map(|fixed| fixed.address), self.mac)
+    }
+
+    /// The MAC address that its routed IPv6 addresses have on a provider network: made from its key, so that it goes where the port goes and no other host
+    /// sends with it.
+    #[must_use]
+    pub const fn routed_mac(&self) -> Mac {
+        let [a, b, c, d] = self.key.to_be_bytes();
+        let [first, second] = ROUTED_MAC;
+        Mac::new([first, second, a, b, c, d])
     }
 
     /// What this port may send from beside its own addresses: ranges, each with its MAC address.

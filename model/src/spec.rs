@@ -29,6 +29,7 @@ mod balancer;
 pub mod external;
 mod firewall;
 mod mirror;
+pub mod north;
 pub mod route;
 mod trunk;
 pub mod wire;
@@ -352,7 +353,8 @@ impl HostNetwork {
         balancer::check(self)?;
         mirror::check(self)?;
         arrival::check(self)?;
-        external::check(self)
+        external::check(self)?;
+        north::check(self)
     }
 
     fn check_networks(&self) -> Result<(), SpecError> {

@@ -159,11 +159,13 @@ impl Reach {
         let mut routers = BTreeSet::new();
         for router in intent.routers.values() {
             let feet: Vec<NetworkId> = router.interfaces.iter().filter_map(network_of).collect();
-            if router.snat_among(host).is_some() || feet.iter().any(|network| near.contains(network)) {
+            let leads = router.snat_among(host).is_some() || router.ipv6_gateway_among(host).is_some();
+            if leads || feet.iter().any(|network| near.contains(network)) {
                 routers.insert(router.id);
                 networks.extend(feet);
                 let outside = router.external.as_ref().and_then(|external| intent.subnets.get(&external.subnet));
                 networks.extend(outside.map(|subnet| subnet.subnet.network));
+                networks.extend(intent.outside6(router).map(|network| network.id));
             }
         }
         let ports: Vec<_> = intent

@@ -1,4 +1,4 @@
-//! Which hosts lead routers out: for each router with an address of its own outside, the host that has it, and those that stand by.
+//! Which hosts lead routers out, and in: for each address of a router's own outside, of either version of IP, the host that has it, and those that stand by.
 //!
 //! Pure: the same intent and the same reports give the same hosts. Invariant: a host that is the gateway stays it while it is up, wired and enabled; when
 //! it is not, the next in order takes over, and nothing moves back. A host that is being drained gives way to one that can. A host whose switch does
@@ -12,10 +12,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use model::network::{GatewayHost, Router, Snat};
+use model::network::{GatewayHost, Router};
 use model::observed::Resources;
 use model::provider::PhysicalNetwork;
-use model::{HostId, RouterId};
+use model::{HostId, RouterId, SubnetId};
 
 use crate::cluster::{Cluster, Life};
 use crate::intent::Intent;
@@ -70,38 +70,70 @@ struct Field<'a> {
 
 /// Chooses the hosts of all routers.
 pub(crate) fn choose(intent: &mut Intent, cluster: &Cluster) {
-    let shared: Vec<RouterId> = intent.routers.values().filter(|it| snat(it).is_some()).map(|it| it.id).collect();
+    let with =
+        |way: Way| intent.routers.values().filter(move |it| way.gateways(it).is_some()).map(move |it| (it.id, way));
+    let shared: Vec<(RouterId, Way)> = WAYS.into_iter().flat_map(with).collect();
     if shared.is_empty() {
         return;
     }
     let mut field = Field::look(intent, cluster);
-    for id in shared {
+    for (id, way) in shared {
         let Some(router) = intent.routers.get(&id) else { continue };
-        let (Some(before), Some(wire)) = (snat(router), wire(intent, router)) else { continue };
-        if field.is_settled(&before.gateways, &wire) {
+        let (Some(before), Some(wire)) = (way.gateways(router), wire(intent, router, way)) else { continue };
+        if field.is_settled(before, &wire) {
             continue;
         }
-        let gateways = field.among(&before.gateways, &wire);
-        if gateways == before.gateways {
+        let gateways = field.among(before, &wire);
+        if gateways == *before {
             continue;
         }
-        if let Some(first) = gateways.first().filter(|_| before.gateways.is_empty()) {
+        if let Some(first) = gateways.first().filter(|_| before.is_empty()) {
             *field.load.entry(first.host).or_default() += 1;
         }
-        let external = intent.routers.get_mut(&id).and_then(|router| Arc::make_mut(router).external.as_mut());
-        if let Some(snat) = external.and_then(|external| external.snat.as_mut()) {
-            snat.gateways = gateways;
+        if let Some(before) = intent.routers.get_mut(&id).and_then(|router| way.gateways_mut(Arc::make_mut(router))) {
+            *before = gateways;
         }
     }
 }
 
-fn snat(router: &Arc<Router>) -> Option<&Snat> {
-    router.external.as_ref()?.snat.as_ref()
+/// An address of a router's own outside.
+#[derive(Debug, Clone, Copy)]
+enum Way {
+    /// That which its ports share.
+    Snat,
+    /// That by which the data centre may route IPv6.
+    Ipv6,
+}
+
+const WAYS: [Way; 2] = [Way::Snat, Way::Ipv6];
+
+impl Way {
+    /// The hosts that may have it; none where the router has no such address.
+    fn gateways(self, router: &Router) -> Option<&Vec<GatewayHost>> {
+        match self {
+            Self::Snat => router.external.as_ref()?.snat.as_ref().map(|snat| &snat.gateways),
+            Self::Ipv6 => router.ipv6_gateway.as_ref().map(|gateway| &gateway.gateways),
+        }
+    }
+
+    fn gateways_mut(self, router: &mut Router) -> Option<&mut Vec<GatewayHost>> {
+        match self {
+            Self::Snat => router.external.as_mut()?.snat.as_mut().map(|snat| &mut snat.gateways),
+            Self::Ipv6 => router.ipv6_gateway.as_mut().map(|gateway| &mut gateway.gateways),
+        }
+    }
+
+    fn subnet(self, router: &Router) -> Option<SubnetId> {
+        match self {
+            Self::Snat => router.external.as_ref().map(|external| external.subnet),
+            Self::Ipv6 => router.ipv6_gateway.as_ref().map(|gateway| gateway.subnet),
+        }
+    }
 }
 
 /// The physical network that a router leads out to.
-fn wire(intent: &Intent, router: &Router) -> Option<PhysicalNetwork> {
-    let subnet = intent.subnets.get(&router.external.as_ref()?.subnet)?;
+fn wire(intent: &Intent, router: &Router, way: Way) -> Option<PhysicalNetwork> {
+    let subnet = intent.subnets.get(&way.subnet(router)?)?;
     Some(intent.networks.get(&subnet.subnet.network)?.provider.as_ref()?.physical_network.clone())
 }
 
@@ -115,7 +147,9 @@ impl<'a> Field<'a> {
         };
         let hosts = intent.hosts.values().map(|host| (host.id, standing(host))).collect();
         let mut load: BTreeMap<HostId, usize> = BTreeMap::new();
-        for gateway in intent.routers.values().filter_map(|router| snat(router)?.gateway()) {
+        let firsts =
+            intent.routers.values().flat_map(|router| WAYS.into_iter().filter_map(|way| way.gateways(router)?.first()));
+        for gateway in firsts {
             *load.entry(gateway.host).or_default() += 1;
         }
         Self { hosts, able: BTreeMap::new(), load }

@@ -35,6 +35,7 @@ pub(crate) mod image;
 pub(crate) mod machine;
 pub(crate) mod mirror;
 pub(crate) mod network;
+pub(crate) mod north;
 pub(crate) mod port;
 pub(crate) mod router;
 pub(crate) mod security;

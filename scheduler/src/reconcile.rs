@@ -11,6 +11,7 @@ use std::sync::Arc;
 use model::balancer::{Balancer, MemberHealth, MemberRef};
 use model::network::Binding;
 use model::observed::{MachineState, Report, VolumeState};
+use model::provider::PhysicalNetwork;
 use model::spec::{Generation, NodeSpec};
 use model::volume::VolumeBackend;
 use model::{HostId, MachineId, NetworkId, PortId, VolumeId};
@@ -152,6 +153,18 @@ fn place_machines(intent: &mut Intent, cluster: &Cluster, overcommit: Overcommit
     }
 }
 
+/// The physical network that the addresses of a port are routed on by IPv6.
+fn routed(intent: &Intent, port: PortId) -> Option<PhysicalNetwork> {
+    let addresses = &intent.ports.get(&port)?.port.addresses;
+    let subnets = || addresses.iter().filter_map(|fixed| intent.subnets.get(&fixed.subnet));
+    let networks = intent.routers.values().filter_map(|router| Some((router, intent.outside6(router)?)));
+    let mut networks = networks.filter(|(router, outside)| {
+        let stands = |id| router.interfaces.iter().any(|foot| foot.subnet == id);
+        subnets().any(|subnet| stands(subnet.subnet.id) && outside.routes(subnet.subnet.cidr))
+    });
+    networks.find_map(|(_, outside)| Some(outside.provider.as_ref()?.physical_network.clone()))
+}
+
 fn request(intent: &Intent, vm: &MachineIntent) -> Request {
     let host_name = |id: HostId| intent.hosts.get(&id).map_or_else(|| id.to_string(), |host| host.name.clone());
     let wire = |id: &NetworkId| Some(intent.networks.get(id)?.provider.as_ref()?.physical_network.clone());
@@ -160,7 +173,7 @@ fn request(intent: &Intent, vm: &MachineIntent) -> Request {
         let externals = intent.routers.values().filter_map(|router| router.external.as_ref());
         let floating = externals.filter(|external| external.floating_ips.iter().any(|it| it.port == *port));
         let outside = floating.filter_map(|external| wire(&intent.subnets.get(&external.subnet)?.subnet.network));
-        own.into_iter().chain(outside).collect::<Vec<_>>()
+        own.into_iter().chain(outside).chain(routed(intent, *port)).collect::<Vec<_>>()
     };
     // A sub-port is where its parent is, which has to be wired for it, too.
     let own = vm.machine.ports.iter();

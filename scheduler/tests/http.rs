@@ -496,6 +496,85 @@ async fn beside_the_outside(operator: &fixture::Operator<'_>) {
     }
 }
 
+/// A router is led out by IPv6; what contradicts that is refused, and two subnets of one prefix are never routed on one network.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_router_leads_out_by_ipv6() {
+    let scheduler = Scheduler::start().await;
+    let operator = scheduler.operator();
+    beside_the_outside(&operator).await;
+    let invalid = |field: &str| (400, "invalid".to_owned(), field.to_owned());
+    operator.make("/v1/networks", json!({"name": "red"})).await;
+    for (name, network, cidr) in [
+        ("out6", "outside", "2001:db8:ffff::/64"),
+        ("in6", "blue", "2001:db8:100:1::/64"),
+        ("ula", "blue", "fd00:1::/64"),
+        ("twin", "red", "2001:db8:100:1::/64"),
+    ] {
+        operator.make("/v1/subnets", json!({"name": name, "network": network, "cidr": cidr})).await;
+    }
+    for subnet in ["in6", "ula"] {
+        operator.make("/v1/routers/r/interfaces", json!({"subnet": subnet})).await;
+    }
+    let gateway = "/v1/routers/r/ipv6-gateway";
+    for (subnet, why) in [("out", "IPv4"), ("in6", "a tenant's network")] {
+        let refused = operator.refused(Method::POST, gateway, Some(json!({"subnet": subnet}))).await;
+        assert_eq!(refused, invalid("subnet"), "{why}");
+    }
+    for address in ["2001:db8:ffff::1", "2001:db8:1::1"] {
+        let wanted = json!({"subnet": "out6", "address": address});
+        assert_eq!(operator.refused(Method::POST, gateway, Some(wanted)).await, invalid("address"), "{address}");
+    }
+    let router = operator.make(gateway, json!({"subnet": "out6", "address": "2001:db8:ffff::28"})).await;
+    let out = &router["ipv6_gateway"];
+    assert_eq!((&out["address"], &out["routed"]), (&json!("2001:db8:ffff::28"), &json!([])), "nothing is routed yet");
+    let again = operator.make(gateway, json!({"subnet": "out6"})).await;
+    assert_eq!(again["ipv6_gateway"], *out, "once more changes nothing");
+    for (network, prefix) in [
+        ("blue", "2001:db8:100::/40"),
+        ("outside", "2001:db8:100::1/40"),
+        ("outside", "fe80::/16"),
+        ("outside", "::/0"),
+    ] {
+        let change = Some(json!({"routed_prefixes": [prefix]}));
+        let refused = operator.refused(Method::PATCH, &format!("/v1/networks/{network}"), change).await;
+        assert_eq!(refused, invalid("routed_prefixes"), "{prefix} to {network}");
+    }
+    let routed = json!({"routed_prefixes": ["2001:db8:100::/40"]});
+    let (status, network) = operator.call(Method::PATCH, "/v1/networks/outside", Some(routed.clone())).await;
+    assert_eq!((status, &network["routed_prefixes"]), (StatusCode::OK, &routed["routed_prefixes"]), "{network}");
+    let (_, router) = operator.call(Method::GET, "/v1/routers/r", None).await;
+    assert_eq!(router["ipv6_gateway"]["routed"][0]["name"], json!("in6"), "{router}");
+    assert_eq!(router["ipv6_gateway"]["routed"].as_array().unwrap().len(), 1, "the other is of no routed prefix");
+
+    // Another router in front of the same prefix: by its gateway, by its foot, or by what is routed.
+    operator.make("/v1/routers", json!({"name": "s"})).await;
+    operator.make("/v1/routers/s/interfaces", json!({"subnet": "twin"})).await;
+    let lead = Some(json!({"subnet": "out6"}));
+    let (status, body) = operator.call(Method::POST, "/v1/routers/s/ipv6-gateway", lead.clone()).await;
+    let words = body.to_string();
+    assert_eq!(status, StatusCode::BAD_REQUEST);
+    assert!(["twin", "behind router s", "in6", "behind router r"].iter().all(|name| words.contains(name)), "{words}");
+    assert_eq!(operator.call(Method::DELETE, "/v1/routers/s/interfaces/twin", None).await.0, StatusCode::OK);
+    operator.make("/v1/routers/s/ipv6-gateway", json!({"subnet": "out6"})).await;
+    let foot = operator.refused(Method::POST, "/v1/routers/s/interfaces", Some(json!({"subnet": "twin"}))).await;
+    assert_eq!(foot, invalid("subnet"));
+    let none = Some(json!({"routed_prefixes": []}));
+    assert_eq!(operator.call(Method::PATCH, "/v1/networks/outside", none).await.0, StatusCode::OK);
+    operator.make("/v1/routers/s/interfaces", json!({"subnet": "twin"})).await;
+    let both = operator.refused(Method::PATCH, "/v1/networks/outside", Some(routed)).await;
+    assert_eq!(both, invalid("routed_prefixes"));
+
+    let route = json!({"destination": "::/0", "next_hop": "2001:db8:100:1::9"});
+    let refused = operator.refused(Method::POST, "/v1/routers/r/routes", Some(route)).await;
+    assert_eq!(refused, invalid("destination"));
+    let mac = json!({"name": "x", "network": "outside", "mac": "02:06:00:00:00:07"});
+    assert_eq!(operator.refused(Method::POST, "/v1/ports", Some(mac)).await, invalid("mac"));
+    assert_eq!(operator.refused(Method::DELETE, "/v1/subnets/out6", None).await.1, "in_use");
+    let (status, router) = operator.call(Method::DELETE, gateway, None).await;
+    assert_eq!((status, &router["ipv6_gateway"]), (StatusCode::OK, &json!(null)));
+    assert_eq!(operator.refused(Method::DELETE, gateway, None).await.0, 404);
+}
+
 /// A router is led out, and ports behind it get floating IPs; what contradicts them is refused, and what they need stays.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_port_has_a_floating_ip() {

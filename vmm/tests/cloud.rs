@@ -100,7 +100,18 @@ fn network() -> HostNetwork {
     let vni = Vni::try_from(5001).unwrap();
     let cidr: ipnet::IpNet = "10.0.1.0/24".parse().unwrap();
     let network = HostNetwork {
-        networks: [(network, Network { id: network, name: "blue".to_owned(), vni, mtu: 1450, provider: None })].into(),
+        networks: [(
+            network,
+            Network {
+                id: network,
+                name: "blue".to_owned(),
+                vni,
+                mtu: 1450,
+                provider: None,
+                routed_prefixes: Vec::new(),
+            },
+        )]
+        .into(),
         subnets: [(
             subnet,
             Subnet {

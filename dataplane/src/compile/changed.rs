@@ -3,7 +3,7 @@
 //! Owns [`Changed`] and [`Edit`]. Never knows which flows follow: it tells the index, which tells which facts moved.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 
 use model::address_group::AddressGroup;
 use model::balancer::Balancer;
@@ -195,7 +195,7 @@ impl<'a> Changed<'a> {
     }
 
     fn find(&mut self, before: &Stations, after: &Stations) {
-        let is_other = |(at, mac): &(&(NetworkId, Ipv4Addr), &Mac), among: &Stations| among.get(at) != Some(mac);
+        let is_other = |(at, mac): &(&(NetworkId, IpAddr), &Mac), among: &Stations| among.get(at) != Some(mac);
         let gone = before.iter().filter(|station| is_other(station, after));
         let found = after.iter().filter(|station| is_other(station, before));
         self.stations.extend(gone.chain(found).map(|((network, _), _)| *network));

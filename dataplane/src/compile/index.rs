@@ -5,13 +5,13 @@
 //! Invariant: an index that followed changes equals one that was made from nothing.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::IpNet;
 use model::network::{Port, Router, Snat, Subnet};
 use model::security::{Direction, Remote};
 use model::spec::HostNetwork;
-use model::{AddressGroupId, HostId, NetworkId, PortId, RouterId, SecurityGroupId};
+use model::{AddressGroupId, HostId, Mac, NetworkId, PortId, RouterId, SecurityGroupId, SubnetId};
 
 use super::unit::{Fact, Unit};
 use crate::identity::{Groups, Identities, groups};
@@ -61,6 +61,21 @@ struct Uses {
     guarded: usize,
 }
 
+/// How what is in a subnet is reached by IPv6 from outside.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct North {
+    /// The router before it, and its key.
+    pub(crate) router: RouterId,
+    pub(crate) key: u16,
+    /// Its MAC address in the subnet.
+    pub(crate) foot: Mac,
+    /// The network that it leads out to.
+    pub(crate) outside: NetworkId,
+    pub(crate) has_firewall: bool,
+    /// Whether this host has the router's own address outside, or may come to have it.
+    pub(crate) is_gate: bool,
+}
+
 /// What follows from networks, subnets and routers, and from which networks have a port here.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Structure {
@@ -71,13 +86,17 @@ struct Structure {
     routed: BTreeSet<NetworkId>,
     /// Ports with floating IPs, wherever they are.
     floating: BTreeSet<PortId>,
-    /// Networks with floating IPs of ports here, and those where routers that translate here, or may have to, have their address.
+    /// Networks with floating IPs of ports here, those that lead to routed addresses, and those where routers that translate here, or may have to, have their address.
     outside: BTreeSet<NetworkId>,
     /// Networks behind routers that translate here, or may have to.
     gated: BTreeSet<NetworkId>,
     snat_zones: BTreeMap<RouterId, u16>,
-    /// Of each router that translates here, or has a floating IP of a port here, the addresses of IPv4 that share its zone.
+    /// Of each router that translates here, or has a floating IP or a routed address of a port here, the addresses that share its zone.
     inside: BTreeMap<RouterId, BTreeSet<IpNet>>,
+    /// Subnets that are reached by IPv6 from outside, where they have ports here or this host may have to lead in.
+    norths: BTreeMap<SubnetId, North>,
+    /// The networks outside that routers lead out to by IPv6, for ports here or as a gateway, with the gateways there.
+    north_gateways: BTreeMap<NetworkId, BTreeSet<Ipv6Addr>>,
     balancer_zones: BTreeMap<NetworkId, u16>,
     firewall_zones: BTreeMap<RouterId, u16>,
     /// The other hosts that are gateways of routers, get copies or send some, by tunnel endpoint.
@@ -137,6 +156,14 @@ impl Index {
 
     pub(super) fn inside(&self, router: RouterId) -> Option<&BTreeSet<IpNet>> {
         self.structure.inside.get(&router)
+    }
+
+    pub(super) fn north(&self, subnet: SubnetId) -> Option<North> {
+        self.structure.norths.get(&subnet).copied()
+    }
+
+    pub(super) fn north_gateways(&self, network: NetworkId) -> Option<&BTreeSet<Ipv6Addr>> {
+        self.structure.north_gateways.get(&network)
     }
 
     pub(super) fn is_outside(&self, network: NetworkId) -> bool {
@@ -440,9 +467,10 @@ impl Structure {
         let (zones, snat_zones) = (zones(host), snat_zones(host));
         let balancer_zones = balancer_zones(host, &zones, &snat_zones);
         let taken = zones.values().chain(snat_zones.values()).chain(balancer_zones.values());
-        let firewall_zones = firewall_zones(host, taken.copied());
+        let firewall_zones = firewall_zones(host, near, taken.copied());
         let mut structure = Self { zones, snat_zones, balancer_zones, firewall_zones, ..Self::default() };
         structure.look_outside(host);
+        structure.look_north(host, near);
         structure.look_inside(host);
         let near_zones = near.iter().chain(&structure.outside).filter_map(|network| structure.zones.get(network));
         structure.near_zones = near_zones.copied().collect();
@@ -483,27 +511,62 @@ impl Structure {
         }
     }
 
-    /// Finds what may be sent from behind routers that translate here, or have floating IPs here: subnets of all networks that share the zone, and what static routes there lead to.
+    /// Finds what is reached by IPv6 from outside.
+    fn look_north(&mut self, host: &HostNetwork, near: &BTreeSet<NetworkId>) {
+        for router in host.routers.values() {
+            let Some(gateway) = &router.ipv6_gateway else { continue };
+            let others = gateway.gateways.iter().filter(|gateway| gateway.host != host.host);
+            self.others.extend(others.map(|gateway| (gateway.tunnel, gateway.host)));
+            let Some(external) = host.subnets.get(&gateway.subnet) else { continue };
+            let Some(outside) = host.networks.get(&external.network) else { continue };
+            let is_gate = router.ipv6_gateway_among(host.host).is_some();
+            let routed = router.interfaces.iter().filter_map(|foot| Some((foot, host.subnets.get(&foot.subnet)?)));
+            let routed = routed.filter(|(_, subnet)| outside.routes(subnet.cidr));
+            let mut is_used = is_gate;
+            for (foot, subnet) in routed.filter(|(_, it)| is_gate || near.contains(&it.network)) {
+                let (key, has_firewall) = (router.key, router.firewall.is_some());
+                let north =
+                    North { router: router.id, key, foot: foot.mac, outside: outside.id, has_firewall, is_gate };
+                self.norths.insert(subnet.id, north);
+                is_used = true;
+            }
+            if is_used {
+                self.outside.insert(outside.id);
+                let gateways = self.north_gateways.entry(outside.id).or_default();
+                gateways.extend(external.gateway.and_then(|address| match address {
+                    IpAddr::V6(address) => Some(address),
+                    IpAddr::V4(_) => None,
+                }));
+            }
+        }
+    }
+
+    /// Finds what may be sent from behind routers that translate here, or have floating IPs or routed addresses here: subnets of all networks that share the zone, and what static routes there lead to.
     fn look_inside(&mut self, host: &HostNetwork) {
         let zone_of = |subnet: &Subnet| self.zones.get(&subnet.network);
         let zone_behind = |router: &Router| {
             let mut feet = router.interfaces.iter().filter_map(|foot| host.subnets.get(&foot.subnet));
             feet.find_map(zone_of)
         };
-        let is_some_ipv4 = |range: &IpNet| matches!(range, IpNet::V4(_)) && range.prefix_len() > 0;
+        let is_some = |range: &IpNet| range.prefix_len() > 0;
         let is_here = |id: &PortId| host.ports.get(id).is_some_and(|port| port.is_on(host.host));
         for router in host.routers.values() {
-            let (Some(zone), Some(external)) = (zone_behind(router), &router.external) else { continue };
+            let Some(zone) = zone_behind(router) else { continue };
             let translates = self.snat_zones.contains_key(&router.id);
-            if !translates && !external.floating_ips.iter().any(|floating| is_here(&floating.port)) {
+            let floats = || router.external.iter().flat_map(|external| &external.floating_ips);
+            let leads_in = self.norths.values().any(|north| north.router == router.id);
+            if !translates && !leads_in && !floats().any(|floating| is_here(&floating.port)) {
                 continue;
             }
-            let outside = host.subnets.get(&external.subnet).map(|subnet| subnet.network);
+            let external = router.external.as_ref().map(|external| external.subnet);
+            let external = external.into_iter().chain(router.ipv6_gateway.as_ref().map(|gateway| gateway.subnet));
+            let outside: BTreeSet<NetworkId> =
+                external.filter_map(|id| host.subnets.get(&id)).map(|subnet| subnet.network).collect();
             let subnets = host.subnets.values().filter(|subnet| zone_of(subnet) == Some(zone));
-            let subnets = subnets.filter(|subnet| Some(subnet.network) != outside).map(|subnet| subnet.cidr);
+            let subnets = subnets.filter(|subnet| !outside.contains(&subnet.network)).map(|subnet| subnet.cidr);
             let routers = host.routers.values().filter(|other| zone_behind(other) == Some(zone));
             let routes = routers.flat_map(|router| &router.routes).map(|route| route.destination);
-            self.inside.insert(router.id, subnets.chain(routes).filter(is_some_ipv4).collect());
+            self.inside.insert(router.id, subnets.chain(routes).filter(is_some).collect());
         }
     }
 
@@ -518,6 +581,8 @@ impl Structure {
         facts.extend(before.gated.symmetric_difference(&self.gated).copied().map(Fact::Gated));
         facts.extend(differing(&before.snat_zones, &self.snat_zones).map(Fact::SnatZone));
         facts.extend(differing(&before.inside, &self.inside).map(Fact::Inside));
+        facts.extend(differing(&before.norths, &self.norths).map(Fact::North));
+        facts.extend(differing(&before.north_gateways, &self.north_gateways).map(Fact::NorthOf));
         facts.extend(differing(&before.balancer_zones, &self.balancer_zones).map(Fact::BalancerZone));
         facts.extend(differing(&before.firewall_zones, &self.firewall_zones).map(Fact::FirewallZone));
         facts.extend(differing(&before.others, &self.others).map(Fact::HostOf));

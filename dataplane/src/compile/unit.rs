@@ -84,6 +84,10 @@ pub(crate) enum Fact {
     Near(NetworkId),
     /// Whether a network outside has an address here: a floating IP of a port, or that of a router.
     Outside(NetworkId),
+    /// How what is in a subnet is reached by IPv6 from outside.
+    North(SubnetId),
+    /// Whether routers here lead out to a network by IPv6.
+    NorthOf(NetworkId),
     /// The conntrack zone of a network.
     Zone(NetworkId),
     /// The conntrack zone in which a router translates addresses here.

@@ -6,7 +6,7 @@
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::IpNet;
 use model::address_group::AddressGroup;
@@ -23,8 +23,8 @@ use model::{
 use openflow::flow::PortNo;
 
 use super::PortNumbers;
-pub(crate) use super::index::Other;
 use super::index::{Index, Pair};
+pub(crate) use super::index::{North, Other};
 use super::unit::Fact;
 use crate::identity::{self, NOBODY};
 use crate::peer::Peers;
@@ -202,22 +202,41 @@ impl<'a> View<'a> {
     }
 
     /// The MAC address of a station outside, as far as the agent found out.
-    pub(crate) fn station(&self, network: NetworkId, address: Ipv4Addr) -> Option<Mac> {
+    pub(crate) fn station(&self, network: NetworkId, address: IpAddr) -> Option<Mac> {
         self.read(Fact::Stations(network));
         self.numbers.stations.get(&(network, address)).copied()
     }
 
     /// The stations of a network outside, as far as the agent found out.
-    pub(crate) fn stations(&self, network: NetworkId) -> impl Iterator<Item = (Ipv4Addr, Mac)> {
+    pub(crate) fn stations(&self, network: NetworkId) -> impl Iterator<Item = (IpAddr, Mac)> {
         self.read(Fact::Stations(network));
-        let from = (network, Ipv4Addr::UNSPECIFIED)..=(network, Ipv4Addr::BROADCAST);
+        let [least, most] = [Ipv4Addr::UNSPECIFIED.into(), Ipv6Addr::from_bits(u128::MAX).into()];
+        let from = (network, least)..=(network, most);
         self.numbers.stations.range(from).map(|((_, address), mac)| (*address, *mac))
     }
 
-    /// Whether a network has a floating IP of a port here, or the address of a router that translates here.
+    /// Whether a network has a floating IP or a routed address of a port here, or the address of a router that translates or leads in here.
     pub(crate) fn is_outside(&self, network: NetworkId) -> bool {
         self.read(Fact::Outside(network));
         self.index.is_outside(network)
+    }
+
+    /// How what is in a subnet is reached by IPv6 from outside; none: it is not routed there.
+    pub(crate) fn north(&self, subnet: SubnetId) -> Option<North> {
+        self.read(Fact::North(subnet));
+        self.index.north(subnet)
+    }
+
+    /// Whether routers here lead out to a network by IPv6.
+    pub(crate) fn is_north(&self, network: NetworkId) -> bool {
+        self.read(Fact::NorthOf(network));
+        self.index.north_gateways(network).is_some()
+    }
+
+    /// The gateways there of those that do.
+    pub(crate) fn north_gateways(&self, network: NetworkId) -> impl Iterator<Item = Ipv6Addr> {
+        self.read(Fact::NorthOf(network));
+        self.index.north_gateways(network).into_iter().flatten().copied()
     }
 
     /// This host. Reads nothing: it is never another.

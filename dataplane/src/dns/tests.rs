@@ -27,7 +27,8 @@ fn add_network(host: &mut HostNetwork, number: u8, domain: Option<&str>) {
     let network = NetworkId::from_uuid(id(1, number.into()));
     let vni = Vni::try_from(u32::from(number) + 1).unwrap();
     let name = format!("net-{number}");
-    host.networks.insert(network, Network { id: network, name, vni, mtu: 1450, provider: None });
+    host.networks
+        .insert(network, Network { id: network, name, vni, mtu: 1450, provider: None, routed_prefixes: Vec::new() });
     let announced = Announced { domain: domain.map(|name| name.parse().unwrap()), ..Announced::default() };
     for (kind, cidr) in [(2, format!("10.0.{number}.0/24")), (3, format!("fd00:0:0:{number}::/64"))] {
         let (id, cidr) = (SubnetId::from_uuid(id(kind, number.into())), cidr.parse::<IpNet>().unwrap());

@@ -15,7 +15,7 @@
 
 use std::net::Ipv4Addr;
 
-use model::network::Snat;
+use model::network::{GatewayHost, Snat};
 use openflow::flow::{Action, Match, PortNo};
 
 use crate::compile::view::View;
@@ -24,6 +24,9 @@ use crate::feature::floating::raise;
 use crate::flow_set::{GroupNumber, Part};
 use crate::register::{ENDPOINT, FLAG_BITS, Flag, STANDS_BY, TAKES_OVER, TO_TUNNEL};
 use crate::table::Table;
+
+/// What tells the gates of a router's address of IPv6 from those of the other, beside the numbers of tables.
+const GATE_OF_IPV6: u8 = 0x80;
 
 /// What is known of a packet that met a gate.
 const LOOKED: u32 = TAKES_OVER.mask | STANDS_BY.mask;
@@ -49,11 +52,16 @@ pub(crate) enum Seat {
 impl Seat {
     /// The seat of this host; none where no host leads out.
     pub(crate) fn of(view: &View<'_>, snat: &Snat) -> Option<Self> {
-        if let [only] = snat.gateways.as_slice() {
+        Self::among(view, &snat.gateways)
+    }
+
+    /// The same of these gateways.
+    pub(crate) fn among(view: &View<'_>, gateways: &[GatewayHost]) -> Option<Self> {
+        if let [only] = gateways {
             return Some(if only.host == view.here() { Self::First } else { Self::Elsewhere(Vec::new(), only.tunnel) });
         }
         let mut before = Vec::new();
-        for gateway in &snat.gateways {
+        for gateway in gateways {
             if gateway.host == view.here() {
                 return Some(if before.is_empty() { Self::First } else { Self::Standby(before) });
             }
@@ -63,7 +71,7 @@ impl Seat {
             }
         }
         // Where all are silent the fault may be here: what leaves goes where it would without BFD.
-        snat.gateway().map(|first| Self::Elsewhere(before, first.tunnel))
+        gateways.first().map(|first| Self::Elsewhere(before, first.tunnel))
     }
 
     /// What sends a packet to the gateway that leads out, in table `at`. One that stands by comes back to that table with [`TAKES_OVER`] raised
@@ -89,7 +97,12 @@ impl Seat {
     pub(crate) fn gate(&self, view: &View<'_>, router: u16) -> Gate<'_> {
         let shut =
             if let Self::Standby(before) = self { view.tunnel().map(|always| (&before[..], always)) } else { None };
-        Gate { router, shut }
+        Gate { router, of_ipv6: false, shut }
+    }
+
+    /// The same for the router's address of IPv6, whose gateways may be others.
+    pub(crate) fn gate6(&self, view: &View<'_>, router: u16) -> Gate<'_> {
+        Gate { of_ipv6: true, ..self.gate(view, router) }
     }
 }
 
@@ -105,13 +118,14 @@ fn by_tunnel(endpoint: Ipv4Addr) -> Vec<Action> {
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Gate<'a> {
     router: u16,
+    of_ipv6: bool,
     /// The gateways before this host, and a port that is always alive; none: nothing is held back.
     shut: Option<(&'a [Watched], PortNo)>,
 }
 
 impl Gate<'_> {
     /// Holds nothing back.
-    pub(crate) const OPEN: Self = Self { router: 0, shut: None };
+    pub(crate) const OPEN: Self = Self { router: 0, of_ipv6: false, shut: None };
 
     /// Wants a flow that is behind the gate.
     pub(crate) fn add(
@@ -125,7 +139,8 @@ impl Gate<'_> {
         let Some((before, always)) = self.shut else {
             return part.add_noted(table, priority, matching, steps, (cookie, note));
         };
-        let group = GroupNumber::Gate(self.router, table.number());
+        let place = table.number() | if self.of_ipv6 { GATE_OF_IPV6 } else { 0 };
+        let group = GroupNumber::Gate(self.router, place);
         let again = |flag: Flag| vec![raise(flag), Action::resubmit(table.number())];
         let ways = before.iter().map(|watched| (watched.port, again(STANDS_BY)));
         part.add_failover_group(group, ways.chain([(always, again(TAKES_OVER))]));

@@ -17,6 +17,7 @@
 //! Source: ADR 11; the words are those of OpenStack's FWaaS v2.
 
 use ipnet::IpNet;
+use model::RouterId;
 use model::firewall::{Carried, Ends, FirewallAction, FirewallPolicy, FirewallRule, RANK_MAX};
 use model::network::Router;
 use model::security::Direction;
@@ -98,11 +99,14 @@ pub(crate) fn router(view: &View<'_>, router: &Router, part: &mut Part) -> Optio
 
 /// What a packet does that comes in over the border of a router, instead of going `onward`: its firewall is asked first, if it has one.
 pub(crate) fn inward(view: &View<'_>, router: &Router, onward: Vec<Action>) -> Vec<Action> {
-    if router.firewall.is_none() {
-        return onward;
-    }
-    let Some(zone) = view.firewall_zone(router.id) else { return Vec::new() };
-    [Action::set(ROUTER.field, router.key)].into_iter().chain(ask(zone)).collect()
+    past(view, router.firewall.map(|_| (router.id, router.key)), onward)
+}
+
+/// The same, of a router with a firewall that is known by its identity and its key, or of one without.
+pub(crate) fn past(view: &View<'_>, border: Option<(RouterId, u16)>, onward: Vec<Action>) -> Vec<Action> {
+    let Some((router, key)) = border else { return onward };
+    let Some(zone) = view.firewall_zone(router) else { return Vec::new() };
+    [Action::set(ROUTER.field, key)].into_iter().chain(ask(zone)).collect()
 }
 
 /// Through the connection tracker, and on to the rules.

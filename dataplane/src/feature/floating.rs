@@ -23,7 +23,7 @@ use openflow::flow::{Action, Controller, Field, Match, Meter, MeterUnit, VLAN_PR
 
 use crate::compile::view::{Place, Segment, Spot, View};
 use crate::cookie::{Cookie, Object};
-use crate::family;
+use crate::family::{self, Family};
 use crate::feature::failover::Gate;
 use crate::feature::forward::towards;
 use crate::feature::{Feature, arp, firewall, quoted};
@@ -279,14 +279,17 @@ pub(crate) fn network(view: &View<'_>, segment: Segment<'_>, part: &mut Part) {
         let meter = Meter::drop_above(meter.to_wire(), MeterUnit::Packets, STATIONS_PER_SECOND, STATIONS_BURST);
         part.add_meter(meter);
     }
-    let on_it = || Match::new().with(NETWORK.field, segment.vni()).ip();
     for (address, mac) in view.stations(segment.network.id) {
         let steps = vec![Action::set(Field::EthDst, mac.bytes()), Action::GotoTable(Table::Track.number())];
-        let to = on_it().with(Field::Ipv4Dst, address);
+        let to = family::to(address).with(NETWORK.field, vni);
         part.add_noted(Table::Beyond, STATION, to, steps, (cookie, format!("{address} is at {mac}, as it told")));
     }
     let note = "the agent asks who has this address".to_owned();
-    part.add_noted(Table::Beyond, ASK, on_it(), hand_over(vni, MeterNumber::Wanted(vni)), (cookie, note));
+    let six = Some(Family::V6).filter(|_| view.is_north(segment.network.id));
+    for family in [Family::V4].into_iter().chain(six) {
+        let on_it = family.packets().with(NETWORK.field, vni);
+        part.add_noted(Table::Beyond, ASK, on_it, hand_over(vni, MeterNumber::Wanted(vni)), (cookie, note.clone()));
+    }
 }
 
 /// A port of a network outside, as a station there.
@@ -296,7 +299,8 @@ pub(crate) fn port(view: &View<'_>, spot: Spot<'_>, part: &mut Part) {
         return;
     }
     let cookie = Cookie { feature: Feature::Floating, object: Object::Port(port.key) };
-    for fixed in port.addresses.iter().filter(|fixed| fixed.address.is_ipv4()) {
+    let has_six = view.is_north(port.network);
+    for fixed in port.addresses.iter().filter(|fixed| has_six || fixed.address.is_ipv4()) {
         let to = family::to(fixed.address).with(NETWORK.field, segment.vni());
         let steps = vec![
             Action::set(Field::EthDst, port.mac.bytes()),
@@ -308,7 +312,7 @@ pub(crate) fn port(view: &View<'_>, spot: Spot<'_>, part: &mut Part) {
 }
 
 /// Hands a packet to the agent, which finds a station by it.
-fn hand_over(vni: u32, meter: MeterNumber) -> Vec<Action> {
+pub(crate) fn hand_over(vni: u32, meter: MeterNumber) -> Vec<Action> {
     let controller = Controller::new().with_userdata(Punt::Station { network: vni }.to_user_data());
     vec![Action::Meter(meter.to_wire()), Action::Controller(controller)]
 }

@@ -31,9 +31,9 @@ pub(crate) const ROUTER_SOLICIT: u8 = 133;
 const ROUTER_ADVERT: u8 = 134;
 pub(crate) const SOLICIT: u8 = 135;
 pub(crate) const ADVERT: u8 = 136;
-const REDIRECT: u8 = 137;
+pub(crate) const REDIRECT: u8 = 137;
 /// The hop limit that shows that no router has passed a message on.
-const UNROUTED: u8 = 255;
+pub(crate) const UNROUTED: u8 = 255;
 
 const PIPELINE: Cookie = Cookie { feature: Feature::Neighbour, object: Object::Pipeline };
 

@@ -165,7 +165,8 @@ impl Gate<'_> {
             let from_wire = self.outside().with_masked(FLAG_BITS.field, FROM_PHYSICAL.mask, FROM_PHYSICAL.mask);
             let to = from_wire.eth_dst(mac.bytes()).ip().with(Field::Ipv4Dst, address);
             // The host of a port that it goes on to names its sender by the address alone.
-            add_pretended(view.inside(self.exit.router.id), address, || to.clone(), self.cookie, part);
+            let inside_v4 = view.inside(self.exit.router.id).filter(is_ipv4);
+            add_pretended(inside_v4, address, || to.clone(), self.cookie, part);
             let steps = vec![
                 Action::set(FLAG_BITS.field, ANSWERING.mask),
                 Action::set(ROUTER.field, self.exit.router.key),

@@ -77,7 +77,7 @@ pub(crate) fn router<'a>(view: &View<'a>, router: &'a Router, part: &mut Part) {
     let others = Others::of(view, external);
     let gateway = match subnet.gateway {
         Some(IpAddr::V4(gateway)) if held.is_empty() && !others.are_here() => Some((gateway, None)),
-        Some(IpAddr::V4(gateway)) => Some((gateway, station(view, network, gateway))),
+        Some(IpAddr::V4(gateway)) => Some((gateway, station(view, network, gateway.into()))),
         _ => None,
     };
     let exit = Exit { router, subnet, network, gateway };
@@ -89,8 +89,8 @@ pub(crate) fn router<'a>(view: &View<'a>, router: &'a Router, part: &mut Part) {
 }
 
 /// The MAC address of a station of a provider network: of a port, or as the agent found out.
-fn station(view: &View<'_>, network: &Network, address: Ipv4Addr) -> Option<Mac> {
-    let ports = view.ports_at(address.into()).into_iter();
+pub(crate) fn station(view: &View<'_>, network: &Network, address: IpAddr) -> Option<Mac> {
+    let ports = view.ports_at(address).into_iter();
     let port = ports.filter(|port| port.network == network.id).find(|port| view.place(port) != Place::Nowhere);
     port.map(|port| port.mac).or_else(|| view.station(network.id, address))
 }

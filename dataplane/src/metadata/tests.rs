@@ -43,8 +43,10 @@ fn world() -> World {
         },
     };
     let vni = model::Vni::try_from(5001).unwrap();
-    world.network.networks =
-        BTreeMap::from([(network, Network { id: network, name: "blue".to_owned(), vni, mtu: 1450, provider: None })]);
+    world.network.networks = BTreeMap::from([(
+        network,
+        Network { id: network, name: "blue".to_owned(), vni, mtu: 1450, provider: None, routed_prefixes: Vec::new() },
+    )]);
     let announced = Announced { domain: Some("cloud.test".parse().unwrap()), ..Announced::default() };
     let blue = Subnet {
         id: subnet,

@@ -37,6 +37,8 @@ pub(super) struct Search {
 struct Searcher {
     host: Shared,
     finder: Finder,
+    /// As they were at the last look: stations ask and tell much more often than addresses come and go.
+    outlets: Outlets,
     probes: mpsc::Sender<Reply>,
     found: watch::Sender<Arc<Stations>>,
     start: Instant,
@@ -48,7 +50,14 @@ impl Search {
         let (heard, frames) = mpsc::channel(HEARD_MAX);
         let (sender, probes) = mpsc::channel(PROBES_MAX);
         let (found, known) = watch::channel(Arc::default());
-        let searcher = Searcher { host, finder: Finder::default(), probes: sender, found, start: Instant::now() };
+        let searcher = Searcher {
+            host,
+            finder: Finder::default(),
+            outlets: Outlets::new(),
+            probes: sender,
+            found,
+            start: Instant::now(),
+        };
         (Self { heard, probes, task: tokio::spawn(searcher.run(frames)) }, known)
     }
 
@@ -90,26 +99,27 @@ impl Searcher {
         }
     }
 
-    fn outlets(&self) -> Outlets {
-        self.host.read_numbers(outlets)
-    }
-
     fn hear(&mut self, vni: u32, frame: &[u8]) {
         let network = |host: &model::spec::HostNetwork| -> Option<NetworkId> {
             host.networks.values().find(|network| network.vni.get() == vni).map(|network| network.id)
         };
         let (Some(heard), Some(network)) = (read(frame), self.host.read(network)) else { return };
-        let outlets = self.outlets();
-        self.finder.hear(network, heard, &outlets, self.start.elapsed());
+        let answer = self.finder.hear(network, heard, &self.outlets, self.start.elapsed());
+        self.send(answer);
         self.tell();
     }
 
     fn tick(&mut self) {
-        let outlets = self.outlets();
-        for Probe { port, frame } in self.finder.tick(&outlets, self.start.elapsed()) {
+        self.outlets = self.host.read_numbers(outlets);
+        let probes = self.finder.tick(&self.outlets, self.start.elapsed());
+        self.send(probes);
+        self.tell();
+    }
+
+    fn send(&self, probes: impl IntoIterator<Item = Probe>) {
+        for Probe { port, frame } in probes {
             let _lost = self.probes.try_send(Reply::Out { port, exit: Exit::default(), frame });
         }
-        self.tell();
     }
 
     fn tell(&self) {

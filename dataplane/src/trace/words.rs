@@ -63,7 +63,14 @@ pub(super) fn punt(set: &FlowSet, punt: Punt, packet: &Packet) -> String {
         }
         Punt::Station { network } => {
             let network = name(set, Object::Network(network));
-            return if packet.get(Field::ArpOp) == 0 {
+            return if packet.get(Field::EthType) == eth_type::IPV6.into() {
+                let target = Family::V6.address(packet.get(Field::NdTarget));
+                match packet.get(Field::Icmpv6Type) {
+                    135 => format!("it says who has {target} on {network}"),
+                    136 => format!("who has {target} on {network}, as it tells"),
+                    _ => format!("who has {} on {network}", destination(packet)),
+                }
+            } else if packet.get(Field::ArpOp) == 0 {
                 format!("who has {} on {network}", packet.address(Field::Ipv4Dst))
             } else {
                 format!("who has {} on {network}, as it tells", packet.address(Field::ArpSpa))

@@ -16,8 +16,8 @@ use model::balancer::{Balancer, Listener, Member, Persistence, Transport};
 use model::firewall::{Carried, Ends, Firewall, FirewallAction, FirewallPolicy, FirewallRule};
 use model::mirror::{Mirror, MirrorDirection, MirrorPlace, MirrorTarget};
 use model::network::{
-    Binding, ExternalGateway, FixedIp, FloatingIp, ForwardedProtocol, GatewayHost, Network, Port, PortForwarding,
-    Router, RouterInterface, Snat, StaticRoute, SubPort, Subnet,
+    Binding, ExternalGateway, FixedIp, FloatingIp, ForwardedProtocol, GatewayHost, Ipv6Gateway, Network, Port,
+    PortForwarding, Router, RouterInterface, Snat, StaticRoute, SubPort, Subnet,
 };
 use model::provider::{Provider, Segmentation};
 use model::security::{Direction, Ethertype, PortRange, Protocol, Remote, Rule, SecurityGroup};
@@ -87,7 +87,14 @@ impl Cloud {
         let number = self.networks.len();
         let network = NetworkId::from_uuid(id(2, number));
         let vni = Vni::try_from(5001 + u32::try_from(number).unwrap()).unwrap();
-        self.networks.push(Network { id: network, name: name.to_owned(), vni, mtu: 1450, provider: None });
+        self.networks.push(Network {
+            id: network,
+            name: name.to_owned(),
+            vni,
+            mtu: 1450,
+            provider: None,
+            routed_prefixes: Vec::new(),
+        });
         let cidr: ipnet::IpNet = cidr.parse().unwrap();
         self.subnets.push(Subnet {
             id: SubnetId::from_uuid(id(3, number)),
@@ -143,7 +150,16 @@ impl Cloud {
         let key = u16::try_from(number + 1).unwrap();
         let id = RouterId::from_uuid(id(4, number));
         let (name, routes) = (name.to_owned(), Vec::new());
-        self.routers.push(Router { id, name, key, interfaces, routes, external: None, firewall: None });
+        self.routers.push(Router {
+            id,
+            name,
+            key,
+            interfaces,
+            routes,
+            external: None,
+            ipv6_gateway: None,
+            firewall: None,
+        });
         number
     }
 
@@ -151,6 +167,43 @@ impl Cloud {
     pub fn lead_out(&mut self, router: usize, network: usize) {
         let subnet = self.subnets[network].id;
         self.routers[router].external = Some(ExternalGateway { subnet, snat: None, floating_ips: Vec::new() });
+    }
+
+    /// Has the data centre route prefixes of IPv6 to a provider network.
+    pub fn routed(&mut self, network: usize, prefixes: &[&str]) {
+        self.networks[network].routed_prefixes = prefixes.iter().map(|prefix| prefix.parse().unwrap()).collect();
+    }
+
+    /// Leads a router out by IPv6 to that subnet of a provider network, where these hosts may have its address; `last` is the last octet of that and of its MAC
+    /// address.
+    pub fn lead_out6(&mut self, router: usize, network: usize, hosts: &[usize], last: u8) -> (Ipv6Addr, Mac) {
+        let subnet = self.subnet6(network).unwrap();
+        let ipnet::IpNet::V6(cidr) = subnet.cidr else { panic!("IPv6 only") };
+        let (subnet, address) = (subnet.id, nth(cidr, last.into()));
+        let mac = Mac::new([2, 3, 0, 6, 0, last]);
+        let gateway = |host: &usize| GatewayHost { host: host_id(*host), tunnel: endpoint(*host) };
+        let gateways = hosts.iter().map(gateway).collect();
+        self.routers[router].ipv6_gateway = Some(Ipv6Gateway { subnet, address, mac, gateways });
+        (address, mac)
+    }
+
+    /// Gives a network's IPv6 subnet another prefix, and its ports and routers the same place there.
+    pub fn renumber6(&mut self, network: usize, cidr: &str) {
+        let cidr: ipnet::Ipv6Net = cidr.parse().unwrap();
+        let id = self.networks[network].id;
+        let Some(subnet) = self.subnets6.iter_mut().find(|subnet| subnet.network == id) else { return };
+        let moved = |address: IpAddr| match address {
+            IpAddr::V6(address) => IpAddr::V6(nth(cidr, address.to_bits() & u128::from(u64::MAX))),
+            IpAddr::V4(_) => address,
+        };
+        (subnet.cidr, subnet.gateway) = (cidr.into(), subnet.gateway.map(moved));
+        let subnet = subnet.id;
+        for foot in self.routers.iter_mut().flat_map(|router| &mut router.interfaces).filter(|it| it.subnet == subnet) {
+            foot.address = moved(foot.address);
+        }
+        for fixed in self.ports.iter_mut().flat_map(|port| &mut port.addresses).filter(|it| it.subnet == subnet) {
+            fixed.address = moved(fixed.address);
+        }
     }
 
     /// Gives a router an address on its external subnet, which other ports share; these hosts may be its gateway, the first one is. `last` is the last

@@ -2,7 +2,7 @@
 
 #![allow(dead_code, unreachable_pub, reason = "each test program uses a part of it, as a module of its own")]
 
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 
 use dataplane::trace::{Connection, Outcome, Packet, Payload, Verdict};
 use dataplane::{FlowSet, PortNumbers, compile, trace};
@@ -28,7 +28,7 @@ impl World {
         (0..self.sets.len()).find(|host| self.cloud.ports[port].is_on(host_id(*host))).unwrap_or(0)
     }
 
-    pub fn from(&self, port: usize, to: Ipv4Addr, payload: Payload) -> Packet {
+    pub fn from(&self, port: usize, to: impl Into<IpAddr>, payload: Payload) -> Packet {
         let host = self.host_of(port);
         Packet::from_port(&self.cloud.host(host), &self.numbers[host], &self.cloud.ports[port], to, payload).unwrap()
     }

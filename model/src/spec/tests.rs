@@ -66,6 +66,7 @@ fn router() -> Router {
         interfaces: vec![foot(11, "10.0.0.1"), foot(21, "10.0.1.1")],
         routes: vec![route("172.16.0.0/12", "10.0.0.5")],
         external: None,
+        ipv6_gateway: None,
         firewall: None,
     }
 }
@@ -77,6 +78,7 @@ fn parts() -> SpecParts {
         vni: crate::Vni::try_from(vni).unwrap(),
         mtu: 1450,
         provider: None,
+        routed_prefixes: Vec::new(),
     };
     let group = SecurityGroupId::from_uuid(uuid(30));
     let rule = Rule {
@@ -267,6 +269,7 @@ fn with_floating_ip(parts: &mut SpecParts) {
         vni: crate::Vni::try_from(300).unwrap(),
         mtu: 1500,
         provider: Some(serde_json::from_str(provider).unwrap()),
+        routed_prefixes: Vec::new(),
     };
     parts.networks.push(outside);
     parts.subnets.push(subnet(31, 30, "203.0.113.0/24", "203.0.113.1"));

@@ -276,7 +276,10 @@ mod tests {
         let mut host = HostNetwork::empty(here, std::net::Ipv4Addr::LOCALHOST);
         let (network, group) = (NetworkId::from_uuid(uuid::Uuid::from_u128(2)), group());
         let vni = Vni::try_from(7).unwrap();
-        host.networks.insert(network, Network { id: network, name: "n".to_owned(), vni, mtu: 1450, provider: None });
+        host.networks.insert(
+            network,
+            Network { id: network, name: "n".to_owned(), vni, mtu: 1450, provider: None, routed_prefixes: Vec::new() },
+        );
         let tunnel = host.tunnel;
         let machine = MachineId::from_uuid(uuid::Uuid::from_u128(3));
         let port = Port {

@@ -89,6 +89,7 @@ fn parts(generation: u64, wishes: &[Wish], before: &[Wish]) -> SpecParts {
             vni: Vni::try_from(7).unwrap(),
             mtu: 1450,
             provider: None,
+            routed_prefixes: Vec::new(),
         }],
         subnets: vec![],
         routers: vec![],

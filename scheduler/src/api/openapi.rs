@@ -11,7 +11,7 @@ use super::view;
 use crate::caller::Role;
 use crate::intent::{
     address, address_group, balancer, binding, firewall, flavor, floating, forwarding, health, host, image, machine,
-    network, port, router, security, volume,
+    network, north, port, router, security, volume,
 };
 use crate::{evacuate, place};
 
@@ -51,6 +51,8 @@ use crate::{evacuate, place};
         network::NewProvider,
         network::NewSubnet,
         binding::NewBinding,
+        north::NetworkChange,
+        north::NewIpv6Gateway,
         port::NewPort,
         port::NewAddress,
         port::PortChange,
@@ -89,6 +91,7 @@ use crate::{evacuate, place};
         view::InterfaceView,
         view::RouteView,
         view::GatewayView,
+        view::Ipv6GatewayView,
         view::FloatingIpView,
         view::PortForwardingView,
         view::ImageView,

@@ -27,6 +27,7 @@ use crate::intent::host::HostChange;
 use crate::intent::image::NewImage;
 use crate::intent::machine::NewMachine;
 use crate::intent::network::{NewNetwork, NewSubnet};
+use crate::intent::north::{NetworkChange, NewIpv6Gateway};
 use crate::intent::port::{NewPort, PortChange};
 use crate::intent::router::{NewInterface, NewRoute, NewRouter};
 use crate::intent::security::{NewGroup, NewRule};
@@ -74,6 +75,14 @@ pub(crate) async fn host_spec(State(app): Here, Path(name): Path<String>) -> Ans
 
 pub(crate) async fn create_network(State(app): Here, Read(new): Read<NewNetwork>) -> Answer {
     app.create::<NetworkKind>(|intent, context| intent.create_network(context, new))
+}
+
+pub(crate) async fn change_network(
+    State(app): Here,
+    Path(name): Path<String>,
+    Read(new): Read<NetworkChange>,
+) -> Answer {
+    app.update::<NetworkKind>(|intent, _| intent.change_network(&name, &new))
 }
 
 pub(crate) async fn delete_network(State(app): Here, Path(name): Path<String>) -> Answer {
@@ -266,6 +275,18 @@ pub(crate) async fn add_route(State(app): Here, Path(name): Path<String>, Read(n
 
 pub(crate) async fn set_gateway(State(app): Here, Path(name): Path<String>, Read(new): Read<NewGateway>) -> Answer {
     app.create::<RouterKind>(|intent, _| intent.set_gateway(&name, &new))
+}
+
+pub(crate) async fn set_ipv6_gateway(
+    State(app): Here,
+    Path(name): Path<String>,
+    Read(new): Read<NewIpv6Gateway>,
+) -> Answer {
+    app.create::<RouterKind>(|intent, _| intent.set_ipv6_gateway(&name, &new))
+}
+
+pub(crate) async fn clear_ipv6_gateway(State(app): Here, Path(name): Path<String>) -> Answer {
+    app.update::<RouterKind>(|intent, _| intent.clear_ipv6_gateway(&name))
 }
 
 pub(crate) async fn clear_gateway(State(app): Here, Path(name): Path<String>) -> Answer {

@@ -116,6 +116,7 @@ pub(crate) const ROUTES: &[Route] = &[
     list("/v1/networks", "All networks.", "NetworkView", handler!(op::list::<NetworkKind>)),
     make("/v1/networks", "Make a network.", ["NewNetwork", "NetworkView"], handler!(op::create_network)),
     show("/v1/networks/{network}", "One network.", "NetworkView", handler!(op::show::<NetworkKind>)),
+    Route::new(Patch, "/v1/networks/{network}", "Change which prefixes of IPv6 the data centre routes to a provider network.", handler!(op::change_network)).takes(One("NetworkChange")).gives(200, One("NetworkView")),
     delete("/v1/networks/{network}", "Delete a network without subnets and ports.", handler!(op::delete_network)),
 
     list("/v1/subnets", "All subnets.", "SubnetView", handler!(op::list::<SubnetKind>)),
@@ -162,6 +163,8 @@ pub(crate) const ROUTES: &[Route] = &[
     Route::new(Delete, "/v1/routers/{router}/routes/{destination}/{next_hop}", "Take a route from a router; the slash of the destination is written %2F.", handler!(op::remove_route)).gives(200, One("RouterView")),
     make("/v1/routers/{router}/gateway", "Lead a router out to an external subnet.", ["NewGateway", "RouterView"], handler!(op::set_gateway)),
     Route::new(Delete, "/v1/routers/{router}/gateway", "Take a router's way out, which no floating IP needs.", handler!(op::clear_gateway)).gives(200, One("RouterView")),
+    make("/v1/routers/{router}/ipv6-gateway", "Lead a router out by IPv6 to an external subnet.", ["NewIpv6Gateway", "RouterView"], handler!(op::set_ipv6_gateway)),
+    Route::new(Delete, "/v1/routers/{router}/ipv6-gateway", "Take a router's way out by IPv6.", handler!(op::clear_ipv6_gateway)).gives(200, One("RouterView")),
     make("/v1/routers/{router}/floating-ips", "Give a port behind a router a floating IP.", ["NewFloatingIp", "RouterView"], handler!(op::add_floating_ip)),
     Route::new(Delete, "/v1/routers/{router}/floating-ips/{address}", "Take a floating IP away.", handler!(op::remove_floating_ip)).gives(200, One("RouterView")),
     make("/v1/routers/{router}/port-forwardings", "Forward a port of a router's own address outside to one behind the router.", ["NewPortForwarding", "RouterView"], handler!(op::add_port_forwarding)),

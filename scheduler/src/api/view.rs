@@ -42,7 +42,9 @@ pub(crate) use balancer::{HealthMonitorView, ListenerView, LoadBalancerView, Mem
 pub(crate) use bandwidth::BandwidthView;
 pub(crate) use firewall::{FirewallPolicyView, FirewallRuleView, FirewallView};
 pub(crate) use machine::{FlavorView, MachinePortView, MachineView, PlacementView};
-pub(crate) use router::{FloatingIpView, GatewayView, InterfaceView, PortForwardingView, RouteView, RouterView};
+pub(crate) use router::{
+    FloatingIpView, GatewayView, InterfaceView, Ipv6GatewayView, PortForwardingView, RouteView, RouterView,
+};
 
 /// A kind of object: where it is kept and how it is shown.
 pub(crate) trait Kind: Send + Sync + 'static {
@@ -233,6 +235,8 @@ pub(crate) struct NetworkView {
     mtu: u16,
     /// Where it is, for a network of the data centre.
     provider: Option<ProviderView>,
+    /// Prefixes of IPv6 that the data centre routes to it.
+    routed_prefixes: Vec<String>,
     subnets: Vec<NamedRef>,
 }
 
@@ -266,6 +270,7 @@ impl NetworkView {
             vni: network.vni.get(),
             mtu: network.mtu,
             provider: network.provider.as_ref().map(ProviderView::from),
+            routed_prefixes: network.routed_prefixes.iter().map(ToString::to_string).collect(),
             subnets: listed(&world.intent.subnets, subnets.map(|subnet| &subnet.subnet.id)),
         }
     }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use ipnet::IpNet;
 use model::balancer::Balancer;
-use model::network::ExternalGateway;
+use model::network::{ExternalGateway, Router};
 use model::{Mac, NetworkId, SubnetId};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -61,10 +61,12 @@ impl Intent {
             let floating = external.floating_ips.iter().map(|floating| floating.address);
             floating.chain(external.snat.as_ref().map(|snat| snat.address))
         });
+        let outside6 = self.routers.values().filter_map(|router| router.ipv6_gateway.as_ref());
+        let outside6 = outside6.filter(|gateway| gateway.subnet == subnet).map(|gateway| IpAddr::V6(gateway.address));
         let feet = feet.filter(|foot| foot.subnet == subnet).map(|foot| foot.address);
         let balancers = self.balancers.values().filter(|balancer| balancer.subnet == subnet);
         let balancers = balancers.map(|balancer| balancer.address);
-        ports.chain(feet).chain(outside.map(IpAddr::V4)).chain(balancers).collect()
+        ports.chain(feet).chain(outside.map(IpAddr::V4)).chain(outside6).chain(balancers).collect()
     }
 
     /// An address of a subnet that nobody has, its gateway never: in an IPv6 subnet of 64 bits the one that a station with this MAC address makes
@@ -160,8 +162,15 @@ impl Intent {
             let (router, _) = externals.find(|(_, external)| on_it(external.subnet) && has(external))?;
             Some(format!("router {}", router.name))
         };
+        let north = || {
+            let has = |router: &&Arc<Router>| router.ipv6_gateway.as_ref().is_some_and(|gateway| gateway.mac == mac);
+            let leads = |router: &&Arc<Router>| self.outside6(router).is_some_and(|outside| outside.id == network);
+            let mut routers = self.routers.values().filter(has);
+            routers.find(leads).map(|router| format!("router {}", router.name))
+        };
         port.map(|port| format!("port {}", port.port.name))
             .or_else(floating)
+            .or_else(north)
             .or_else(snat)
             .or_else(|| {
                 let has = |it: &&Arc<Balancer>| it.mac == mac && self.network_of(it) == Some(network);

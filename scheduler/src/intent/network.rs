@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::address::{Pool, whole_pools};
+use super::north::check_prefixes;
 use super::{Context, Intent, check_name, find, refuse_users};
 use crate::refusal::Refusal;
 
@@ -56,6 +57,10 @@ pub(crate) struct NewNetwork {
     mtu: Option<u16>,
     /// Where it is, for a network of the data centre; without, it is a tenant's, in tunnels.
     provider: Option<NewProvider>,
+    /// Prefixes of IPv6 that the data centre routes to it, for a provider network; none unless said.
+    #[serde(default)]
+    #[schema(value_type = Vec<String>)]
+    routed_prefixes: Vec<Ipv6Net>,
 }
 
 /// Where a provider network is.
@@ -127,8 +132,12 @@ impl Intent {
             return Err(Refusal::invalid("mtu", format!("{mtu} is outside of 68 to 9000")));
         }
         let id = NetworkId::from_uuid((context.draw)());
+        let mut routed_prefixes = new.routed_prefixes;
+        routed_prefixes.sort_unstable();
+        routed_prefixes.dedup();
+        check_prefixes((&new.name, provider.is_some()), &routed_prefixes)?;
         let vni = self.counters.next_vni()?;
-        self.networks.insert(id, Arc::new(Network { id, name: new.name, vni, mtu, provider }));
+        self.networks.insert(id, Arc::new(Network { id, name: new.name, vni, mtu, provider, routed_prefixes }));
         Ok(id)
     }
 
@@ -211,6 +220,7 @@ impl Intent {
         let stands = |router: &model::network::Router| {
             router.interfaces.iter().any(|foot| foot.subnet == id)
                 || router.external.as_ref().is_some_and(|external| external.subnet == id)
+                || router.ipv6_gateway.as_ref().is_some_and(|gateway| gateway.subnet == id)
         };
         let routers = self.routers.values().filter(|router| stands(router));
         let balancers = self.balancers.values().filter(|balancer| balancer.subnet == id);

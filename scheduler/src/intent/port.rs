@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use model::network::{AllowedPair, FixedIp, Port, SubPort};
+use model::network::{AllowedPair, FixedIp, Port, ROUTED_MAC, SubPort};
 use model::provider::VlanId;
 use model::qos::Qos;
 use model::{Mac, MachineId, NetworkId, PortId, SecurityGroupId, Vni};
@@ -294,6 +294,11 @@ impl Intent {
 
     fn check_mac(&self, network: NetworkId, mac: Mac) -> Result<Mac, Refusal> {
         let mac = mac.unicast().map_err(|error| Refusal::invalid("mac", error.to_string()))?;
+        let is_outside = self.networks.get(&network).is_some_and(|network| network.provider.is_some());
+        if is_outside && mac.bytes().starts_with(&ROUTED_MAC) {
+            let problem = format!("{mac} is of those that routed IPv6 addresses have on provider networks");
+            return Err(Refusal::invalid("mac", problem));
+        }
         match self.mac_owner(network, mac) {
             None => Ok(mac),
             Some(owner) => {

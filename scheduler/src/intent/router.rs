@@ -52,7 +52,8 @@ impl Intent {
         let id = RouterId::from_uuid((context.draw)());
         let key = self.counters.next_router_key()?;
         let (interfaces, routes) = (Vec::new(), Vec::new());
-        let router = Router { id, name: new.name, key, interfaces, routes, external: None, firewall: None };
+        let router =
+            Router { id, name: new.name, key, interfaces, routes, external: None, ipv6_gateway: None, firewall: None };
         self.routers.insert(id, Arc::new(router));
         Ok(id)
     }
@@ -62,7 +63,8 @@ impl Intent {
         let (id, router) = find(&self.routers, name, None)?;
         let feet = router.interfaces.iter().map(|foot| format!("subnet {}", self.subnet_name(foot.subnet)));
         let out = router.external.iter().map(|out| format!("external subnet {}", self.subnet_name(out.subnet)));
-        refuse_users(format!("router {}", router.name), feet.chain(out))?;
+        let out6 = router.ipv6_gateway.iter().map(|out| format!("external subnet {}", self.subnet_name(out.subnet)));
+        refuse_users(format!("router {}", router.name), feet.chain(out).chain(out6))?;
         self.routers.remove(&id);
         Ok(())
     }
@@ -99,6 +101,10 @@ impl Intent {
                 return Err(Refusal::invalid("subnet", problem));
             }
         }
+        let outside6 = router.ipv6_gateway.as_ref().and_then(|gateway| self.subnets.get(&gateway.subnet));
+        if let Some(problem) = outside6.and_then(|outside| self.in_the_way(subnet_id, &outside.subnet)) {
+            return Err(Refusal::invalid("subnet", problem));
+        }
         if router.routes.iter().any(|route| route.destination == subnet.subnet.cidr) {
             let problem = format!("the router has a route to {} already", subnet.subnet.cidr);
             return Err(Refusal::invalid("subnet", problem));
@@ -109,8 +115,7 @@ impl Intent {
         let mac = self.draw_mac(subnet.subnet.network)?;
         let mut router = (*router).clone();
         router.interfaces.push(RouterInterface { subnet: subnet_id, address, mac });
-        self.routers.insert(id, Arc::new(router));
-        Ok(id)
+        self.put_router(id, router, "subnet")
     }
 
     /// Gives a router a route.
@@ -135,7 +140,7 @@ impl Intent {
         if foot.address == hop {
             return Err(Refusal::invalid("next_hop", format!("{hop} is the router itself")));
         }
-        if self.is_way_out(&router, to) {
+        if self.is_way_out(&router, to) || self.is_way_out6(&router, to) {
             return Err(Refusal::invalid("destination", format!("{to} is where the router's gateway leads")));
         }
         let route = StaticRoute { destination: to, next_hop: hop };

@@ -1166,6 +1166,41 @@ fn copies_follow_who_gets_them() {
     cloud.change(|intent, _| intent.delete_machine("own")).unwrap();
 }
 
+/// A router's address of IPv6 outside has a host that is up and wired, which is told of the router and all ports behind it; machines whose addresses are routed are
+/// placed on hosts that are wired.
+#[test]
+fn a_router_is_led_out_by_ipv6() {
+    let mut cloud = Cloud::new();
+    let provider = json!({"network_type": "vlan", "physical_network": "dc", "segmentation_id": 100});
+    let outside = json!({"name": "outside", "provider": provider, "routed_prefixes": ["2001:db8:100::/40"]});
+    cloud.change(|intent, context| intent.create_network(context, read(outside))).unwrap();
+    cloud.network("blue", "10.1.0.0/24").unwrap();
+    for (name, network, cidr) in [("out6", "outside", "2001:db8:ffff::/64"), ("in6", "blue", "2001:db8:100:1::/64")] {
+        let subnet = json!({"name": name, "network": network, "cidr": cidr});
+        cloud.change(|intent, context| intent.create_subnet(context, read(subnet))).unwrap();
+    }
+    let id = cloud.change(|intent, context| intent.create_router(context, read(json!({"name": "r"})))).unwrap();
+    cloud.change(|intent, _| intent.add_interface("r", &read(json!({"subnet": "in6"})))).unwrap();
+    cloud.change(|intent, _| intent.set_ipv6_gateway("r", &read(json!({"subnet": "out6"})))).unwrap();
+    let hosts: Vec<HostId> = ["one", "two"].iter().zip(1..).map(|(name, last)| cloud.join(name, last)).collect();
+    let [one, two] = hosts[..] else { panic!("two hosts") };
+    for (host, is_wired) in [(one, false), (two, true)] {
+        let mut report = empty_report(host);
+        report.resources.physical_networks.extend(is_wired.then(|| "dc".parse().unwrap()));
+        cloud.hosts.entry(host).or_default().report = Some(report);
+    }
+    cloud.reconcile();
+    let gateways = &cloud.intent.routers[&id].ipv6_gateway.as_ref().unwrap().gateways;
+    assert_eq!(gateways.iter().map(|gateway| gateway.host).collect::<Vec<_>>(), [two], "the one that is wired");
+    let spec = cloud.intent.assigned[&two].spec.network();
+    assert!(spec.routers.contains_key(&id) && spec.networks.len() == 2, "it is told, though it has no machine there");
+    assert!(cloud.intent.assigned[&one].spec.network().routers.is_empty(), "others need to know nothing");
+    let port =
+        cloud.change(|intent, context| intent.create_port(context, read(json!({"name": "p", "network": "blue"}))));
+    let wire = super::routed(&cloud.intent, port.unwrap());
+    assert_eq!(wire.map(|wire| wire.to_string()).as_deref(), Some("dc"), "its machine goes where that is");
+}
+
 /// A router's gateway is a host that is up and wired, and stays it until it is down or unwired and another can take over; nothing moves back.
 #[test]
 fn a_router_has_its_gateway_on_one_host_until_that_is_down() {

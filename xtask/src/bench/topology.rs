@@ -168,6 +168,7 @@ impl Topology {
                     vni: Vni::try_from(5001 + number)?,
                     mtu: 1450,
                     provider: None,
+                    routed_prefixes: Vec::new(),
                 })
             })
             .collect::<Result<Vec<_>>>()?;
@@ -198,6 +199,7 @@ impl Topology {
             interfaces: interfaces.collect(),
             routes: Vec::new(),
             external: None,
+            ipv6_gateway: None,
             firewall: None,
         };
         let parts = SpecParts {

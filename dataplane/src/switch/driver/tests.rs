@@ -126,7 +126,10 @@ fn flows(ports: u8) -> Arc<FlowSet> {
     let mut network = HostNetwork::empty(host, tunnel);
     let id = NetworkId::from_uuid(Uuid::from_u128(2));
     let vni = Vni::try_from(7).unwrap();
-    network.networks.insert(id, Network { id, name: "net".to_owned(), vni, mtu: 1450, provider: None });
+    network.networks.insert(
+        id,
+        Network { id, name: "net".to_owned(), vni, mtu: 1450, provider: None, routed_prefixes: Vec::new() },
+    );
     let mut numbers = PortNumbers { vxlan: Some(PortNo(1)), ..PortNumbers::default() };
     for number in 1..=ports {
         let port = PortId::from_uuid(Uuid::from_u128(u128::from(number) << 8));

@@ -1,6 +1,7 @@
 //! What routers look like to an operator: where they stand, where they lead, and the floating IPs behind them.
 
-use model::network::{ExternalGateway, Router};
+use model::SubnetId;
+use model::network::{ExternalGateway, Ipv6Gateway, Router};
 use serde::Serialize;
 use utoipa::ToSchema;
 
@@ -18,7 +19,9 @@ pub(crate) struct RouterView {
     routes: Vec<RouteView>,
     /// Its way out of the cloud.
     gateway: Option<GatewayView>,
-    /// What judges all that crosses that; none: nothing does.
+    /// Its way out by IPv6.
+    ipv6_gateway: Option<Ipv6GatewayView>,
+    /// What judges all that crosses those; none: nothing does.
     firewall: Option<FirewallView>,
 }
 
@@ -37,6 +40,20 @@ pub(crate) struct GatewayView {
     floating_ips: Vec<FloatingIpView>,
     /// The ports of that address that lead behind the router.
     port_forwardings: Vec<PortForwardingView>,
+}
+
+/// A router's way out by IPv6.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct Ipv6GatewayView {
+    /// The external subnet.
+    subnet: NamedRef,
+    /// The router's own address there.
+    address: String,
+    mac: String,
+    /// The host that has that address, then those that stand by. What leaves does so from the hosts of ports.
+    hosts: Vec<NamedRef>,
+    /// The router's subnets that are reached from outside, for they lie in a routed prefix of the network; others stay inside.
+    routed: Vec<NamedRef>,
 }
 
 /// A port of a router's address that leads to one behind the router.
@@ -94,7 +111,26 @@ impl RouterView {
             interfaces: interfaces.collect(),
             routes: routes.collect(),
             gateway: router.external.as_ref().map(|external| GatewayView::of(world, external)),
+            ipv6_gateway: router.ipv6_gateway.as_ref().map(|gateway| Ipv6GatewayView::of(world, router, gateway)),
             firewall: router.firewall.map(|firewall| FirewallView::of(world, firewall)),
+        }
+    }
+}
+
+impl Ipv6GatewayView {
+    fn of(world: &World, router: &Router, gateway: &Ipv6Gateway) -> Self {
+        let outside = world.intent.outside6(router);
+        let is_routed = |id: &SubnetId| {
+            let subnet = world.intent.subnets.get(id);
+            outside.as_ref().zip(subnet).is_some_and(|(outside, subnet)| outside.routes(subnet.subnet.cidr))
+        };
+        let routed = router.interfaces.iter().map(|foot| &foot.subnet).filter(|id| is_routed(id));
+        Self {
+            subnet: named(&world.intent.subnets, &gateway.subnet),
+            address: gateway.address.to_string(),
+            mac: gateway.mac.to_string(),
+            hosts: gateway.gateways.iter().map(|gateway| named(&world.intent.hosts, &gateway.host)).collect(),
+            routed: routed.map(|id| named(&world.intent.subnets, id)).collect(),
         }
     }
 }
