@@ -187,6 +187,30 @@ const LISTS: &str = "
     host list
 ";
 
+/// A router led out by IPv6.
+const NORTH: &str = "
+    network set outside --routed 2001:db8:100::/40 --routed 2001:db8:9::/48
+    network set blue --routed 2001:db8:100::/40
+    network set outside --routed 2001:db8:100::/16
+    subnet create out6 --network outside --cidr 2001:db8:ffff::/64
+    network create routed
+    subnet create routed6 --network routed --cidr 2001:db8:100:1::/64
+    router attach edge routed6
+    router set-ipv6-gateway edge out4
+    router set-ipv6-gateway edge out6 --address 2001:db8:ffff::28
+    router create other
+    network create shadow
+    subnet create shadow6 --network shadow --cidr 2001:db8:100::/56
+    router attach other shadow6
+    router set-ipv6-gateway other out6
+    network set outside --no-routed
+    router set-ipv6-gateway other out6 --address 2001:db8:ffff::29
+    network set outside --routed 2001:db8:100::/40
+    router clear-ipv6-gateway other
+    router clear-ipv6-gateway other
+    network set outside --routed 2001:db8:100::/40
+";
+
 /// What a person sees of a small cloud without a host, from its making to its end.
 #[test]
 fn a_cloud_in_tables() {
@@ -251,6 +275,8 @@ fn a_cloud_in_tables() {
         router clear-firewall edge
         firewall-policy delete inward
         firewall-policy list
+    ";
+    let ends = "
         router clear-gateway edge
         router remove-floating-ip edge 203.0.113.50
         router clear-gateway edge
@@ -265,7 +291,7 @@ fn a_cloud_in_tables() {
         network delete green
         subnet list
     ";
-    golden("tables.txt", &cloud.transcript(&[BUILD, LISTS, shows].concat()));
+    golden("tables.txt", &cloud.transcript(&[BUILD, LISTS, shows, NORTH, ends].concat()));
 }
 
 /// What a program sees of the same.

@@ -88,6 +88,20 @@ pub enum NetworkVerb {
         /// The VLAN: 1 to 4094.
         #[arg(long, value_name = "VLAN", requires = "provider_network_type")]
         provider_segment: Option<u16>,
+        /// A prefix of IPv6 that the data centre routes to it, as 2001:db8:100::/40; can be given more than once.
+        #[arg(long = "routed", value_name = "PREFIX", requires = "provider_network_type")]
+        routed: Vec<String>,
+    },
+    /// Change what the data centre routes to a provider network: subnets in that are reached from outside, behind routers that lead out there by IPv6.
+    Set {
+        /// Name or id.
+        name: String,
+        /// All prefixes of IPv6 that are routed to it, as 2001:db8:100::/40; can be given more than once.
+        #[arg(long = "routed", value_name = "PREFIX", required_unless_present = "no_routed")]
+        routed: Vec<String>,
+        /// Nothing is routed to it any more.
+        #[arg(long, conflicts_with = "routed")]
+        no_routed: bool,
     },
     /// What can be done with every kind of object.
     #[command(flatten)]
@@ -355,7 +369,14 @@ impl Session<'_> {
     /// [`Failure`].
     pub async fn network(&self, verb: &NetworkVerb) -> Result<(), Failure> {
         match verb {
-            NetworkVerb::Create { name, mtu, provider_network_type, provider_physical_network, provider_segment } => {
+            NetworkVerb::Create {
+                name,
+                mtu,
+                provider_network_type,
+                provider_physical_network,
+                provider_segment,
+                routed,
+            } => {
                 let provider = provider_network_type.as_ref().map(|kind| {
                     body([
                         ("network_type", json!(kind)),
@@ -363,8 +384,17 @@ impl Session<'_> {
                         ("segmentation_id", json!(provider_segment)),
                     ])
                 });
-                let fields = [("name", json!(name)), ("mtu", json!(mtu)), ("provider", json!(provider))];
+                let fields = [
+                    ("name", json!(name)),
+                    ("mtu", json!(mtu)),
+                    ("provider", json!(provider)),
+                    ("routed_prefixes", json!(routed)),
+                ];
                 self.create(NETWORKS, body(fields)).await
+            }
+            NetworkVerb::Set { name, routed, no_routed: _ } => {
+                let change = json!({"routed_prefixes": routed});
+                self.show(&self.scheduler.patch(&NETWORKS.of(name), &change).await?)
             }
             NetworkVerb::Common(verb) => self.common(NETWORKS, verb).await,
         }

@@ -1,6 +1,6 @@
 //! Routers: where they stand, where they lead, and the floating IPs of ports behind them.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use clap::Subcommand;
 use serde_json::{Value, json};
@@ -93,6 +93,22 @@ pub enum RouterVerb {
     },
     /// Take a router's way out.
     ClearGateway {
+        /// The router.
+        router: String,
+    },
+    /// Lead a router out of the cloud by IPv6: nothing is translated, and ports behind it leave from their own hosts. What of its subnets is reached from outside
+    /// lies in a prefix that is routed to the network (network set --routed); others stay inside.
+    SetIpv6Gateway {
+        /// The router.
+        router: String,
+        /// The external subnet, of IPv6 on a provider network; its gateway leads to everywhere else.
+        subnet: String,
+        /// The router's own address there, by which the data centre may route prefixes to it; a free one unless said.
+        #[arg(long)]
+        address: Option<Ipv6Addr>,
+    },
+    /// Take a router's way out by IPv6.
+    ClearIpv6Gateway {
         /// The router.
         router: String,
     },
@@ -204,9 +220,13 @@ impl Session<'_> {
                 let gateway = json!({"subnet": subnet, "enable_snat": !no_snat});
                 self.show(&self.scheduler.post(&path, &gateway).await?)
             }
-            RouterVerb::ClearGateway { router } => {
-                self.show(&self.scheduler.delete(&format!("{}/gateway", ROUTERS.of(router))).await?)
+            RouterVerb::SetIpv6Gateway { router, subnet, address } => {
+                let path = format!("{}/ipv6-gateway", ROUTERS.of(router));
+                let gateway = body([("subnet", json!(subnet)), ("address", json!(address))]);
+                self.show(&self.scheduler.post(&path, &gateway).await?)
             }
+            RouterVerb::ClearIpv6Gateway { router } => self.take(router, "ipv6-gateway").await,
+            RouterVerb::ClearGateway { router } => self.take(router, "gateway").await,
             RouterVerb::FloatingIps(name) => self.list_of(name, "/gateway/floating_ips", &FLOATING_IPS).await,
             RouterVerb::AddFloatingIp { router, port, address, fixed } => {
                 let path = format!("{}/floating-ips", ROUTERS.of(router));
@@ -245,11 +265,14 @@ impl Session<'_> {
                 let policies = [("ingress_firewall_policy", json!(ingress)), ("egress_firewall_policy", json!(egress))];
                 self.show(&self.scheduler.post(&format!("{}/firewall", ROUTERS.of(router)), &body(policies)).await?)
             }
-            RouterVerb::ClearFirewall { router } => {
-                self.show(&self.scheduler.delete(&format!("{}/firewall", ROUTERS.of(router))).await?)
-            }
+            RouterVerb::ClearFirewall { router } => self.take(router, "firewall").await,
             RouterVerb::Common(verb) => self.common(ROUTERS, verb).await,
         }
+    }
+
+    /// Takes a part of a router away.
+    async fn take(&self, router: &str, part: &str) -> Result<(), Failure> {
+        self.show(&self.scheduler.delete(&format!("{}/{part}", ROUTERS.of(router))).await?)
     }
 
     /// Lists what a router has of one kind.
