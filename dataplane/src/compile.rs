@@ -21,7 +21,8 @@ use model::network::{Port, Router};
 use model::provider::PhysicalNetwork;
 use model::spec::HostNetwork;
 use model::{Mac, NetworkId, PortId};
-use openflow::flow::PortNo;
+use openflow::flow::{PortNo, ip_proto};
+use openflow::wire::{CtFlush, CtTuple};
 
 use crate::cookie::Object;
 use crate::feature::{
@@ -240,6 +241,24 @@ impl Compiler {
         routers.any(|router| {
             self.index.inside(router.id).is_some_and(|ranges| ranges.iter().any(|it| it.contains(&IpAddr::V4(address))))
         })
+    }
+
+    /// The connections of TCP that a tracker may know of a port and its sub-ports, by the port that has the tap.
+    #[must_use]
+    pub fn connections_of(&self, tap: PortId) -> Vec<CtFlush> {
+        let ports = self.network.ports.values().filter(|port| port.tap_port() == tap);
+        let known = ports.flat_map(|port| {
+            let zone = self.index.zone(port.network);
+            let own = port.addresses.iter().map(|fixed| fixed.address);
+            let addresses: BTreeSet<IpAddr> = own.chain(port.ipv6_addresses().map(IpAddr::V6)).collect();
+            addresses.into_iter().flat_map(move |address| {
+                let from = CtTuple { source: Some(address), ..CtTuple::default() };
+                let to = CtTuple { target: Some(address), ..CtTuple::default() };
+                let of = move |tuple| CtFlush { zone, proto: ip_proto::TCP, original: Some(tuple), reply: None };
+                zone.map(|_| [from, to].map(of)).into_iter().flatten()
+            })
+        });
+        known.collect()
     }
 
     /// Another host altogether: nothing of what is known holds.

@@ -26,6 +26,8 @@ use tokio::time::{Instant, sleep_until, timeout};
 use tracing::{debug, info, warn};
 
 use super::channel::{Channel, ChannelError, Connector, Punted, Reply, Responder};
+use openflow::wire::CtFlush;
+
 use crate::diff::{Changes, Counts, Foreign, Installed, between, diff};
 use crate::flow_set::{FlowSet, Touched};
 
@@ -118,6 +120,8 @@ enum Request {
     Read(oneshot::Sender<Result<Installed, DriverError>>),
     /// Holds flows against what is installed, as far as that is known, without reading again.
     Compare(Arc<FlowSet>, oneshot::Sender<Result<Changes, DriverError>>),
+    /// Makes the switch forget connections.
+    Forget(Vec<CtFlush>, oneshot::Sender<Result<(), DriverError>>),
 }
 
 impl Request {
@@ -126,6 +130,7 @@ impl Request {
         match self {
             Self::Read(answer) => drop(answer.send(Err(error))),
             Self::Compare(_, answer) => drop(answer.send(Err(error))),
+            Self::Forget(_, answer) => drop(answer.send(Err(error))),
         }
     }
 }
@@ -234,6 +239,16 @@ impl Driver {
     pub async fn pending(&self, flows: Arc<FlowSet>) -> Result<Changes, DriverError> {
         let (sender, receiver) = oneshot::channel();
         self.ask(Request::Compare(flows, sender)).await?;
+        receiver.await.unwrap_or(Err(DriverError::Stopped))
+    }
+
+    /// Makes the switch forget connections.
+    ///
+    /// # Errors
+    /// When there is no connection or the switch does not answer. What it refuses to forget is noted in the log.
+    pub async fn forget(&self, which: Vec<CtFlush>) -> Result<(), DriverError> {
+        let (sender, receiver) = oneshot::channel();
+        self.ask(Request::Forget(which, sender)).await?;
         receiver.await.unwrap_or(Err(DriverError::Stopped))
     }
 
@@ -470,9 +485,23 @@ impl<R: Responder> Worker<R> {
             }
             return Ok(());
         }
+        if let Request::Forget(which, answer) = request {
+            for which in which {
+                match channel.forget_connections(which).await {
+                    Err(error @ ChannelError::Refused { .. }) => {
+                        warn!(?which, problem = chain(&error), "connections not forgotten");
+                    }
+                    done => done?,
+                }
+            }
+            // Whoever gave up waiting does not want to know.
+            let _ = answer.send(Ok(()));
+            return Ok(());
+        }
         match channel.read().await {
             Ok(installed) => {
                 match request {
+                    Request::Forget(..) => {}
                     Request::Read(answer) => drop(answer.send(Ok(installed))),
                     Request::Compare(flows, answer) => drop(answer.send(Ok(diff(&flows, &installed)))),
                 }

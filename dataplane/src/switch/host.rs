@@ -336,10 +336,10 @@ impl Inner {
     }
 
     /// Plugs a port in that was awaited, with its sub-ports; none when it is not awaited.
-    fn welcome(&self, key: u32) -> Option<Wish> {
+    fn welcome(&self, key: u32) -> Option<(PortId, Wish)> {
         let arrived = arrivals::awaited(self.desired().compiler.network(), key)?;
         self.arrivals.note([arrived], Instant::now());
-        Some(self.wish(|compiler| {
+        let wish = self.wish(|compiler| {
             let came = BTreeMap::from([(arrived.port, arrived.serial)]);
             let network = compiler.network();
             let moved = network.ports.values().filter(|port| port.tap_port() == arrived.port).cloned();
@@ -347,7 +347,8 @@ impl Inner {
             let settling = compiler.numbers().settling.iter().copied().chain([arrived.port]).collect();
             let edits = moved.chain([Edit::Settling(settling)]).collect();
             compiler.edit(edits)
-        }))
+        });
+        Some((arrived.port, wish))
     }
 
     fn edit(&self, edits: Vec<Edit>) -> Wish {
@@ -440,7 +441,7 @@ async fn follow_arrivals(inner: Arc<Inner>) {
     loop {
         inner.arrivals.rung().await;
         for key in inner.arrivals.waiting() {
-            let Some(wish) = inner.welcome(key) else {
+            let Some((port, wish)) = inner.welcome(key) else {
                 // It came with the port that has its tap, or nobody awaits it.
                 let is_here = inner.shared.read(|host| host.local_ports().any(|port| port.key == key));
                 if is_here {
@@ -452,6 +453,11 @@ async fn follow_arrivals(inner: Arc<Inner>) {
             };
             if let Err(error) = inner.driver.applied(wish.version, ARRIVAL_LIMIT).await {
                 warn!(%error, "flows of a port that came are late");
+            }
+            // What the tracker saw of them, when the port was here before or only one side of it was, is not how they stand: it would find them invalid.
+            let known = inner.desired().compiler.connections_of(port);
+            if let Err(error) = inner.driver.forget(known).await {
+                warn!(%error, "connections of a port that came not forgotten");
             }
             inner.arrivals.let_in(key);
         }
