@@ -28,7 +28,9 @@ use dataplane::switch::bridge::TapPort;
 use dataplane::trace::{Connection, Packet, Payload, Verdict};
 use dataplane::{Compiler, compile, trace};
 use hosts::{Host, Machine};
+use model::Mac;
 use model::arrival::Arrived;
+use model::network::AllowedPair;
 use model::security::{Direction, Ethertype, Protocol, Remote};
 use model::spec::HostNetwork;
 use openflow::flow::Field;
@@ -155,6 +157,28 @@ fn a_tap_that_is_not_plugged_in_yet_holds_nothing_up() {
     }
 }
 
+/// What goes to a MAC address that several ports have is flooded, to the host that awaits one of them as well: nobody gets it twice.
+#[test]
+fn what_several_may_have_comes_once() {
+    let mac = Mac::new([0, 0, 0x5e, 0, 1, 1]);
+    let mut cloud = awaited();
+    for port in [MOVING, ON_NEXT] {
+        let addresses = "10.0.1.100/32".parse().unwrap();
+        cloud.ports[port].allowed_pairs.push(AllowedPair { addresses, mac: Some(mac) });
+    }
+    let world = World::new(cloud);
+    let packet = world.from(ON_HOME, world.cloud.address(MOVING), HTTP).with(Field::EthDst, mac.bytes());
+    let ends = world.ends(HOME, &packet.with(Field::Ipv4Dst, Ipv4Addr::new(10, 0, 1, 100)), Connection::New);
+    let delivered = ends.into_iter().filter_map(|(host, end)| match end.verdict {
+        Verdict::Delivered { name, .. } => Some((host, name)),
+        _ => None,
+    });
+    let mut delivered: Vec<_> = delivered.collect();
+    delivered.sort_unstable();
+    let port = |host, name: &str| (host, format!("port {name}"));
+    assert_eq!(delivered, [port(HOME, "moving"), port(NEXT, "moving"), port(NEXT, "on-next")]);
+}
+
 /// A frame of one that is let in at its old host's address only: what the receiver's rules say on one host is nothing to the other.
 #[test]
 fn what_is_said_of_the_copy_is_nothing_to_the_frame() {
@@ -233,7 +257,7 @@ fn the_model_and_the_switch_agree() {
 const LIMIT: Duration = Duration::from_secs(30);
 /// Pings a millisecond apart of the third host, in each version of IP; those on the other hosts are ten.
 const PINGS: u32 = 6000;
-/// How long the machine has no interface, at least: long enough that something is lost, which is how it is known that losses are seen.
+/// How long the machine has no interface, at least.
 const PAUSE: Duration = Duration::from_millis(30);
 
 /// A machine whose interface can be at the tap of either host: a bridge of its own, with the port's addresses, that has one of two links.
@@ -266,10 +290,10 @@ impl Guest {
     }
 
     /// The moment without an interface, and then the other one.
-    async fn resume_on_next(&self) -> Result<()> {
-        self.namespace.run(&["ip", "link", "set", "eth0", "nomaster"])?;
+    async fn resume(&self, from: &str, to: &str) -> Result<()> {
+        self.namespace.run(&["ip", "link", "set", from, "nomaster"])?;
         tokio::time::sleep(PAUSE).await;
-        self.namespace.run(&["ip", "link", "set", "eth1", "master", "br0"]).map(drop)
+        self.namespace.run(&["ip", "link", "set", to, "master", "br0"]).map(drop)
     }
 
     /// Says what it may not say, by the tap where it is awaited: as somebody else, and with an address of somebody else.
@@ -398,7 +422,11 @@ impl Scene {
     }
 
     fn arrived(&self) -> Vec<Arrived> {
-        let arrived = self.hosts[NEXT].host.arrived().borrow().clone();
+        self.arrived_on(NEXT)
+    }
+
+    fn arrived_on(&self, host: usize) -> Vec<Arrived> {
+        let arrived = self.hosts[host].host.arrived().borrow().clone();
         arrived.into_iter().map(|(port, serial)| Arrived { port, serial }).collect()
     }
 }
@@ -420,6 +448,23 @@ fn transfer(from: &mut TcpStream, to: &mut TcpStream, times: u32) -> Result<()> 
     Ok(())
 }
 
+/// It is awaited, called off and awaited again, while much goes one way: what the host that awaited it saw of that is of no use to it, and no harm.
+async fn await_again(scene: &mut Scene, served: &mut Pair, fetched: &mut Pair) -> Result<()> {
+    for serial in [SERIAL - 1, SERIAL] {
+        scene.cloud.await_on(MOVING, NEXT, serial);
+        scene.program().await?;
+        transfer(&mut served.client, &mut served.server, 1)?;
+        transfer(&mut fetched.server, &mut fetched.client, 1)?;
+        if serial < SERIAL {
+            scene.cloud.ports.iter_mut().for_each(|port| port.arriving = None);
+            scene.program().await?;
+            transfer(&mut served.client, &mut served.server, 64)?;
+            transfer(&mut fetched.server, &mut fetched.client, 64)?;
+        }
+    }
+    Ok(())
+}
+
 /// A machine goes on on another host while it is pinged from the hosts where it was, where it comes to, and a third one, a thousand times a second in
 /// both versions of IP. What is lost is what came while it had no interface, not a ping more; connections of both directions go on.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -437,19 +482,7 @@ async fn nothing_is_lost_but_what_comes_while_the_machine_is_paused() -> Result<
         Pair::connect(&scene.guest.namespace, &listen(&scene.others[HOME].namespace)??, scene.six(ON_HOME)?.into())?;
     assert!(served.speaks()? && fetched.speaks()? && fetched_six.speaks()?);
 
-    // It is awaited, called off and awaited again, while much goes one way: what the host that awaited it saw of that is of no use to it, and no harm.
-    for serial in [SERIAL - 1, SERIAL] {
-        scene.cloud.await_on(MOVING, NEXT, serial);
-        scene.program().await?;
-        transfer(&mut served.client, &mut served.server, 1)?;
-        transfer(&mut fetched.server, &mut fetched.client, 1)?;
-        if serial < SERIAL {
-            scene.cloud.ports.iter_mut().for_each(|port| port.arriving = None);
-            scene.program().await?;
-            transfer(&mut served.client, &mut served.server, 64)?;
-            transfer(&mut fetched.server, &mut fetched.client, 64)?;
-        }
-    }
+    await_again(&mut scene, &mut served, &mut fetched).await?;
     scene.guest.pretend(&scene.cloud.mac(MOVING).to_string())?;
     assert_eq!(scene.arrived(), [], "what is spoofed brings nobody");
 
@@ -466,7 +499,7 @@ async fn nothing_is_lost_but_what_comes_while_the_machine_is_paused() -> Result<
     assert_eq!(scene.arrived(), [], "it has said nothing there");
     assert!(fetched.speaks()?, "it is where it was");
 
-    scene.guest.resume_on_next().await?;
+    scene.guest.resume("eth0", "eth1").await?;
     let mut arrived = scene.hosts[NEXT].host.arrived();
     tokio::time::timeout(LIMIT, arrived.wait_for(|arrived| !arrived.is_empty())).await??;
     assert_eq!(scene.arrived(), [Arrived { port: scene.cloud.ports[MOVING].id, serial: SERIAL }]);
@@ -502,6 +535,8 @@ async fn nothing_is_lost_but_what_comes_while_the_machine_is_paused() -> Result<
             lost.first(),
             lost.last()
         );
+        // It pings often enough to lose some while there is no interface, which is how it is known that losses are seen.
+        assert!(pings.count < PINGS || !lost.is_empty(), "from {}: nothing is lost", pings.from);
         let uncopied: Vec<&u32> = all.difference(&copied).collect();
         assert_eq!(uncopied, Vec::<&u32>::new(), "from {}: no copy came where it was awaited", pings.from);
         assert_eq!(answered, taken, "from {}: what the machine took is what was answered", pings.from);
@@ -509,5 +544,54 @@ async fn nothing_is_lost_but_what_comes_while_the_machine_is_paused() -> Result<
         assert_eq!(usize::try_from(span)?, lost.len(), "from {}: one pause", pings.from);
     }
     assert!(served.speaks()? && fetched.speaks()? && fetched_six.speaks()?);
+    Ok(())
+}
+
+/// The agent of the host that it came to is started again before the scheduler knows: with what it noted nothing changes. Then the machine goes back to
+/// where it was, whose tracker knows its connections as they stood long ago.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn it_stays_where_it_came_and_can_go_back() -> Result<()> {
+    require!(Need::Root, Need::OpenVswitch, Need::Program("ping"), Need::Program("ethtool"));
+    let mut scene = Scene::start().await?;
+    let four = IpAddr::V4(scene.cloud.address(MOVING));
+    let listen = |namespace: &Namespace| namespace.enter(|| TcpListener::bind((Ipv6Addr::UNSPECIFIED, 80)));
+    let away = &scene.others[AWAY].namespace;
+    let mut served = Pair::connect(away, &listen(&scene.guest.namespace)??, four)?;
+    let mut fetched = Pair::connect(&scene.guest.namespace, &listen(away)??, scene.cloud.address(ON_AWAY).into())?;
+    assert!(served.speaks()? && fetched.speaks()?);
+    scene.cloud.await_on(MOVING, NEXT, SERIAL);
+    scene.program().await?;
+    scene.guest.resume("eth0", "eth1").await?;
+    assert!(served.speaks()? && fetched.speaks()?, "it has come");
+    let came = scene.arrived();
+    assert_eq!(came.len(), 1);
+
+    let again = scene.hosts[NEXT].again(HostNetwork::empty(host_id(NEXT), endpoint(NEXT)));
+    again.bridge().connected(LIMIT).await?;
+    again.resume_arrivals(came.clone());
+    let applied = again.program(scene.cloud.host(NEXT), LIMIT).await?;
+    assert_eq!(applied.messages, 0, "what is noted is what was installed: {applied:?}");
+    scene.hosts[NEXT].host = again;
+    assert_eq!(scene.arrived(), came);
+    assert!(served.speaks()? && fetched.speaks()?);
+
+    scene.cloud.arrive(NEXT);
+    scene.program().await?;
+    transfer(&mut served.client, &mut served.server, 64)?;
+    transfer(&mut fetched.server, &mut fetched.client, 64)?;
+    scene.cloud.await_on(MOVING, HOME, SERIAL + 1);
+    scene.program().await?;
+    assert_eq!(scene.arrived_on(HOME), []);
+    scene.guest.resume("eth1", "eth0").await?;
+    // Something has to be said for it to be known that it is back.
+    assert!(scene.guest.namespace.ping("10.0.1.1".parse()?, 3, REACH)? > 0);
+    assert_eq!(scene.arrived_on(HOME), [Arrived { port: scene.cloud.ports[MOVING].id, serial: SERIAL + 1 }]);
+    served.client.write_all(b"y")?;
+    fetched.server.write_all(b"x")?;
+    assert!(arrives(&mut served.server, b'y', REACH)? && arrives(&mut fetched.client, b'x', REACH)?);
+    assert!(served.speaks()? && fetched.speaks()?);
+    scene.cloud.arrive(HOME);
+    scene.program().await?;
+    assert!(served.speaks()? && fetched.speaks()?);
     Ok(())
 }

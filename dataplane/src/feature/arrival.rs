@@ -54,8 +54,6 @@ const DHCP: (u16, u16) = (68, 67);
 /// The bits of TCP's flags that tell a segment in the middle from one that begins a connection (RFC 9293 §3.1): all but the first acknowledge something.
 const ACK: u16 = 0x010;
 const SYN: u16 = 0x002;
-/// The bit that makes a MAC address a group's.
-const GROUP_BIT: [u8; 6] = [1, 0, 0, 0, 0, 0];
 
 /// Frames of one port that the agent is handed in a second, and at once: they come until flows are in place, which takes milliseconds.
 const FRAMES_PER_SECOND: u32 = 500;
@@ -109,7 +107,8 @@ fn pass_on(view: &View<'_>, spot: Spot<'_>, (endpoint, vxlan): (Ipv4Addr, PortNo
     let copy = tunnel::number().into_iter().chain([Action::set(Field::TunDst, endpoint), Action::output(vxlan)]);
     steps.splice(at..at, copy);
     let note = || format!("here, and a copy to {endpoint}, where it is awaited");
-    let to = || unicast(Match::new().with(TARGET.field, port.key));
+    // What is flooded has a way of its own to the other host, be it to a MAC address that several have.
+    let to = || Match::new().with(TARGET.field, port.key).eth_dst(port.mac.bytes());
     let own = to().with(SOURCE.field, port.key);
     part.add_noted(Table::Output, OWN, own, Vec::new(), (cookie(port.key), "it is from there".to_owned()));
     let from_here = to().with_masked(FLAG_BITS.field, 0, FROM_OUTSIDE.mask);
@@ -198,10 +197,6 @@ fn add_under_way(key: u32, part: &mut Part) {
 /// What leaves for the host of a port.
 fn leaving(key: u32) -> Match {
     Match::new().with(TARGET.field, key).with_masked(FLAG_BITS.field, TO_TUNNEL.mask, TO_TUNNEL.mask)
-}
-
-fn unicast(to: Match) -> Match {
-    to.with_masked(Field::EthDst, [0; 6], GROUP_BIT)
 }
 
 /// By tunnel to the host of the port.

@@ -21,9 +21,9 @@ use tracing::{info, warn};
 use super::channel::Reply;
 
 /// Frames of one port that wait at once.
-pub const WAITING_MAX: usize = 64;
+pub const WAITING_MAX: usize = 512;
 /// The same of all ports.
-pub const ALL_WAITING_MAX: usize = 1024;
+pub const ALL_WAITING_MAX: usize = 2048;
 /// How long connections may go on that the host's tracker does not know, after their port came: longer than a sender of TCP waits until it repeats itself
 /// (RFC 6298 §2.5 has it wait 60 s at least before it may give up waiting longer).
 pub const SETTLING: Duration = Duration::from_secs(60);

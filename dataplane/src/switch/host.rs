@@ -440,26 +440,27 @@ async fn follow_numbers(inner: Arc<Inner>) {
 async fn follow_arrivals(inner: Arc<Inner>) {
     loop {
         inner.arrivals.rung().await;
-        for key in inner.arrivals.waiting() {
-            let Some((port, wish)) = inner.welcome(key) else {
-                // It came with the port that has its tap, or nobody awaits it.
-                let is_here = inner.shared.read(|host| host.local_ports().any(|port| port.key == key));
-                if is_here {
-                    inner.arrivals.let_in(key)
-                } else {
-                    inner.arrivals.turn_away(key)
-                }
-                continue;
-            };
-            if let Err(error) = inner.driver.applied(wish.version, ARRIVAL_LIMIT).await {
-                warn!(%error, "flows of a port that came are late");
+        let waiting = inner.arrivals.waiting();
+        // All that wait are switched at once: one late port holds up no other.
+        let came: Vec<(PortId, Wish)> = waiting.iter().filter_map(|key| inner.welcome(*key)).collect();
+        let version = came.iter().map(|(_, wish)| wish.version).max().unwrap_or_default();
+        // Frames go on waiting, for they would come back; those too many are lost.
+        while let Err(error) = inner.driver.applied(version, ARRIVAL_LIMIT).await {
+            if matches!(error, DriverError::Stopped) {
+                return;
             }
-            // What the tracker saw of them, when the port was here before or only one side of it was, is not how they stand: it would find them invalid.
+            warn!(%error, "flows of ports that came are late");
+        }
+        // What the tracker saw of them, when the port was here before or only one side of it was, is not how they stand: it would find them invalid.
+        for (port, _) in came {
             let known = inner.desired().compiler.connections_of(port);
             if let Err(error) = inner.driver.forget(known).await {
                 warn!(%error, "connections of a port that came not forgotten");
             }
-            inner.arrivals.let_in(key);
+        }
+        for key in waiting {
+            let is_here = inner.shared.read(|host| host.local_ports().any(|port| port.key == key));
+            if is_here { inner.arrivals.let_in(key) } else { inner.arrivals.turn_away(key) }
         }
     }
 }
