@@ -12,6 +12,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use model::HostId;
+use model::arrival::Arrived;
 use model::image::Image;
 use model::observed::{Problem, Report};
 use model::spec::{Generation, NodeSpec};
@@ -175,11 +176,13 @@ impl<D: Drivers> Reconciler<D> {
     /// Looks, plans, begins and publishes, once.
     pub async fn turn(&mut self) {
         let Some(spec) = self.spec.clone() else { return self.turn_without_spec().await };
+        // A look may take long, when a part of the host hangs.
+        self.keep_arrivals(&self.drivers.network().arrived());
         let began = tokio::time::Instant::now();
         let seen = look(&*self.drivers, &self.ledger, &spec).await;
         self.snapshot.look_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
         self.snapshot.looks += 1;
-        self.keep_arrivals(&seen);
+        self.keep_arrivals(&seen.arrived);
         let plan = plan::plan(&spec, &seen, &self.context());
         let now = now_ms();
         let settled = plan.is_settled() && self.lanes.busy().is_empty();
@@ -197,9 +200,9 @@ impl<D: Drivers> Reconciler<D> {
         self.publish(Some(Arc::new(seen)));
     }
 
-    /// Notes which ports have come before the scheduler is told: a restart does not await them again, and their machines need not speak first.
-    fn keep_arrivals(&self, seen: &Seen) {
-        if let Err(error) = self.ledger.keep_arrivals(&self.boot_id, &seen.arrived) {
+    /// Notes which ports have come, if it can, before the scheduler is told: a restart does not await them again, and their machines need not speak first.
+    fn keep_arrivals(&self, arrived: &[Arrived]) {
+        if let Err(error) = self.ledger.keep_arrivals(&self.boot_id, arrived) {
             let remedy = error.remedy();
             tracing::warn!(error = crate::driver::chain(&error), remedy, "ports that came are not noted");
         }

@@ -44,7 +44,7 @@ pub(crate) fn bindings(intent: &Intent) -> BTreeMap<PortId, Binding> {
 }
 
 /// What `host` is to be, still without a generation.
-pub(crate) fn assign(intent: &Intent, bindings: &BTreeMap<PortId, Binding>, host: HostId) -> SpecParts {
+pub(crate) fn assign(intent: &Intent, (bindings, arrivals): Seating<'_>, host: HostId) -> SpecParts {
     let tunnel = intent.hosts.get(&host).map_or(Ipv4Addr::UNSPECIFIED, |host| host.tunnel);
     let machines: Vec<_> = intent
         .machines
@@ -61,8 +61,7 @@ pub(crate) fn assign(intent: &Intent, bindings: &BTreeMap<PortId, Binding>, host
     });
     let boots = machines.iter().flat_map(|machine| [Some(machine.boot.kernel), machine.boot.initrd]).flatten();
     let images: BTreeSet<ImageId> = sources.chain(boots).collect();
-    let arrivals = intent.arrivals();
-    let reach = Reach::of(intent, (bindings, &arrivals), host);
+    let reach = Reach::of(intent, (bindings, arrivals), host);
     SpecParts {
         generation: Generation(0),
         host,
@@ -94,7 +93,7 @@ pub(crate) fn assign(intent: &Intent, bindings: &BTreeMap<PortId, Binding>, host
             .filter(|it| intent.network_of(it).is_some_and(|network| reach.networks.contains(&network)))
             .map(|it| (**it).clone())
             .collect(),
-        mirrors: mirrors(intent, (bindings, &arrivals), host),
+        mirrors: mirrors(intent, (bindings, arrivals), host),
         ports: reach.ports,
         images: images.iter().filter_map(|id| intent.images.get(id)).filter_map(|image| image.image()).collect(),
         volumes,
@@ -126,7 +125,7 @@ fn mirrors(intent: &Intent, (bindings, arrivals): Seating<'_>, host: HostId) -> 
 }
 
 /// Where ports are plugged in, and where they are awaited.
-type Seating<'a> = (&'a BTreeMap<PortId, Binding>, &'a BTreeMap<PortId, Arrival>);
+pub(crate) type Seating<'a> = (&'a BTreeMap<PortId, Binding>, &'a BTreeMap<PortId, Arrival>);
 
 /// Whether a port is plugged in on a host, or awaited there.
 fn is_wired((bindings, arrivals): Seating<'_>, id: &PortId, host: HostId) -> bool {

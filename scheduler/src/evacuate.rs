@@ -52,6 +52,8 @@ impl Intent {
         let (id, host) = find(&self.hosts, name, None)?;
         refuse_unless_dead(cluster, &host, how)?;
         self.hosts.insert(id, Arc::new(Host { enabled: false, ..(*host).clone() }));
+        // Ports that went there ahead of their machines are where those are.
+        self.forget_journeys_to(id);
         let there: Vec<Arc<MachineIntent>> = self.machines.values().filter(|vm| vm.host == Some(id)).cloned().collect();
         let mut done = Evacuated::default();
         for vm in there {

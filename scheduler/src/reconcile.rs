@@ -304,8 +304,9 @@ fn unable(intent: &Intent, seats: &Seats<'_>, standing: &Standing<'_>) -> Vec<(M
 
 fn assign_all(intent: &mut Intent, bindings: &BTreeMap<PortId, Binding>) -> Vec<Contradiction> {
     let mut contradictions = Vec::new();
+    let arrivals = intent.arrivals();
     for host in intent.hosts.keys().copied().collect::<Vec<_>>() {
-        let mut parts = assign(intent, bindings, host);
+        let mut parts = assign(intent, (bindings, &arrivals), host);
         parts.generation = intent.generation(host);
         let spec = match NodeSpec::check(parts.clone()) {
             Ok(spec) => spec,

@@ -144,7 +144,7 @@ fn lost(launch: &Launch) -> End {
 fn launch(plan: &mut Plan, spec: &NodeSpec, seen: &Seen, context: &Context, (machine, losses): (&Machine, Vec<u64>)) {
     let lane = Lane::Machine(machine.id);
     let ports: Vec<&Port> = machine.ports.iter().filter_map(|id| spec.network().ports.get(id)).collect();
-    if let Some(port) = ports.iter().find(|port| !port.is_on(spec.host())) {
+    if let Some(port) = ports.iter().find(|port| !port.is_on(spec.host()) && !port.is_awaited_on(spec.host())) {
         let away =
             format!("its port {} is plugged in on another host: flowctl port bind {0} brings it back", port.name);
         return plan.wait(lane, away);

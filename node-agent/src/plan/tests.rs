@@ -570,6 +570,15 @@ fn a_machine_waits_for_a_port_that_has_left() {
             "{waits}"
         );
         assert_eq!(agent.running(), [].into());
+
+        // Bound back, it is awaited: the machine begins, and its first frame brings the port.
+        let mut back = super::tests::parts(2, &[wish(1)], &[]);
+        for port in &mut back.ports {
+            port.arriving = Some(Arrival { host: back.host, tunnel: back.tunnel, serial: 2 });
+            port.binding.as_mut().unwrap().host = HostId::from_uuid(id(0, 2));
+        }
+        agent.settle(&NodeSpec::check(back).unwrap()).await;
+        assert_eq!(agent.running(), [(machine_id(1), true)].into());
     });
 }
 

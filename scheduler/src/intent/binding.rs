@@ -90,7 +90,8 @@ impl Intent {
         if self.place_of(&it) == Some(host) {
             return Err(at_host(format!("port {name} is plugged in there: name another host")));
         }
-        if !there.enabled {
+        // Where its machine is it may always go back to.
+        if !there.enabled && vm.host != Some(host) {
             let problem = format!("it takes nothing new: flowctl host enable {}, or name another host", there.name);
             return Err(at_host(problem));
         }
@@ -226,6 +227,15 @@ impl Intent {
         let ports = self.ports.values();
         let ports = ports.filter(move |it| it.journey.at == Some(host) || it.journey.awaited == Some(host));
         ports.map(|it| format!("port {}, which is bound there", it.port.name))
+    }
+
+    /// Ends all journeys that lead to a host: it is dead.
+    pub(crate) fn forget_journeys_to(&mut self, host: HostId) {
+        for it in self.ports.values_mut() {
+            if it.journey.at == Some(host) || it.journey.awaited == Some(host) {
+                Arc::make_mut(it).journey.forget();
+            }
+        }
     }
 
     /// Brings journeys forward: believes hosts of what they await themselves, in the attempt that is on, and forgets what was of another placement.

@@ -219,6 +219,16 @@ fn what_becomes_of_the_machine_or_the_host_ends_it() {
     assert_eq!(scene.cloud.intent.ports[&scene.port].journey.awaited(), None);
     assert_eq!(scene.cloud.intent.away(scene.port), None, "it is with its machine: {host:?}");
 
+    // The host that the port went to dies: the port is with its machine again.
+    let mut scene = Scene::new();
+    scene.bind("port", "two").unwrap();
+    scene.says(two, 1);
+    assert_eq!(scene.places(scene.port), [(two, None); 2]);
+    scene.cloud.hosts.get_mut(&two).unwrap().report = None;
+    let cluster = scene.cloud.cluster();
+    scene.cloud.change(|intent, _| intent.evacuate(&cluster, "two", &read(json!({"force": true})))).unwrap();
+    assert_eq!(scene.places(scene.port), [(one, None)]);
+
     // Deleted while awaited, and while a report is under way.
     let mut scene = Scene::new();
     scene.bind("port", "two").unwrap();
