@@ -67,8 +67,8 @@ async fn a_collector_sees_what_is_forwarded() -> Result<()> {
     // Each is looked at twice: as it comes in and as it goes out.
     while !wanted.iter().all(|pair| told.packets.get(pair) == Some(&6)) {
         ensure!(Instant::now() < end, "the records say {:?} of {:?}", told.packets, told.interfaces);
-        let Ok(length) = collector.recv(&mut octets) else { continue };
-        told.take(octets.get(..length).context("length")?)?;
+        let Ok((length, exporter)) = collector.recv_from(&mut octets) else { continue };
+        told.take(exporter, octets.get(..length).context("length")?)?;
     }
     assert_eq!(told.domains, [77].into());
     for port in &cloud.ports {

@@ -102,8 +102,8 @@ fn a_collector_hears_what_ports_and_rules_counted() {
     let mut octets = [0; 65_536];
     let allowed = || "security group askers: allow udp port 53 to anyone (rule 00000008)".to_owned();
     let hears = || {
-        while let Ok(length) = collector.recv(&mut octets) {
-            told.take(&octets[..length])?;
+        while let Ok((length, exporter)) = collector.recv_from(&mut octets) {
+            told.take(exporter, &octets[..length])?;
         }
         Ok((told.selectors.get(&allowed()) == Some(&2)).then_some(()))
     };

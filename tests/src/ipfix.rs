@@ -1,7 +1,7 @@
 //! Flow records as a collector reads them: IPFIX (RFC 7011) off the wire, of what Open vSwitch sends as much as tests ask for.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use anyhow::{Context, Result, ensure};
 
@@ -25,11 +25,14 @@ const LONG: u64 = 255;
 const TEMPLATES: u16 = 2;
 const DATA: u16 = 256;
 
+/// The elements of a template with their lengths; those of enterprises have no number here.
+type Elements = Vec<(Option<u16>, u16)>;
+
 /// What a collector was told.
 #[derive(Debug, Default)]
 pub struct Told {
-    /// Of each template the elements with their lengths; those of enterprises have no number here.
-    templates: BTreeMap<u16, Vec<(Option<u16>, u16)>>,
+    /// Of each exporter's templates the elements.
+    templates: BTreeMap<(SocketAddr, u16), Elements>,
     /// Packets by source and destination.
     pub packets: BTreeMap<(IpAddr, IpAddr), u64>,
     /// Packets of named ports, by their name and direction: 0 is into the switch.
@@ -70,11 +73,11 @@ fn word(from: &mut &[u8]) -> Result<u16> {
 }
 
 impl Told {
-    /// Takes a message: its header and the sets behind it (RFC 7011 §3.1).
+    /// Takes a message of an exporter: its header and the sets behind it (RFC 7011 §3.1).
     ///
     /// # Errors
     /// It is no message of IPFIX, or ends in the middle of one.
-    pub fn take(&mut self, mut from: &[u8]) -> Result<()> {
+    pub fn take(&mut self, exporter: SocketAddr, mut from: &[u8]) -> Result<()> {
         let (version, length) = (word(&mut from)?, usize::from(word(&mut from)?));
         ensure!((version, length) == (10, from.len() + 4), "version {version}, {length} octets, {} more", from.len());
         cut(&mut from, 8)?;
@@ -83,10 +86,10 @@ impl Told {
             let (set, length) = (word(&mut from)?, usize::from(word(&mut from)?));
             let body = cut(&mut from, length - 4)?;
             match set {
-                TEMPLATES => self.template(body)?,
-                DATA.. if self.templates.contains_key(&set) => {
+                TEMPLATES => self.template(exporter, body)?,
+                DATA.. if self.templates.contains_key(&(exporter, set)) => {
                     self.domains.insert(domain);
-                    self.records(set, body)?;
+                    self.records((exporter, set), body)?;
                 }
                 // Options say nothing of flows.
                 _ => {}
@@ -95,7 +98,7 @@ impl Told {
         Ok(())
     }
 
-    fn template(&mut self, mut from: &[u8]) -> Result<()> {
+    fn template(&mut self, exporter: SocketAddr, mut from: &[u8]) -> Result<()> {
         while !from.is_empty() {
             let (id, count) = (word(&mut from)?, word(&mut from)?);
             let mut elements = Vec::new();
@@ -105,14 +108,14 @@ impl Told {
                 elements.push(((!is_own).then_some(element), length));
                 cut(&mut from, if is_own { 4 } else { 0 })?;
             }
-            self.templates.insert(id, elements);
+            self.templates.insert((exporter, id), elements);
         }
         Ok(())
     }
 
-    fn records(&mut self, template: u16, mut from: &[u8]) -> Result<()> {
+    fn records(&mut self, template: (SocketAddr, u16), mut from: &[u8]) -> Result<()> {
         let elements = self.templates.get(&template).context("template")?;
-        ensure!(!elements.is_empty(), "template {template} is of nothing");
+        ensure!(!elements.is_empty(), "template {template:?} is of nothing");
         while !from.is_empty() {
             let mut record = BTreeMap::new();
             for (element, length) in elements {

@@ -4,9 +4,9 @@
 //!
 //! | template | elements (IANA registry "IPFIX Information Elements") |
 //! |---|---|
-//! | 256, a port, once for each direction | observationTimeSeconds, virtualStationInterfaceName, virtualStationName, flowDirection, packetTotalCount, octetTotalCount |
-//! | 257, a rule | observationTimeSeconds, selectorName, packetTotalCount, octetTotalCount |
-//! | 258, a reason for drops | observationTimeSeconds, selectorName, droppedPacketTotalCount, droppedOctetTotalCount |
+//! | 40000, a port, once for each direction | observationTimeSeconds, virtualStationInterfaceName, virtualStationName, flowDirection, packetTotalCount, octetTotalCount |
+//! | 40001, a rule | observationTimeSeconds, selectorName, packetTotalCount, octetTotalCount |
+//! | 40002, a reason for drops | observationTimeSeconds, selectorName, droppedPacketTotalCount, droppedOctetTotalCount |
 //!
 //! Counts are those of the switch, since each flow or port came to be. `flowDirection` is the switch's view: 0 is what a machine sent.
 
@@ -33,9 +33,10 @@ const OCTETS: (u16, u16) = (85, 8);
 const DROPPED_PACKETS: (u16, u16) = (135, 8);
 const DROPPED_OCTETS: (u16, u16) = (134, 8);
 
-const PORT: u16 = 256;
-const RULE: u16 = 257;
-const DROP: u16 = 258;
+// Far from those of Open vSwitch, which tells the same collectors from the same address: not all of them heed its port.
+const PORT: u16 = 40_000;
+const RULE: u16 = 40_001;
+const DROP: u16 = 40_002;
 const TEMPLATES: [(u16, &[(u16, u16)]); 3] = [
     (PORT, &[TIME, INTERFACE, STATION, DIRECTION, PACKETS, OCTETS]),
     (RULE, &[TIME, SELECTOR, PACKETS, OCTETS]),
@@ -229,7 +230,8 @@ mod tests {
 
     fn told(messages: &[Vec<u8>]) -> Told {
         let mut told = Told::default();
-        messages.iter().for_each(|message| told.take(message).unwrap());
+        let exporter = (std::net::Ipv4Addr::LOCALHOST, 4739).into();
+        messages.iter().for_each(|message| told.take(exporter, message).unwrap());
         told
     }
 

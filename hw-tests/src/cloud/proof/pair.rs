@@ -10,55 +10,51 @@ use super::trunk::SubPort;
 use super::{Machines, Occupied};
 use crate::cloud::Cloud;
 use crate::cloud::evidence::Examiner;
-use crate::cloud::tenant::{BLUE, WEB};
+use crate::cloud::tenant::{GREEN, WEB};
 
 /// The address that moves: no port's own.
-const SHARED: &str = "10.10.1.240";
-/// The sub-port of db1 on the blue network.
-const PORT: &str = "pair-port";
+const SHARED: &str = "10.10.2.240";
 const VLAN: u16 = 9;
+const LINK: &str = "eth0.9";
 /// From a change of a port to its host's flows.
 const CHANGE_LIMIT: Duration = Duration::from_secs(30);
-
-/// One that may have the address, and by which interface.
-struct Member<'a> {
-    machine: &'a Occupied,
-    link: String,
-}
 
 /// Runs the proof of this module.
 pub(super) fn examine(cloud: &Cloud, machines: &Machines, examiner: &mut Examiner<'_>) {
     examiner.check("an address that two machines may have is where it was announced last, across hosts", || {
-        let (one, two, database) = (machines.get("web1")?, machines.get("web2")?, machines.get("db1")?);
-        // The client stands beside one of the two members, and the other is on another host.
-        let (far, client) = if one.vm.host == database.vm.host { (two, one) } else { (one, two) };
-        let centre = cloud.centre();
-        let port = json!({"name": PORT, "network": BLUE, "groups": [WEB], "trunk": {"parent": database.vm.port, "vlan": VLAN}});
-        let port = centre.post("/v1/ports", &port)?;
-        let near = Member { machine: database, link: format!("eth0.{VLAN}") };
-        let far = Member { machine: far, link: "eth0".to_owned() };
-        let seen = SubPort::of(&port).and_then(|port| port.wire(database, VLAN, CHANGE_LIMIT)).and_then(|_| {
-            for port in [PORT, &far.machine.vm.port] {
-                let pairs = json!({"allowed_pairs": [{"addresses": format!("{SHARED}/32")}]});
-                centre.patch(&format!("/v1/ports/{port}"), &pairs)?;
-            }
-            let seen = moves(client, [&far, &near]);
-            centre.patch(&format!("/v1/ports/{}", far.machine.vm.port), &json!({"allowed_pairs": []})).and(seen)
-        });
-        for member in [&near, &far] {
-            member.machine.succeeds(&format!("ip addr del {SHARED}/32 dev {}", member.link))?;
+        // They are on different hosts, and on the client's network by sub-ports.
+        let members = [machines.get("web1")?, machines.get("web2")?];
+        let seen = join(cloud, members).and_then(|()| moves(machines.get("db1")?, members));
+        for machine in members {
+            machine.succeeds(&format!("ip link del {LINK}"))?;
         }
-        database.succeeds(&format!("ip link del eth0.{VLAN}"))?;
-        centre.delete(&format!("/v1/ports/{PORT}")).and(seen)
+        let deleted = members.map(|machine| cloud.centre().delete(&format!("/v1/ports/{}", port_of(machine))));
+        deleted.into_iter().collect::<Result<Vec<_>>>().and(seen)
     });
 }
 
-fn moves(client: &Occupied, members: [&Member<'_>; 2]) -> Result<String> {
+fn port_of(machine: &Occupied) -> String {
+    format!("pair-{}", machine.vm.name)
+}
+
+/// Gives each member an interface on the green network that may have the address.
+fn join(cloud: &Cloud, members: [&Occupied; 2]) -> Result<()> {
+    for machine in members {
+        let trunk = json!({"parent": machine.vm.port, "vlan": VLAN});
+        let pairs = json!([{"addresses": format!("{SHARED}/32")}]);
+        let port = json!({"name": port_of(machine), "network": GREEN, "groups": [WEB], "trunk": trunk, "allowed_pairs": pairs});
+        let port = cloud.centre().post("/v1/ports", &port)?;
+        SubPort::of(&port)?.wire(machine, VLAN, CHANGE_LIMIT)?;
+    }
+    Ok(())
+}
+
+fn moves(client: &Occupied, members: [&Occupied; 2]) -> Result<String> {
     let ping = format!("ping -c 2 -W 5 {SHARED}");
     ensure!(!client.succeeds(&ping)?, "{SHARED} answers before anybody has it");
     let mut told = Vec::new();
-    for member in [members[0], members[1], members[0]] {
-        let Member { machine, link } = member;
+    let link = LINK;
+    for machine in [members[0], members[1], members[0]] {
         let mac = machine.ok(&format!("cat /sys/class/net/{link}/address"))?.trim().to_owned();
         machine.ok(&format!("ip addr add {SHARED}/32 dev {link}"))?;
         let announce = format!("arping -U -c 1 -I {link} -s {SHARED} {SHARED}");

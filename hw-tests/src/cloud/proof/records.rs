@@ -37,8 +37,8 @@ fn recorded(cloud: &Cloud, pairs: &[(&Occupied, &Occupied)]) -> Result<String> {
             let look = || {
                 let text = from.ok(&format!("ping -c {PINGS} -i 0.02 -W 5 {target}"))?;
                 ensure!(text.contains(" 0% packet loss"), "{text}");
-                while let Ok(length) = collector.recv(&mut octets) {
-                    told.take(octets.get(..length).context("a datagram's length")?)?;
+                while let Ok((length, exporter)) = collector.recv_from(&mut octets) {
+                    told.take(exporter, octets.get(..length).context("a datagram's length")?)?;
                 }
                 let both = [(ends[0], ends[1]), (ends[1], ends[0])];
                 Ok(both.iter().all(|way| told.packets.contains_key(way)).then_some(()))
@@ -48,8 +48,8 @@ fn recorded(cloud: &Cloud, pairs: &[(&Occupied, &Occupied)]) -> Result<String> {
     }
     let rule = |name: &String| name.starts_with("security group web: allow icmp");
     let look = || {
-        while let Ok(length) = collector.recv(&mut octets) {
-            told.take(octets.get(..length).context("a datagram's length")?)?;
+        while let Ok((length, exporter)) = collector.recv_from(&mut octets) {
+            told.take(exporter, octets.get(..length).context("a datagram's length")?)?;
         }
         let rule = told.selectors.iter().find(|(name, packets)| rule(name) && **packets > 0);
         Ok(rule.map(|(name, packets)| format!("{name:?} {packets} packets")))
