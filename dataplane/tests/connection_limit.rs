@@ -9,9 +9,9 @@ mod rig;
 mod topology;
 
 use std::collections::BTreeSet;
-use std::io::Write as _;
-use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
-use std::time::Duration;
+use std::io::{Read as _, Write as _};
+use std::net::{IpAddr, Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
 use basalt_tests::process::wait_for;
@@ -35,6 +35,8 @@ const NEAR: usize = 1;
 const FAR: usize = 2;
 const STRANGER: usize = 3;
 const LIMIT: u32 = 3;
+/// How long after its client a member ends a connection.
+const LATE: Duration = Duration::from_secs(8);
 /// How long is waited for who is not let in: a client asks again after a second.
 const SILENCE: Duration = Duration::from_millis(900);
 /// How long UDP may be silent and count, with what a loaded machine takes to see it.
@@ -285,6 +287,47 @@ async fn one_too_many_waits_for_one_to_end() -> Result<()> {
         for pair in &mut open {
             assert!(pair.speaks()?, "{to}");
         }
+    }
+    Ok(())
+}
+
+/// A client that ends its own direction long before its member ends the other does not count, not even by its last acknowledgement; and where all are taken and
+/// their member goes away, they are reset and make room, though nobody remembers them.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn neither_a_late_end_nor_a_lost_member_keeps_a_place() -> Result<()> {
+    require!(Need::Root, Need::OpenVswitch, Need::Program("ping"), Need::Program("ethtool"));
+    let mut world = World::start(limited(1)).await?;
+    for to in fronts(&world.cloud) {
+        let Pair { client, server } = world.connect(CLIENT, to)?;
+        client.shutdown(Shutdown::Write)?;
+        let _next = world.connect_at_last(STRANGER, to)?;
+        // Longer than an end was remembered once.
+        wait_for("time to pass", LATE * 2, {
+            let begin = Instant::now();
+            move || Ok((begin.elapsed() > LATE).then_some(()))
+        })?;
+        drop(server);
+        client.set_read_timeout(Some(REACH))?;
+        assert_eq!((&client).read(&mut [0])?, 0, "{to}: the member's end arrives");
+    }
+    for to in fronts(&world.cloud) {
+        world.connect_at_last(CLIENT, to)?;
+    }
+    let stuck = fronts(&world.cloud).map(|to| world.connect_at_last(CLIENT, to));
+    let mut stuck: Vec<Pair> = stuck.into_iter().collect::<Result<_>>()?;
+    let six = world.cloud.address6(NEAR).context("an address of IPv6")?;
+    let near: [IpAddr; 2] = [world.cloud.address(NEAR).into(), six.into()];
+    for (front, address) in world.cloud.balancers.iter_mut().zip(near) {
+        front.listeners[0].members[0].address = address;
+    }
+    world.server = world.machines[NEAR].listen(8080)?;
+    world.program().await?;
+    for (pair, to) in stuck.iter_mut().zip(fronts(&world.cloud)) {
+        // It is not heard, and says so again and again until somebody else resets it.
+        wait_for("the end of who has lost its member", REACH, || {
+            Ok(pair.client.write_all(b"x").is_err().then_some(()))
+        })?;
+        drop(world.connect_at_last(STRANGER, to)?);
     }
     Ok(())
 }

@@ -25,8 +25,8 @@ pub const MEMBERS_MAX: usize = 256;
 pub const MEMBERS_OF_BALANCER_MAX: usize = 1024;
 /// The most members of all load balancers of one network, for the same reason.
 pub const MEMBERS_OF_NETWORK_MAX: usize = 4096;
-/// The largest limit of connections: for each new one the switch goes through those that are open.
-pub const CONNECTION_LIMIT_MAX: u32 = 10_000;
+/// The largest limit of connections: for each new one the switch goes through those that are open, and all tenants of a host share the switch.
+pub const CONNECTION_LIMIT_MAX: u32 = 1_000;
 /// The largest weight, as Octavia has it.
 pub const WEIGHT_MAX: u16 = 256;
 
@@ -410,11 +410,11 @@ mod tests {
         assert_eq!(says(&front), "fits", "another protocol is another listener");
         for (limit, problem) in [
             (1, "fits"),
-            (10_000, "fits"),
-            (0, "its listener on udp port 80 has a limit of 0 connections, want 1 to 10000, or none for any number"),
+            (1_000, "fits"),
+            (0, "its listener on udp port 80 has a limit of 0 connections, want 1 to 1000, or none for any number"),
             (
-                10_001,
-                "its listener on udp port 80 has a limit of 10001 connections, want 1 to 10000, or none for any number",
+                1_001,
+                "its listener on udp port 80 has a limit of 1001 connections, want 1 to 1000, or none for any number",
             ),
         ] {
             front.listeners[1].connection_limit = Some(limit);

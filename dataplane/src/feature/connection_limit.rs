@@ -1,10 +1,10 @@
 //! The limit of a listener: how many of its connections may be open at once from one host.
 //!
 //! Owns the flows that count: the switch itself learns one into [`Table::Open`] for each connection of a listener with a limit, under a cookie of that
-//! listener, and learns no more than the limit for new ones. What is learned is the switch's: nobody installs it, and nobody deletes it but the end of its
+//! listener, and learns no more than the limit. What is learned is the switch's: nobody installs it, and nobody deletes it but the end of its
 //! listener's limit. A connection of TCP counts until its client has ended it, or its member has reset it; of one that is only begun, and of one over UDP,
-//! silence is the end. One that is known to the connection tracker passes whether or not it was counted, and counts from then on: neither a smaller limit nor
-//! a restart of the switch cuts anything.
+//! silence is the end. One that is known to the connection tracker passes whether or not it was counted, and counts from then on where there is room: neither
+//! a smaller limit nor a restart of the switch cuts anything.
 //! Invariant: packets for listeners without a limit meet none of these flows.
 //!
 //! ```text
@@ -15,7 +15,7 @@
 //! ended   --learn over it, under a cookie that is not counted--> its member, or its client
 //! ```
 //!
-//! Two flows are learned for one connection of TCP, because learning again changes actions and cookie of a flow and never its timeouts: one that counts while it
+//! Two flows are learned for one connection, because learning again changes actions and cookie of a flow and never its timeouts: one that counts while it
 //! is only begun, and one from then on. Source: ovs-actions(7) "The learn action".
 
 use model::balancer::{Listener, Transport};
@@ -38,11 +38,12 @@ const ENDED: u16 = 114;
 const LOOKING: u16 = 113;
 const UNCOUNTED: u16 = 112;
 
-/// Seconds of silence after which a connection counts no more: as long as nobody has answered, while it is open, and once it has ended.
-const BEGUN_SECONDS: u16 = 10;
+/// Seconds of silence after which a connection counts no more: as long as nobody has answered (a client of TCP asks again after 1, 3 and 7 s), while it is
+/// open, and once it has ended, which is how long its member may take to end it too: what its client says after that is taken for a connection again.
+const BEGUN_SECONDS: u16 = 5;
 const TCP_SECONDS: u16 = 300;
 const UDP_SECONDS: u16 = 30;
-const ENDED_SECONDS: u16 = 5;
+const ENDED_SECONDS: u16 = 20;
 /// Priorities of learned flows: one that counts an open connection is met before the one that counted it when it began.
 const BEGUN: u16 = 90;
 const OPEN: u16 = 100;
@@ -84,9 +85,8 @@ impl<'a> Limited<'a> {
         let note = "whether the connection is counted is looked up".to_owned();
         part.add_noted(Table::Balance, LOOKING, looking, steps, (front.cookie, note));
         let uncounted = of_it().with_masked(FLAG_BITS.field, LOOKED_UP.mask, LOOKED_UP.mask | COUNTED.mask);
-        let mut steps = vec![self.count()];
-        steps.extend((listener.protocol == Transport::Tcp).then(|| self.begun_no_more(Way::Forth)));
-        steps.push(onward.clone());
+        // What it counted as when it began makes room for it.
+        let steps = vec![self.begun_no_more(Way::Forth), self.count(), onward.clone()];
         let note = "a connection that a member has, counted from now on".to_owned();
         part.add_noted(Table::Balance, UNCOUNTED, uncounted, steps, (front.cookie, note));
         if listener.protocol == Transport::Tcp {
@@ -131,7 +131,9 @@ impl<'a> Limited<'a> {
         steps.extend([self.begin(), Action::resubmit(Table::Balance.number())]);
         let note = format!("{port}: no more than {most} connections may be open from this host");
         part.add_noted(Table::Balance, ASKING, asking, steps, (front.cookie, note));
-        let refused = fresh.clone().with_masked(FLAG_BITS.field, LOOKED_UP.mask, LOOKED_UP.mask | WITHIN_LIMIT.mask);
+        // Who counts already is not one too many, as when its member is gone and nobody remembers the connection.
+        let neither = LOOKED_UP.mask | WITHIN_LIMIT.mask | COUNTED.mask;
+        let refused = fresh.clone().with_masked(FLAG_BITS.field, LOOKED_UP.mask, neither);
         let note = format!("{port}: {most} connections are {NO_ROOM}");
         part.add_noted(Table::Balance, FULL, refused, Vec::new(), (front.cookie, note));
     }
@@ -153,20 +155,19 @@ impl<'a> Limited<'a> {
     }
 
     fn begin(&self) -> Action {
-        let (priority, idle_timeout, says) = match self.listener.protocol {
-            Transport::Tcp => (BEGUN, BEGUN_SECONDS, LOOKED_UP.mask),
-            Transport::Udp => (OPEN, UDP_SECONDS, COUNTED.mask),
-        };
-        let result = flag(WITHIN_LIMIT.mask);
-        self.learn(Learn { priority, idle_timeout, limit: self.most, result, ..self.counting() }, Way::Forth, says)
+        let (idle_timeout, result) = (BEGUN_SECONDS, flag(WITHIN_LIMIT.mask));
+        let begun = Learn { priority: BEGUN, idle_timeout, limit: self.most, result, ..self.counting() };
+        self.learn(begun, Way::Forth, LOOKED_UP.mask)
     }
 
+    /// Counts what is known, as far as there is room: it passes in any case, and nobody may have the switch learn without end.
     fn count(&self) -> Action {
         let (idle_timeout, fin_idle_timeout) = match self.listener.protocol {
             Transport::Tcp => (TCP_SECONDS, ENDED_SECONDS),
             Transport::Udp => (UDP_SECONDS, 0),
         };
-        let open = Learn { priority: OPEN, idle_timeout, fin_idle_timeout, ..self.counting() };
+        let limit = self.most;
+        let open = Learn { priority: OPEN, idle_timeout, fin_idle_timeout, limit, ..self.counting() };
         self.learn(open, Way::Forth, COUNTED.mask)
     }
 

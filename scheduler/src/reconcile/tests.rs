@@ -636,12 +636,12 @@ fn a_limit_of_connections_reaches_hosts() {
     set(&mut cloud, json!(100)).unwrap();
     assert_eq!(told(&cloud), Some(json!(100)));
     let refused = set(&mut cloud, json!(0)).unwrap_err();
-    let problem = "load balancer front: its listener on tcp port 80 has a limit of 0 connections, want 1 to 10000, or none for any number";
+    let problem = "load balancer front: its listener on tcp port 80 has a limit of 0 connections, want 1 to 1000, or none for any number";
     assert!(refused.ends_with(problem), "{refused}");
     assert_eq!(told(&cloud), Some(json!(100)));
     set(&mut cloud, json!(null)).unwrap();
     assert_eq!(told(&cloud), None);
-    let listener = json!({"protocol": "udp", "port": 53, "connection_limit": 10_001});
+    let listener = json!({"protocol": "udp", "port": 53, "connection_limit": 1_001});
     let refused = cloud.change(|intent, _| intent.add_listener("front", &read(listener))).unwrap_err().to_string();
     assert!(refused.contains("connection_limit") && refused.contains("limit of 10001"), "{refused}");
     let missing = serde_json::from_value::<crate::intent::balancer::ListenerChange>(json!({}));
