@@ -318,3 +318,22 @@ fn a_packet_that_is_too_large() {
     assert_eq!(found.cause, Cause::TooLarge);
     assert!(found.line.contains("blue") && found.line.contains(&mtu.to_string()), "{found}");
 }
+
+#[test]
+fn a_router_leads_no_ipv6_out() {
+    let mut cloud = dual_stack();
+    let far: IpAddr = "2001:db8:f::7".parse().unwrap();
+    let packet = from(&cloud, "web-1", far, TCP_80);
+    blamed(&cloud, &packet, Cause::NoIpv6Gateway, &["router main", "2001:db8:f::7", "nor a gateway of IPv6"]);
+    let outer = cloud.network("outer", "203.0.113.0/24");
+    cloud.ipv6(outer, "2001:db8:ffff::/64");
+    cloud.provide(outer, "dc", Some(100));
+    cloud.lead_out6(0, outer, &[0], 40);
+    blamed(&cloud, &packet, Cause::NotRouted, &["port web-1 has fd00:0:0:1::b", "network outer", "nothing is"]);
+    cloud.routed(outer, &["2001:db8::/32"]);
+    blamed(&cloud, &packet, Cause::NotRouted, &["port web-1 has fd00:0:0:1::b", "2001:db8::/32 is"]);
+    cloud.routed(outer, &["fd00::/16"]);
+    cloud.port("station", outer, 0, 9, &[0]);
+    let station = v6(&cloud, "station");
+    arrives(&cloud, &from(&cloud, "web-1", station, TCP_80));
+}

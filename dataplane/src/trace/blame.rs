@@ -21,6 +21,7 @@ use crate::family::{self, Family};
 use crate::feature::balancer::{ITSELF, NO_HEALTHY_MEMBER, NO_LISTENER, NO_MEMBER, NO_MORE};
 use crate::feature::firewall::{DENIES, NO_POLICY, NO_RULE};
 use crate::feature::floating::{NO_SENDER, NO_WAY_OUT};
+use crate::feature::north::{NO_PORT, NOT_ITS_OWN, NOT_ROUTED};
 use crate::feature::path_mtu;
 use crate::feature::provider::NOT_WIRED;
 use crate::feature::router::LOST;
@@ -60,6 +61,10 @@ pub enum Cause {
     SnatOff,
     /// No host is up and wired that could be the gateway of its router.
     NoGatewayHost,
+    /// Its address is of no prefix that the data centre routes to the network that its router leads out to.
+    NotRouted,
+    /// Its router leads no IPv6 out.
+    NoIpv6Gateway,
     /// Its router forwards nothing that comes to this port of its address, or not to those behind itself.
     NotForwarded,
     /// This host is not wired to the physical network that it goes to.
@@ -187,6 +192,11 @@ pub fn blame(host: &HostNetwork, numbers: &PortNumbers, packet: &Packet, path: &
         Table::Balance => Some(Blame::new(Cause::InvalidConnection, why.as_str(), "have the client connect anew")),
         Table::Route | Table::Output if why.ends_with(NOT_WIRED) => Some(seen.not_wired(why)),
         Table::Route | Table::Output if leaving(why) => seen.no_way_out(),
+        Table::Route if why.ends_with(NOT_ROUTED) => seen.not_routed(),
+        Table::Output if why.ends_with(NOT_ITS_OWN) => seen.not_its_own(),
+        Table::Beyond if why.ends_with(NO_PORT) => {
+            Some(Blame::new(Cause::NoSuchAddress, why.as_str(), "flowctl port list shows who has which address"))
+        }
         Table::Nat if why.ends_with(NOT_FORWARDED) => seen.not_forwarded(),
         Table::Forward if why.contains(NO_SENDER) => seen.own_address(),
         _ if is_said => None,
@@ -371,6 +381,31 @@ impl<'a> Seen<'a> {
         })
     }
 
+    /// The router leads out by IPv6, and not this address.
+    fn not_routed(&self) -> Option<Blame> {
+        let (port, source) = (self.sender?, self.source()?);
+        let (router, gateway) = self.routers().find_map(|router| Some((router, router.ipv6_gateway.as_ref()?)))?;
+        let outside = self.host.networks.get(&self.host.subnets.get(&gateway.subnet)?.network)?;
+        let prefixes: Vec<String> = outside.routed_prefixes.iter().map(ToString::to_string).collect();
+        let known = if prefixes.is_empty() { "nothing".to_owned() } else { prefixes.join(", ") };
+        let line = format!(
+            "port {} has {source}, which is not routed to network {}, where router {} leads out: {known} is",
+            port.name, outside.name, router.name
+        );
+        let remedy = format!(
+            "flowctl network set {} --routed PREFIX, if the data centre routes it there; or a subnet in what it does route",
+            outside.name
+        );
+        Some(Blame::new(Cause::NotRouted, line, remedy))
+    }
+
+    /// It leaves with an address that is routed, and another's.
+    fn not_its_own(&self) -> Option<Blame> {
+        let (port, source) = (self.sender?, self.source()?);
+        let line = format!("port {} does not have {source}: no answer from outside would come to it", port.name);
+        Some(Blame::new(Cause::SpoofedSource, line, "have the guest send from an address of the port"))
+    }
+
     /// The router that has the destination outside.
     fn translating(&self) -> Option<&'a Router> {
         let target = self.target()?;
@@ -435,6 +470,15 @@ impl<'a> Seen<'a> {
             line += " and no external gateway";
             remedy =
                 "flowctl router set-gateway leads it out; flowctl router add-route, or flowctl router attach, inside";
+        }
+        if target.is_ipv6()
+            && router.ipv6_gateway.is_none()
+            && !is_known
+            && router.routes.iter().all(|route| route.destination.addr().is_ipv4())
+        {
+            line += ", nor a gateway of IPv6";
+            let remedy = "flowctl router set-ipv6-gateway leads it out; flowctl router add-route, or flowctl router attach, inside";
+            return Some(Blame::new(Cause::NoIpv6Gateway, line, remedy));
         }
         Some(Blame::new(Cause::NoRoute, line, remedy))
     }
