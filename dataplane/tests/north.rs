@@ -19,16 +19,19 @@ use basalt_tests::require;
 use basalt_tests::skip::Need;
 use dataplane::PortNumbers;
 use dataplane::compile::Stations;
-use dataplane::trace::{Connection, Packet, Payload};
+use dataplane::trace::{Connection, Packet, Payload, Verdict};
 use hosts::{Host, Machine};
 use model::Mac;
 use model::firewall::FirewallAction::{Allow, Deny};
 use model::firewall::{Carried, FirewallAction};
+use model::network::Router;
 use model::security::{Direction, Ethertype, Protocol, Remote};
 use model::spec::HostNetwork;
 use openflow::flow::Field;
 use outside::{DC, GATEWAY, eventually, wide};
+use proptest::prelude::{ProptestConfig, any, proptest};
 use rig::Rig;
+use topology::random::{self, HOSTS, Random};
 use topology::{Cloud, carried_tcp, endpoint, host_id, tcp};
 use world::World;
 
@@ -393,4 +396,67 @@ async fn packets_are_routed_both_ways() -> Result<()> {
     eventually("is it reached on the other host", || Ok(outside.pings(at_1)? == 3))?;
     assert!(outside.reaches(at_1, &open)? && blue_1.reaches(six(FAR), &beyond)?);
     Ok(())
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(48))]
+    /// Over random tenants whose routers lead out, of which what is routed is of one, of both or of none: a packet leaves just from ports whose address is routed
+    /// and whose rules let it out, with that address; one from outside reaches its port alone, on its host, if its rules let it in, whichever way it comes; and
+    /// none of either reaches another port.
+    #[test]
+    fn routed_addresses_lead_to_their_ports_only(seed in any::<u64>()) {
+        let mut random = Random::new(seed);
+        let mut cloud = random::cloud(&mut random);
+        // A port that is awaited elsewhere is sent copies there.
+        cloud.ports.iter_mut().for_each(|port| port.arriving = None);
+        for (network, cidr) in [(2, "fd01:0:0:1::/64"), (3, "fd01:0:0:2::/64")] {
+            cloud.renumber6(network, cidr);
+        }
+        let outer = cloud.network("outer", "203.0.113.0/24");
+        cloud.ipv6(outer, "2001:db8:ffff::/64");
+        cloud.provide(outer, "dc", Some(100));
+        let routed = *random.pick(&[&["fd00::/16", "fd01::/16"][..], &["fd00::/16"], &["fd01:0:0:2::/64"], &[]]);
+        cloud.routed(outer, routed);
+        for router in 0..cloud.routers.len() {
+            cloud.lead_out6(router, outer, &[random.below(HOSTS)], 40 + u8::try_from(router).unwrap());
+        }
+        let stations = Stations::from([((cloud.networks[outer].id, IpAddr::V6(six(GATEWAY_AT))), GATEWAY)]);
+        let numbers = |cloud: &Cloud, host| PortNumbers { stations: stations.clone(), ..cloud.numbers(host) };
+        let world = World::of(cloud, HOSTS, numbers);
+        for (number, port) in world.cloud.ports.iter().enumerate() {
+            let Some(at) = world.cloud.address6(number) else { continue };
+            let (host, payload) = (world.host_of(number), random.payload(Ethertype::IPv6));
+            let subnet = port.addresses.iter().find(|fixed| fixed.address == IpAddr::V6(at)).unwrap().subnet;
+            let behind = |router: &&Router| router.interfaces.iter().any(|foot| foot.subnet == subnet);
+            let router = world.cloud.routers.iter().find(behind);
+            let is_routed = router.is_some() && world.cloud.networks[outer].routes(ipnet::IpNet::from(IpAddr::V6(at)));
+            let lets = |direction| {
+                !port.port_security || random::lets_stranger(&world.cloud, port, six(FAR).into(), direction, payload)
+            };
+            let near = &world.numbers[host];
+            if let Ok(packet) = Packet::from_port(&world.cloud.host(host), near, port, six(FAR), payload) {
+                let ends = world.ends(host, &packet, Connection::New);
+                let left: Vec<_> = ends.iter().filter(|(_, it)| it.verdict.to_string().starts_with("sent out")).collect();
+                assert_eq!(left.len(), usize::from(is_routed && lets(Direction::Egress)), "seed {seed}, {}: {ends:?}", port.name);
+                for (_, outcome) in left {
+                    assert_eq!(outcome.leaving.get(Field::Ipv6Src), at.to_bits(), "seed {seed}");
+                }
+            }
+            let straight = Packet::ip(DC, (GATEWAY, port.routed_mac()), (six(FAR), at), payload).in_vlan(100);
+            let gateway = router.and_then(|router| router.ipv6_gateway.as_ref());
+            let by_router = gateway.map(|gateway| Packet::ip(DC, (GATEWAY, gateway.mac), (six(FAR), at), payload).in_vlan(100));
+            for packet in [Some(straight), by_router].into_iter().flatten() {
+                let mut reached = 0;
+                for first in 0..HOSTS {
+                    for (end, outcome) in world.ends(first, &packet, Connection::New) {
+                        let Verdict::Delivered { .. } = outcome.verdict else { continue };
+                        let words = outcome.verdict.to_string();
+                        assert_eq!((end, words), (host, format!("delivered to port {}", port.name)), "seed {seed}");
+                        reached += 1;
+                    }
+                }
+                assert_eq!(reached, usize::from(is_routed && lets(Direction::Ingress)), "seed {seed}, {}", port.name);
+            }
+        }
+    }
 }
