@@ -1,6 +1,6 @@
 //! Ports that are awaited here: the first frame of one switches it, and is let in again.
 //!
-//! Owns [`Arrivals`]: which ports have come, and the frames that wait until the flows of that are in place. Never judges a frame: the flow that handed it
+//! Owns `Arrivals`: which ports have come, and the frames that wait until the flows of that are in place. Never judges a frame: the flow that handed it
 //! over did. Invariant: the frames that wait are bounded, for each port and for all; a frame beyond that is lost, as on any wire.
 //!
 //! ```text
