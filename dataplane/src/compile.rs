@@ -36,6 +36,7 @@ use crate::peer::{PEERS_MAX, Peers};
 
 mod changed;
 mod index;
+mod structure;
 pub(crate) mod unit;
 pub(crate) mod view;
 

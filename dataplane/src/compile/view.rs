@@ -23,8 +23,9 @@ use model::{
 use openflow::flow::PortNo;
 
 use super::PortNumbers;
+pub(crate) use super::index::Other;
 use super::index::{Index, Pair};
-pub(crate) use super::index::{North, Other};
+pub(crate) use super::structure::North;
 use super::unit::Fact;
 use crate::identity::{self, NOBODY};
 use crate::peer::Peers;

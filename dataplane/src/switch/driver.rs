@@ -28,12 +28,14 @@ use tracing::{debug, info, warn};
 use super::channel::{Channel, ChannelError, Connector, Punted, Reply, Responder};
 use openflow::wire::CtFlush;
 
-use crate::diff::{Changes, Counts, Foreign, Installed, between, diff};
+use crate::diff::{Changes, Foreign, Installed, between, diff};
 use crate::flow_set::{FlowSet, Touched};
 
+mod apply;
 mod stale;
 mod status;
 
+use apply::{apply, verify};
 use stale::Stale;
 pub use status::{Applied, DriverStatus};
 
@@ -557,44 +559,6 @@ impl<R: Responder> Worker<R> {
                 }
             }
         }
-    }
-}
-
-async fn apply(channel: &mut impl Channel, changes: Changes) -> Result<Applied, ChannelError> {
-    let mut applied = summary(&changes);
-    if !changes.is_empty() {
-        applied.messages = channel.apply(changes).await?;
-    }
-    Ok(applied)
-}
-
-/// Holds the counts of the switch against what should be there.
-async fn verify(channel: &mut impl Channel, flows: &FlowSet, foreign: &Foreign) -> Result<(), ChannelError> {
-    let ours = flows.counts();
-    let want = Counts {
-        flows: ours.flows + foreign.flows.len(),
-        groups: ours.groups + foreign.groups.len(),
-        meters: ours.meters,
-    };
-    let have = channel.count().await?;
-    if have == want {
-        return Ok(());
-    }
-    let source = format!("after all was applied the switch holds {have:?}, not {want:?}").into();
-    Err(ChannelError::Refused { what: "verify flows", source })
-}
-
-fn summary(changes: &Changes) -> Applied {
-    Applied {
-        added_flows: changes.add_flows.len() - changes.replaced_flows.min(changes.add_flows.len()),
-        replaced_flows: changes.replaced_flows,
-        deleted_flows: changes.delete_flows.len(),
-        unchanged_flows: changes.unchanged_flows,
-        changed_groups: changes.add_groups.len() + changes.modify_groups.len() + changes.delete_groups.len(),
-        changed_meters: changes.add_meters.len() + changes.modify_meters.len() + changes.delete_meters.len(),
-        messages: 0,
-        took: Duration::ZERO,
-        compile: Duration::ZERO,
     }
 }
 

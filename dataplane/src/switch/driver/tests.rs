@@ -12,6 +12,7 @@ use uuid::Uuid;
 
 use super::super::channel::Reply;
 use super::*;
+use crate::diff::Counts;
 use crate::exit::Exit;
 use crate::{PortNumbers, compile};
 
