@@ -22,6 +22,10 @@ pub const VLAN: u16 = 100;
 pub const ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 79, 0, 1);
 /// The subnet on that VLAN.
 pub const SUBNET: &str = "10.79.0.0/24";
+/// Its address of IPv6, and the gateway of that subnet.
+pub const ADDRESS6: &str = "fd00:79::1";
+/// The IPv6 subnet on that VLAN.
+pub const SUBNET6: &str = "fd00:79::/64";
 /// What it says to those who connect to its port 80.
 pub const WORD: &str = "outside";
 /// Its port that says [`WORD`].
@@ -76,10 +80,23 @@ impl Outside {
         let namespace = outside.switch.namespace();
         namespace.add_address(STATION, &format!("{ADDRESS}/24"))?;
         namespace.up(STATION)?;
+        // Nobody else has it: no time is spent on asking.
+        namespace.run(&["ip", "-6", "addr", "add", &format!("{ADDRESS6}/64"), "dev", STATION, "nodad"])?;
         let log = outside.switch.dir().join("service.log");
         let words = ["busybox", "nc", "-ll", "-p", &PORT.to_string(), "-e", "echo", WORD];
         outside.service = Some(namespace.start("nc", &words, &log)?);
         Ok(outside)
+    }
+
+    /// Has it send what is for an IPv6 `prefix` by the router `next_hop`, or take that for neighbours.
+    ///
+    /// # Errors
+    /// `ip` refuses, or the machine is gone.
+    pub fn route6(&self, prefix: &str, next_hop: Option<&str>) -> Result<()> {
+        let mut words = vec!["ip", "-6", "route", "replace", prefix];
+        words.extend(next_hop.into_iter().flat_map(|hop| ["via", hop]));
+        words.extend(["dev", STATION]);
+        self.switch.namespace().run(&words).map(drop)
     }
 
     /// Sends pings to `address`, all of which must be answered.

@@ -14,6 +14,7 @@ mod metadata;
 mod mirror;
 mod mtu;
 mod network;
+mod north;
 mod pair;
 mod provider;
 mod qos;
@@ -153,6 +154,7 @@ pub fn examine(cloud: &Cloud, vms: &[Vm], examiner: &mut Examiner<'_>) {
     route::examine(cloud, &machines, examiner);
     balancer::examine(cloud, &machines, examiner);
     floating::examine(cloud, &machines, examiner);
+    north::examine(cloud, &machines, examiner);
     failover::examine(cloud, &machines, examiner);
     firewall::examine(cloud, &machines, examiner);
     trunk::examine(cloud, &machines, examiner);

@@ -31,6 +31,8 @@ pub const BLUE: &str = "blue";
 pub const GREEN: &str = "green";
 /// The provider network: a VLAN on which a machine outside of the cloud stands.
 pub const OUTSIDE: &str = "outside";
+/// Its IPv6 subnet.
+pub const OUTSIDE6: &str = "outside6";
 /// The group of the web machines.
 pub const WEB: &str = "web";
 /// The group of the data base.
@@ -198,7 +200,7 @@ fn networks(centre: &Centre) -> Result<()> {
     let provider = json!({"network_type": "vlan", "physical_network": PHYSICAL, "segmentation_id": outside::VLAN});
     centre.post("/v1/networks", &json!({"name": OUTSIDE, "provider": provider}))?;
     centre.post("/v1/subnets", &json!({"name": OUTSIDE, "network": OUTSIDE, "cidr": outside::SUBNET}))?;
-    centre.post("/v1/subnets", &json!({"name": "outside6", "network": OUTSIDE, "cidr": "fd00:79::/64"}))?;
+    centre.post("/v1/subnets", &json!({"name": OUTSIDE6, "network": OUTSIDE, "cidr": outside::SUBNET6}))?;
     Ok(())
 }
 
