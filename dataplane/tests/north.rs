@@ -19,6 +19,7 @@ use basalt_tests::require;
 use basalt_tests::skip::Need;
 use dataplane::PortNumbers;
 use dataplane::compile::Stations;
+use dataplane::peer::Peers;
 use dataplane::trace::{Connection, Packet, Payload, Verdict};
 use hosts::{Host, Machine};
 use model::Mac;
@@ -128,6 +129,10 @@ fn what_is_routed_leaves_as_it_is() {
     assert!(inside.ends_with("its address is in no prefix that is routed outside, so it stays inside"), "{inside}");
     let other = world.from(OPEN, six(FAR), HTTP).with(Field::Ipv6Src, six("2001:db8:100:1::99"));
     assert!(says(&other).ends_with("its port does not have this address, so no answer would come to it"));
+    for to in ["fe80::1", "ff02::1:2", "ff05::2"] {
+        let says = says(&world.from(BLUE_1, six(FAR), HTTP).with(Field::Ipv6Dst, six(to)));
+        assert!(says.ends_with("of one link, and are not routed out"), "{to}: {says}");
+    }
     assert_eq!(
         says(&world.from(BLUE_1, world.cloud.address6(GREEN_1).unwrap(), HTTP)),
         "host 0: delivered to port green-1"
@@ -198,6 +203,16 @@ fn who_is_asked_for_is_known_on_one_host() {
     assert_eq!(ask(at(GREEN_1)), [false, false]);
     assert_eq!(ask(six("2001:db8:ffff::28")), [false, true]);
     assert_eq!(ask(six("2001:db8:ffff::29")), [true, false]);
+}
+
+/// A host that comes after one that it has not heard yet does nothing by the router's address: what the wire floods is passed on once.
+#[test]
+fn who_stands_by_unheard_passes_nothing_on() {
+    let cloud = cloud(&[0, 1]);
+    let packet = by_router(cloud.address6(BLUE_1).unwrap(), HTTP);
+    let world = World::of(cloud, 2, |cloud, host| PortNumbers { peers: Peers::default(), ..cloud.numbers(host) });
+    let says = world.says(1, &packet, Connection::New);
+    assert!(says.starts_with("host 1: dropped in forward"), "{says}");
 }
 
 /// The switch takes the flows, and says of packets in and out what the model says.

@@ -496,6 +496,40 @@ async fn beside_the_outside(operator: &fixture::Operator<'_>) {
     }
 }
 
+/// What is routed to a network is none of the subnets that it has itself, whichever came first, and nobody takes the MAC addresses that routed ports have.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_routed_is_not_the_data_centres_own() {
+    let scheduler = Scheduler::start().await;
+    let operator = scheduler.operator();
+    beside_the_outside(&operator).await;
+    let invalid = |field: &str| (400, "invalid".to_owned(), field.to_owned());
+    for (name, network, cidr) in [
+        ("out6", "outside", "2001:db8:100:f::/64"),
+        ("own", "outside", "2001:db8:100:e::/64"),
+        ("in6", "blue", "2001:db8:100:1::/64"),
+        ("like-own", "blue", "2001:db8:100:e::/64"),
+    ] {
+        operator.make("/v1/subnets", json!({"name": name, "network": network, "cidr": cidr})).await;
+    }
+    let routed = json!({"routed_prefixes": ["2001:db8:100::/40"]});
+    assert_eq!(operator.call(Method::PATCH, "/v1/networks/outside", Some(routed.clone())).await.0, StatusCode::OK);
+    operator.make("/v1/routers/r/interfaces", json!({"subnet": "in6"})).await;
+    operator.make("/v1/routers/r/ipv6-gateway", json!({"subnet": "out6"})).await;
+    let foot = json!({"subnet": "like-own"});
+    let refused = operator.refused(Method::POST, "/v1/routers/r/interfaces", Some(foot.clone())).await;
+    assert_eq!(refused, invalid("subnet"), "another subnet of the network outside");
+    let late = json!({"name": "late", "network": "outside", "cidr": "2001:db8:100:1::/64"});
+    assert_eq!(operator.refused(Method::POST, "/v1/subnets", Some(late)).await, invalid("cidr"));
+    let nothing = Some(json!({"routed_prefixes": []}));
+    assert_eq!(operator.call(Method::PATCH, "/v1/networks/outside", nothing).await.0, StatusCode::OK);
+    operator.make("/v1/routers/r/interfaces", foot).await;
+    let refused = operator.refused(Method::PATCH, "/v1/networks/outside", Some(routed)).await;
+    assert_eq!(refused, invalid("routed_prefixes"));
+    let pairs = json!([{"addresses": "192.0.2.7/32", "mac": "02:06:00:00:00:07"}]);
+    let port = json!({"name": "x", "network": "outside", "allowed_pairs": pairs});
+    assert_eq!(operator.refused(Method::POST, "/v1/ports", Some(port)).await, invalid("allowed_pairs[0].mac"));
+}
+
 /// A router is led out by IPv6; what contradicts that is refused, and two subnets of one prefix are never routed on one network.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_router_leads_out_by_ipv6() {

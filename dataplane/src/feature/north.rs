@@ -31,7 +31,7 @@ use crate::feature::failover::Seat;
 use crate::feature::floating::{again, hand_over, raise};
 use crate::feature::forward::towards;
 use crate::feature::neighbour::{self, ADVERT, REDIRECT, ROUTER_SOLICIT, SOLICIT, UNROUTED};
-use crate::feature::router::ROUTE;
+use crate::feature::router::{ROUTE, UNROUTABLE};
 use crate::feature::{Feature, firewall, way_out};
 use crate::flow_set::{MeterNumber, Part};
 use crate::identity::NOBODY;
@@ -67,6 +67,9 @@ pub(crate) const NOT_ROUTED: &str = "its address is in no prefix that is routed 
 pub(crate) const NO_PORT: &str = "no port behind the router has this address";
 /// What is said of a packet that leaves with an address that is routed and not its port's.
 pub(crate) const NOT_ITS_OWN: &str = "its port does not have this address, so no answer would come to it";
+
+/// What is said of a packet that would leave its link for another one's own addresses (RFC 4291 §2.5.6, §2.7).
+const OF_ONE_LINK: &str = "link-local and multicast addresses are of one link, and are not routed out";
 
 const LINK_LOCAL: (Ipv6Addr, u8) = (Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 0), 10);
 const MULTICAST: (Ipv6Addr, u8) = (Ipv6Addr::new(0xff00, 0, 0, 0, 0, 0, 0, 0), 8);
@@ -124,6 +127,10 @@ pub(crate) fn router(view: &View<'_>, router: &Router, part: &mut Part) {
     for range in &routed {
         exit.add_routes(view, *range, part);
     }
+    for (address, length) in [LINK_LOCAL, MULTICAST] {
+        let of_link = exit.of_router().ipv6_dst_net(address, length);
+        part.add_noted(Table::Route, UNROUTABLE, of_link, Vec::new(), (exit.cookie, OF_ONE_LINK.to_owned()));
+    }
     part.add_noted(Table::Route, STAYS, exit.of_router(), Vec::new(), (exit.cookie, NOT_ROUTED.to_owned()));
     let leaving = exit.of_router().with_masked(FLAG_BITS.field, LEAVING.mask, LEAVING.mask);
     part.add_noted(Table::Output, STUCK, leaving, Vec::new(), (exit.cookie, NOT_ITS_OWN.to_owned()));
@@ -171,6 +178,10 @@ pub(crate) fn gate(view: &View<'_>, router: &Router, part: &mut Part) {
     let (Some(seat), Some(segment)) = (Seat::among(view, &gateway.gateways), view.segment(exit.network.id)) else {
         return;
     };
+    // Whoever comes before it is taken for alive until it was heard.
+    if matches!(seat, Seat::Elsewhere(..)) {
+        return;
+    }
     let turn = seat.gate6(view, router.key);
     for address in [gateway.mac.link_local(), gateway.address] {
         let note = format!("the router's {address} is asked for");

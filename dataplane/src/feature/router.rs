@@ -21,7 +21,7 @@ use crate::table::Table;
 
 pub(crate) const PING: u16 = 410;
 const OWN: u16 = 400;
-const UNROUTABLE: u16 = 310;
+pub(crate) const UNROUTABLE: u16 = 310;
 const EXPIRED: u16 = 300;
 /// Priority of the default route; each bit of prefix length adds one.
 pub(crate) const ROUTE: u16 = 100;

@@ -60,7 +60,7 @@ pub enum LoadBalancerVerb {
         /// Which connections keep to one member.
         #[arg(long, value_enum)]
         session_persistence: Option<SessionPersistence>,
-        /// How many of its connections may be open at once from each host that has clients, 1 to 10000; any number unless said.
+        /// How many of its connections may be open at once from each host that has clients, 1 to 1000; any number unless said.
         #[arg(long)]
         connection_limit: Option<u32>,
     },
@@ -69,7 +69,7 @@ pub enum LoadBalancerVerb {
         /// Which.
         #[command(flatten)]
         at: At,
-        /// How many of its connections may be open at once from each host that has clients, 1 to 10000.
+        /// How many of its connections may be open at once from each host that has clients, 1 to 1000.
         #[arg(long, required_unless_present = "no_connection_limit")]
         connection_limit: Option<u32>,
         /// Any number of them.

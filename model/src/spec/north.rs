@@ -39,6 +39,14 @@ pub(super) fn check(host: &HostNetwork) -> Result<(), SpecError> {
             if !outside.routes(subnet.cidr) {
                 continue;
             }
+            let mut on_it = host.subnets.values().filter(|it| it.network == outside.id);
+            if let Some(own) = on_it.find(|own| overlap(own.cidr, subnet.cidr)) {
+                let problem = format!(
+                    "its subnet {} ({}) is routed on network {} and overlaps that network's own subnet {} ({})",
+                    subnet.name, subnet.cidr, outside.name, own.name, own.cidr
+                );
+                return Err(SpecError::Unfit { object, problem });
+            }
             let others = routed.entry(outside.id).or_default();
             if let Some((_, other, there)) = others.iter().find(|(cidr, ..)| overlap(*cidr, subnet.cidr)) {
                 let problem = format!(

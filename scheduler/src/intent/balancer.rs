@@ -39,7 +39,7 @@ pub(crate) struct NewListener {
     /// Which connections keep to one member.
     #[serde(default)]
     session_persistence: SessionPersistence,
-    /// How many of its connections may be open at once from each host that has clients, 1 to 10000; any number unless said.
+    /// How many of its connections may be open at once from each host that has clients, 1 to 1000; any number unless said.
     connection_limit: Option<u32>,
 }
 
@@ -47,7 +47,7 @@ pub(crate) struct NewListener {
 #[derive(Debug, Clone, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct ListenerChange {
-    /// How many of its connections may be open at once from each host that has clients, 1 to 10000; null: any number.
+    /// How many of its connections may be open at once from each host that has clients, 1 to 1000; null: any number.
     #[serde(deserialize_with = "Option::deserialize")]
     connection_limit: Option<u32>,
 }

@@ -185,6 +185,9 @@ impl Intent {
                 return Err(Refusal::invalid("cidr", problem));
             }
         }
+        if let Some(problem) = self.is_routed_there(network, cidr) {
+            return Err(Refusal::invalid("cidr", problem));
+        }
         let gateway = check_gateway(&new, cidr)?;
         if new.dns.len() > DNS_MAX {
             return Err(Refusal::invalid("dns", format!("more than {DNS_MAX} name servers")));

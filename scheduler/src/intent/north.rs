@@ -138,7 +138,23 @@ impl Intent {
         subnet.is_some_and(|subnet| shadows(&subnet.subnet, destination))
     }
 
-    /// Refuses two subnets of one prefix that would be routed on a network.
+    /// Why a network can not have a subnet: one behind a router is routed there, and would have its addresses.
+    pub(super) fn is_routed_there(&self, network: NetworkId, cidr: IpNet) -> Option<String> {
+        let outside = self.networks.get(&network)?;
+        let overlaps = |other: IpNet| other.contains(&cidr.network()) || cidr.contains(&other.network());
+        self.routers.values().find_map(|router| {
+            self.outside6(router).filter(|it| it.id == network)?;
+            let mut feet = router.interfaces.iter().filter_map(|foot| self.subnets.get(&foot.subnet));
+            let there = feet.find(|it| outside.routes(it.subnet.cidr) && overlaps(it.subnet.cidr))?;
+            let (name, other) = (&there.subnet.name, there.subnet.cidr);
+            Some(format!(
+                "{cidr} overlaps {other} of subnet {name} behind router {}, which is routed here",
+                router.name
+            ))
+        })
+    }
+
+    /// Refuses two subnets of one prefix that would be routed on a network, and one that overlaps what the network has itself.
     fn refuse_shared(&self, network: &Network, routers: &[&Router], field: &str) -> Result<(), Refusal> {
         let leads_there = |router: &&&Router| self.outside6(router).is_some_and(|outside| outside.id == network.id);
         let mut seen: Vec<(&Router, Arc<super::network::SubnetIntent>)> = Vec::new();
@@ -149,6 +165,14 @@ impl Intent {
                     continue;
                 }
                 let overlaps = |other: IpNet| other.contains(&cidr.network()) || cidr.contains(&other.network());
+                let on_it = self.subnets.values().map(|other| &other.subnet).filter(|it| it.network == network.id);
+                if let Some(own) = on_it.into_iter().find(|own| overlaps(own.cidr)) {
+                    let problem = format!(
+                        "{cidr} of subnet {} behind router {} would be routed on network {} and overlaps {} of its own subnet {}",
+                        subnet.subnet.name, router.name, network.name, own.cidr, own.name
+                    );
+                    return Err(Refusal::invalid(field, problem));
+                }
                 if let Some((there, other)) = seen.iter().find(|(_, other)| overlaps(other.subnet.cidr)) {
                     let problem = format!(
                         "{cidr} of subnet {} behind router {} overlaps {} of subnet {} behind router {}, and both would be routed on network {}",

@@ -380,6 +380,10 @@ fn check_pairs(pairs: Vec<AllowedPair>) -> Result<Vec<AllowedPair>, Refusal> {
         if let Some(Err(error)) = pair.mac.map(Mac::unicast) {
             return Err(Refusal::invalid(format!("allowed_pairs[{index}].mac"), error.to_string()));
         }
+        if let Some(mac) = pair.mac.filter(|mac| mac.bytes().starts_with(&ROUTED_MAC)) {
+            let problem = format!("{mac} is of those that routed IPv6 addresses have on provider networks");
+            return Err(Refusal::invalid(format!("allowed_pairs[{index}].mac"), problem));
+        }
     }
     Ok(pairs)
 }

@@ -643,7 +643,7 @@ fn a_limit_of_connections_reaches_hosts() {
     assert_eq!(told(&cloud), None);
     let listener = json!({"protocol": "udp", "port": 53, "connection_limit": 1_001});
     let refused = cloud.change(|intent, _| intent.add_listener("front", &read(listener))).unwrap_err().to_string();
-    assert!(refused.contains("connection_limit") && refused.contains("limit of 10001"), "{refused}");
+    assert!(refused.contains("connection_limit") && refused.contains("limit of 1001"), "{refused}");
     let missing = serde_json::from_value::<crate::intent::balancer::ListenerChange>(json!({}));
     assert!(missing.is_err(), "no change is none to no limit");
 }
