@@ -1,6 +1,5 @@
 //! One node of the cloud: a lab host with Open vSwitch and our agent, joined to the scheduler.
 
-use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -11,12 +10,8 @@ use super::program::Programs;
 use crate::guest::Shell;
 use crate::lab::Host;
 use crate::lab::exec::client::{Finished, InputStream};
-use crate::lab::network::{OUTER, PHYSICAL};
+use crate::lab::network::PHYSICAL;
 
-/// Where a collector of flow records may listen, beside the hosts.
-pub const COLLECTOR: SocketAddr = SocketAddr::new(IpAddr::V4(OUTER), 4739);
-/// One packet of so many is looked at for flow records.
-pub const SAMPLING: u32 = 16;
 /// The agent's configuration in the host.
 const CONFIG: &str = "/etc/basalt/agent.toml";
 /// Where the agent's process number and words are.
@@ -60,7 +55,6 @@ impl Node {
              [underlay]\nip = \"{underlay}\"\ninterface = \"eth1\"\n\n\
              [[physical]]\nname = \"{PHYSICAL}\"\ninterface = \"eth2\"\nbandwidth_kbps = {LINK_KBPS}\n\n\
              [ceph]\nconf = \"{ceph_conf}\"\nuser = \"{}\"\npool = \"{}\"\n\n\
-             [ipfix]\ncollectors = [\"{COLLECTOR}\"]\nsampling = {SAMPLING}\nactive_seconds = 2\ncounters_seconds = 5\n\n\
              [machines]\nvmm = \"{vmm}\"\n",
             basalt_tests::ceph::USER,
             basalt_tests::ceph::POOL,

@@ -18,7 +18,6 @@ mod north;
 mod pair;
 mod provider;
 mod qos;
-mod records;
 mod restart;
 mod route;
 mod trace;
@@ -160,7 +159,6 @@ pub fn examine(cloud: &Cloud, vms: &[Vm], examiner: &mut Examiner<'_>) {
     trunk::examine(cloud, &machines, examiner);
     pair::examine(cloud, &machines, examiner);
     mirror::examine(cloud, &machines, examiner);
-    records::examine(cloud, &machines, examiner);
     trace::examine(cloud, &machines, examiner);
     memory::examine(cloud, examiner);
     restart::examine(cloud, &machines, examiner);

@@ -7,7 +7,7 @@
 use std::ffi::OsStr;
 use std::fs::File;
 use std::io::Write;
-use std::net::{Ipv4Addr, SocketAddr, TcpStream, UdpSocket};
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -119,14 +119,6 @@ impl Network {
     /// The namespace is gone or nobody answers within `limit`.
     pub fn connect(&self, address: SocketAddr, limit: Duration) -> Result<TcpStream> {
         self.inside(move || Ok(TcpStream::connect_timeout(&address, limit)?))
-    }
-
-    /// Listens inside the namespace for what is sent by UDP.
-    ///
-    /// # Errors
-    /// The namespace is gone, or the address is taken or none of its own.
-    pub fn listen_udp(&self, address: SocketAddr) -> Result<UdpSocket> {
-        self.inside(move || UdpSocket::bind(address).with_context(|| format!("listen at {address}")))
     }
 
     /// Runs `body` on a thread inside: the sockets that it opens stay there.
